@@ -1,0 +1,1 @@
+"""The cloud side: bridge, history and learning."""

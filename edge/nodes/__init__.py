@@ -1,0 +1,1 @@
+"""Nodes of the gateway: validate, twin, features, onnx, alert."""

@@ -1,0 +1,1 @@
+"""Battery knowledge that edge, training and simulator share: chemistry, estimator, features."""

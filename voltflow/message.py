@@ -1,0 +1,67 @@
+"""The message that flows: topic, payload, key, time, properties."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Key(NamedTuple):
+    """What makes a message unique: `seq` counts up from 0 within one `boot` of one `pack`."""
+
+    pack: str
+    boot: int
+    seq: int
+
+
+class Msg(msgspec.Struct, gc=False):
+    """One message on its way through a flow.
+
+    `payload` is bytes as a source read it, or whatever a node made of it; it is never changed in place, so a
+    fan-out needs no copy: a node that changes something calls `derive`. `origin` is the message as the source
+    received it, kept so that a dead letter can carry the original topic and bytes.
+
+    >>> raw = Msg("ev/v1/f/p/telemetry", b"{}")
+    >>> raw.derive(payload={}).origin is raw
+    True
+    """
+
+    topic: str
+    payload: Any
+    key: Key | None = None
+    received_ms: int = 0
+    props: Mapping[str, Any] | None = None
+    origin: Msg | None = None
+
+    def derive(
+        self, *, topic: str | None = None, payload: Any = ..., key: Key | None = None
+    ) -> Msg:
+        """A new message made from this one; what is not given stays, the origin is remembered."""
+        return Msg(
+            self.topic if topic is None else topic,
+            self.payload if payload is ... else payload,
+            self.key if key is None else key,
+            self.received_ms,
+            self.props,
+            self.origin or self,
+        )
+
+
+def now_ms() -> int:
+    """The gateway's wall clock, milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_payload(payload: Any) -> bytes:
+    """The bytes a network sink sends for a payload: bytes as they are, text as UTF-8, anything else as JSON."""
+    if isinstance(payload, bytes):
+        return payload
+    if isinstance(payload, str):
+        return payload.encode()
+    return _encoder.encode(payload)

@@ -1,0 +1,336 @@
+"""What a node is: three kinds, typed configuration, and the registry that everything else reads.
+
+A node is one file: a dataclass whose fields are its configuration, and one method. `voltflow nodes`, the checks of a
+flow, the editor's form and the documentation all come from that declaration.
+
+    @node("threshold", category="battery", color="#f6c177")
+    class Threshold(Transform):
+        \"\"\"Pass messages whose field lies outside [low, high].\"\"\"
+
+        field: str = config("cell_temp_max_c", help="payload field to look at")
+        high: float = config(55.0, help="upper limit", unit="°C")
+
+        def process(self, msgs: list[Msg]) -> list[Msg]: ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import pkgutil
+import re
+import typing
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+import msgspec
+
+from voltflow.message import Msg
+
+Emit = Callable[[list[Msg]], Awaitable[None]]
+"""`await emit(msgs)` returns when every sink has made the batch safe and raises when it is not."""
+
+Ports = Sequence[list[Msg]]
+"""One list of messages for each output port."""
+
+
+class ConfigError(ValueError):
+    """A node's configuration is wrong; the message names node, property, value and what is allowed."""
+
+
+class SinkUnavailable(Exception):
+    """The far side cannot take a batch now (down, restarting, refusing connections): the engine tries again later.
+
+    Any other exception out of `Sink.write` says that the data is at fault: the engine isolates the message.
+    """
+
+
+class Rejected(Exception):
+    """Raised by a sink for the messages the far side refused for good, after all others of the batch are safe."""
+
+    def __init__(self, refused: list[tuple[Msg, str]]) -> None:
+        super().__init__(f"{len(refused)} message(s) refused, the first: {refused[0][1]}")
+        self.refused = refused
+
+
+@dataclass(frozen=True)
+class Field:
+    """One configuration property of a node, as its declaration says it. `name` is the property in flows.json."""
+
+    name: str
+    attribute: str
+    type: Any
+    default: Any
+    help: str
+    unit: str | None
+    low: float | None
+    high: float | None
+    choices: tuple[Any, ...] | None
+    reference: str | None
+    secret: bool
+    advanced: bool
+    example: Any
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    def coerce(self, value: Any) -> Any:
+        """The value in the field's type (editors save numbers as text); raises ConfigError naming what is allowed."""
+        if self.reference is not None and not value and not self.required:
+            return ""
+        try:
+            converted = msgspec.convert(value, self.type, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f'property "{self.name}": {error}, but it is {value!r}') from None
+        if self.choices is not None and converted not in self.choices:
+            allowed = ", ".join(repr(choice) for choice in self.choices)
+            raise ConfigError(f'property "{self.name}": {converted!r} is not one of {allowed}')
+        if (self.low is not None and converted < self.low) or (
+            self.high is not None and converted > self.high
+        ):
+            raise ConfigError(
+                f'property "{self.name}": {converted!r} is out of range, allowed is {self.range_text()}'
+            )
+        return converted
+
+    def range_text(self) -> str:
+        """The allowed range for people, with the unit: `1 … 65535 s`."""
+        low = "" if self.low is None else f"{self.low:g}"
+        high = "" if self.high is None else f"{self.high:g}"
+        text = f"{low} … {high}" if low and high else f"≥ {low}" if low else f"≤ {high}" if high else ""
+        return f"{text} {self.unit}" if text and self.unit else text
+
+
+def config(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    unit: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[Any] | None = None,
+    reference: str | None = None,
+    secret: bool = False,
+    advanced: bool = False,
+    example: Any = None,
+    name: str | None = None,
+) -> Any:
+    """Declare a configuration field of a node.
+
+    `reference` is the type of the config node it points to (its id is the value); `name` is the property's name in
+    flows.json where that is not a Python name (`from`, `global`).
+    """
+    metadata = dict(
+        help=help, unit=unit, low=low, high=high, choices=tuple(choices) if choices else None,
+        reference=reference, secret=secret, advanced=advanced, example=example, name=name,
+    )  # fmt: skip
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """What the host gives a node when it starts: its config nodes, the host's services, the state directory."""
+
+    nodes: Mapping[str, Node]
+    services: Mapping[type, object]
+    gateway: str
+    flow_rev: str
+
+    def service(self, kind: type[T]) -> T:
+        """The host's service of that class, for instance the twin store of an agent."""
+        try:
+            return typing.cast(T, self.services[kind])
+        except KeyError:
+            raise ConfigError(f"this program has no {kind.__name__}: the node belongs into another one") from None
+
+    def config_node(self, node_id: str, kind: type[T]) -> T:
+        """The config node a `reference` field points to."""
+        found = self.nodes.get(node_id)
+        if not isinstance(found, kind):
+            raise ConfigError(f"config node {node_id!r} is not there")
+        return found
+
+
+class Node:
+    """What all nodes have. Constructors do no I/O: that is for `start`."""
+
+    type: ClassVar[str]
+    spec: ClassVar[NodeSpec]
+    id: str = ""
+    name: str = ""
+
+    async def start(self, ctx: Context) -> None:
+        """Open what the node needs; called once before the flow's sources run."""
+
+    async def stop(self) -> None:
+        """Close it; called after the flow's last batch."""
+
+    def status(self) -> dict[str, Any]:
+        """What a person would want to know of this node now, for `/api/flow`; cheap."""
+        return {}
+
+    @property
+    def label(self) -> str:
+        return self.name or f"{self.type}:{self.id}"
+
+
+class Source(Node):
+    """Where messages enter. It may have several `emit` under way; it acknowledges when each returns."""
+
+    async def run(self, emit: Emit) -> None:
+        """Emit until cancelled."""
+        raise NotImplementedError
+
+
+class Transform(Node):
+    """Messages in, messages out: synchronous, no I/O.
+
+    It is called with a whole batch. When it raises, the engine calls it again with each message alone, so a
+    transform that keeps state changes it only after nothing can fail any more.
+    """
+
+    def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
+        """The messages for the output, or one list for each output port (a tuple)."""
+        raise NotImplementedError
+
+
+class Sink(Node):
+    """Where messages leave.
+
+    The engine calls `write` in the order of the batches. Without `pipelined` the next call comes when the last has
+    returned, with everything that waited in between as one batch; with it calls overlap, and the sink itself keeps
+    the order in which they were made.
+    """
+
+    pipelined: ClassVar[bool] = False
+
+    async def write(self, msgs: list[Msg]) -> None:
+        """Return when every message is safe. See `SinkUnavailable` and `Rejected` for what may be raised."""
+        raise NotImplementedError
+
+
+class ConfigNode(Node):
+    """What several nodes share and no wire leads to, such as a broker."""
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """A node type as the registry knows it."""
+
+    type: str
+    cls: type[Node]
+    category: str
+    color: str
+    icon: str
+    outputs: int
+    inputs: int
+    fields: tuple[Field, ...]
+    help: str
+
+    @property
+    def summary(self) -> str:
+        return self.help.split("\n", 1)[0]
+
+    def build(self, node_id: str, properties: Mapping[str, Any], env: Mapping[str, str]) -> Node:
+        """An instance with checked configuration; raises ConfigError naming the property.
+
+        A text value that is one `${NAME}` as a whole is replaced from `env`.
+        """
+        values: dict[str, Any] = {}
+        for field in self.fields:
+            if field.name in properties:
+                values[field.attribute] = field.coerce(_substitute(properties[field.name], env, field.name))
+            elif field.required:
+                raise ConfigError(f'property "{field.name}" is missing: {field.help}')
+        built = self.cls(**values)
+        built.id = node_id
+        built.name = str(properties.get("name", ""))
+        return built
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def _substitute(value: Any, env: Mapping[str, str], name: str) -> Any:
+    match = _VARIABLE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    if match[1] not in env:
+        raise ConfigError(f'property "{name}": the environment has no {match[1]} for {value}')
+    return env[match[1]]
+
+
+REGISTRY: dict[str, NodeSpec] = {}
+"""Every node type that was imported, by its type name."""
+
+N = TypeVar("N", bound=Node)
+
+
+@dataclass_transform(field_specifiers=(config,), kw_only_default=True)
+def node(
+    type: str,
+    *,
+    category: str,
+    color: str = "#dddddd",
+    icon: str = "font-awesome/fa-cog",
+    outputs: int = 1,
+) -> Callable[[type[N]], type[N]]:
+    """Register a class as a node type: makes it a dataclass and its fields the configuration."""
+
+    def register(cls: typing.Type[N]) -> typing.Type[N]:
+        cls = dataclass(kw_only=True, eq=False)(cls)
+        if not cls.__doc__:
+            raise TypeError(f"node {type}: a docstring is its help")
+        is_sink, is_source = issubclass(cls, Sink), issubclass(cls, Source)
+        is_config = issubclass(cls, ConfigNode)
+        cls.type = type
+        cls.spec = NodeSpec(
+            type, cls, category, color, icon,
+            outputs=0 if is_sink or is_config else outputs,
+            inputs=0 if is_source or is_config else 1,
+            fields=tuple(_fields(cls)), help=_clean(cls.__doc__),
+        )  # fmt: skip
+        REGISTRY[type] = cls.spec
+        return cls
+
+    return register
+
+
+def _fields(cls: type[Node]) -> Iterator[Field]:
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(typing.cast(Any, cls)):
+        if "help" not in item.metadata:
+            continue  # a dataclass field without config() is state, not configuration
+        meta = dict(item.metadata)
+        name = meta.pop("name") or item.name
+        default = item.default
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        yield Field(name=name, attribute=item.name, type=hints[item.name], default=default, **meta)
+
+
+def _clean(doc: str) -> str:
+    import inspect
+
+    return inspect.cleandoc(doc)
+
+
+def load_nodes(*packages: str) -> None:
+    """Import every module below the packages (`voltflow.nodes`, `edge.nodes`), which registers their nodes."""
+    for package in packages:
+        module = importlib.import_module(package)
+        for found in pkgutil.iter_modules(module.__path__):
+            importlib.import_module(f"{package}.{found.name}")
+
+
+def process_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What `${NAME}` in a flow may name: the host's own values first, then the process environment."""
+    return {**os.environ, **(extra or {})}

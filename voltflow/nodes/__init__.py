@@ -1,0 +1,1 @@
+"""General nodes: MQTT, debug, dead letter."""
