@@ -1,0 +1,373 @@
+"""Settings of a program: defaults < TOML file < environment < command line; typed, checked, explained.
+
+A program declares its settings once, as a frozen struct; type, range and description give the check, the options of
+the command line, the names in the environment and the explanation:
+
+>>> from typing import Annotated
+>>> import msgspec
+>>> from msgspec import Meta
+>>> class Settings(msgspec.Struct, frozen=True, kw_only=True):
+...     api_port: Annotated[int, Meta(ge=1, le=65535, description="port of the REST API")] = 5002
+...     password: Annotated[Secret, Meta(description="password at the broker")] = ""
+>>> loaded = load(Settings, "agent", environ={"VOLTFLOW_AGENT_API_PORT": "8080"})
+>>> loaded.values.api_port, loaded.origins["api_port"]
+(8080, 'VOLTFLOW_AGENT_API_PORT')
+>>> load(Settings, "agent", environ={"VOLTFLOW_AGENT_API_PORT": "0"})
+Traceback (most recent call last):
+    ...
+voltflow.settings.SettingsError: api_port = '0' is not allowed, it must be a whole number 1 … 65535 (from VOLTFLOW_AGENT_API_PORT)
+
+A field may be an int, float, bool, str, Path, Literal, a list or tuple[x, ...] of them, or any of these or None. In the environment and
+on the command line a list is separated by commas, and an empty text is None where None is allowed. A `Secret` is never
+taken from the command line, where every user of the machine can read it, but `<name>_file` may name a file with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import functools
+import json
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+import msgspec.inspect as ms
+from msgspec import Meta
+
+SECTIONS = ("agent", "bridge", "sim", "train", "demo")
+"""The tables that a configuration file may have, one for each program; a file serves all of them."""
+DEFAULT_FILES = (Path("voltflow.toml"), Path("/etc/voltflow/voltflow.toml"))
+"""The first of these that is there is read when neither --config nor VOLTFLOW_CONFIG names a file."""
+
+Secret = Annotated[str, Meta(extra={"secret": True})]
+"""A text that is never shown and not accepted on the command line."""
+
+_LISTS = (ms.ListType, ms.VarTupleType)
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, of the wrong type or out of range; the message names it, its value and its source."""
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[S]):
+    """The effective settings, and for each one where it comes from: `default`, a file, a variable or an option."""
+
+    values: S
+    origins: Mapping[str, str]
+    section: str
+
+
+def add_arguments(parser: argparse.ArgumentParser, cls: type[S]) -> None:
+    """Give the parser `--config` and one option for each setting; `load` reads what argparse makes of them."""
+    group = parser.add_argument_group("settings", "also in the configuration file and the environment")
+    group.add_argument(
+        "--config", metavar="FILE", help="TOML file with the settings (default: ./voltflow.toml)"
+    )
+    for item in _items(cls):
+        option = _option(item.name)
+        text = item.help_text().replace("%", "%%")
+        if item.secret:
+            option, text = f"{option}-file", f"file that holds: {text}"
+            group.add_argument(option, metavar="FILE", default=argparse.SUPPRESS, help=text)
+        elif _part(item.kind, ms.BoolType):
+            action = argparse.BooleanOptionalAction
+            group.add_argument(option, action=action, default=argparse.SUPPRESS, help=text)
+        else:
+            group.add_argument(option, metavar=item.metavar(), default=argparse.SUPPRESS, help=text)
+
+
+def load(
+    cls: type[S],
+    section: str,
+    args: argparse.Namespace | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Loaded[S]:
+    """The settings of a program from all layers; raises SettingsError."""
+    items = {item.name: item for item in _items(cls)}
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(items, "default")
+    for layer in _layers(items, section, args, environ):
+        for name, raw in layer.items():
+            values[name] = items[name].convert(raw)
+            origins[name] = raw.origin
+    for name, item in items.items():
+        if item.required and name not in values:
+            where = f"set it as {_variable(section, name)} or in the table [{section}]"
+            raise SettingsError(f"{name} is not set: {item.help_text()}; {where}")
+    try:
+        return Loaded(cls(**values), origins, section)
+    except ValueError as error:  # from __post_init__: what fits alone may not fit together
+        raise SettingsError(f"[{section}] {error}") from None
+
+
+def explain(loaded: Loaded[S]) -> str:
+    """The effective settings as a TOML table that `load` reads back, each with its origin and help; no secrets."""
+    lines = [f"[{loaded.section}]"]
+    for item in _items(type(loaded.values)):
+        value = getattr(loaded.values, item.name)
+        shown = "***" if item.secret and value else _toml(value)
+        comment = "# " if item.secret or value is None else ""  # neither can be read back
+        lines += ["", f"# {item.help_text()}"]
+        lines += [f"{comment}{item.name} = {shown}  # from: {loaded.origins[item.name]}"]
+    return "\n".join(lines)
+
+
+class _Raw(NamedTuple):
+    """A value as a source has it; `key` is the setting's name in that source's spelling."""
+
+    key: str
+    value: Any
+    origin: str
+    is_text: bool = True
+
+
+def _layers(
+    items: Mapping[str, _Item], section: str, args: argparse.Namespace | None, environ: Mapping[str, str]
+) -> Iterator[dict[str, _Raw]]:
+    """What each source says by setting, the weakest source first."""
+    given = {} if args is None else vars(args)
+    file = _config_file(given.get("config"), environ)
+    if file:
+        table, origin = _table(file, section), f"{file} [{section}]"
+        raws = {name: _Raw(name, value, origin, is_text=False) for name, value in table.items()}
+        yield _resolve(items, raws)
+    prefix = _variable(section, "")
+    variables = {key[len(prefix) :].lower(): key for key in environ if key.startswith(prefix)}
+    yield _resolve(items, {name: _Raw(key, environ[key], key) for name, key in variables.items()})
+    options = {name: _option(name) for name in _names(items) if name in given}
+    yield _resolve(items, {name: _Raw(key, given[name], key) for name, key in options.items()})
+
+
+def _resolve(items: Mapping[str, _Item], raws: dict[str, _Raw]) -> dict[str, _Raw]:
+    """One source's values by setting: unknown names are refused, `<secret>_file` is read."""
+    layer: dict[str, _Raw] = {}
+    for name, raw in raws.items():
+        secret = name.removesuffix("_file")
+        if name in items:
+            layer[name] = raw
+        elif name not in _names(items):
+            raise _unknown("setting", raw, [_spelled_like(raw.key, known) for known in _names(items)])
+        elif secret in raws:
+            raise SettingsError(f"{secret} and {name} are both set (from {raw.origin}): leave one out")
+        else:
+            layer[secret] = _read_secret(raw)
+    return layer
+
+
+def _names(items: Mapping[str, _Item]) -> list[str]:
+    return [*items, *(f"{item.name}_file" for item in items.values() if item.secret)]
+
+
+def _variable(section: str, name: str) -> str:
+    return f"VOLTFLOW_{section}_{name}".upper()
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _spelled_like(key: str, name: str) -> str:
+    """A known name in the spelling of the unknown one: `api_port`, or `VOLTFLOW_AGENT_API_PORT`."""
+    return _variable(key.split("_")[1], name) if key.startswith("VOLTFLOW_") else name
+
+
+def _unknown(what: str, raw: _Raw, known: list[str]) -> SettingsError:
+    close = difflib.get_close_matches(raw.key, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return SettingsError(f"unknown {what} {raw.key} (from {raw.origin}): {hint}")
+
+
+def _read_secret(raw: _Raw) -> _Raw:
+    """The content of the file that `raw` names."""
+    path = Path(str(raw.value))
+    try:
+        text = path.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{raw.key} = '{path}' cannot be read: {_reason(error)} (from {raw.origin})"
+        ) from None
+    return _Raw(raw.key, text, f"{path}, named by {raw.key} from {raw.origin}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _config_file(option: str | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to read: the one that is named must be there, the default ones need not."""
+    named, origin = (option, "--config") if option else (environ.get("VOLTFLOW_CONFIG"), "VOLTFLOW_CONFIG")
+    if not named:
+        return next((path for path in DEFAULT_FILES if path.is_file()), None)
+    if not Path(named).is_file():
+        raise SettingsError(f"configuration file '{named}' is not there (from {origin})")
+    return Path(named)
+
+
+def _table(file: Path, section: str) -> dict[str, Any]:
+    """The program's table in the file; every table must be one that some program reads."""
+    try:
+        content = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"configuration file '{file}' cannot be read: {_reason(error)}") from None
+    for name, table in content.items():
+        if not isinstance(table, dict):
+            raise SettingsError(f"{name} stands outside a table (from {file}): put it below [{section}]")
+        if name not in (*SECTIONS, section):
+            raise _unknown("table", _Raw(name, table, str(file)), [*SECTIONS])
+    return dict(content.get(section, {}))
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One setting as its struct declares it; `kind` is its type without metadata."""
+
+    name: str
+    type: Any
+    kind: ms.Type
+    description: str
+    secret: bool
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        return self.default is msgspec.NODEFAULT
+
+    def convert(self, raw: _Raw) -> Any:
+        """The value in the setting's type: a text (environment, options) is parsed, a file's value is not."""
+        value = self._split(raw.value) if raw.is_text else raw.value
+        try:
+            value = msgspec.convert(value, self.type, strict=not raw.is_text, dec_hook=_path)
+            if not (isinstance(value, float) and math.isnan(value)):  # NaN passes every range
+                return value
+        except msgspec.ValidationError:
+            pass
+        shown = "***" if self.secret else repr(raw.value)
+        allowed = f"is not allowed, it must be {_allowed(self.kind)}"
+        raise SettingsError(f"{self.name} = {shown} {allowed} (from {raw.origin})")
+
+    def _split(self, value: Any) -> Any:
+        if value == "" and _part(self.kind, ms.NoneType):
+            return None
+        if isinstance(value, str) and _part(self.kind, _LISTS):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    def help_text(self) -> str:
+        """What it is, what is allowed, the default."""
+        default = (
+            "" if self.required or self.default in (None, "", [], ()) else f"; default {_toml(self.default)}"
+        )
+        allowed = _allowed(self.kind)
+        rule = "" if allowed in ("a text", "a path", "true or false") else f"; {allowed}"
+        return f"{self.description or self.name}{rule}{default}"
+
+    def metavar(self) -> str:
+        kinds = ((ms.ListType, "A,B"), (ms.VarTupleType, "A,B"), (ms.IntType, "N"), (ms.FloatType, "X"))
+        return next((text for kind, text in kinds if _part(self.kind, kind)), "TEXT")
+
+
+@functools.cache
+def _items(cls: type[msgspec.Struct]) -> tuple[_Item, ...]:
+    """The settings of a struct; raises TypeError where the declaration itself is wrong."""
+    info = ms.type_info(cls)
+    assert isinstance(info, ms.StructType)
+    types = {field.name: field.type for field in msgspec.structs.fields(cls)}
+    return tuple(_item(field, types[field.name]) for field in info.fields)
+
+
+def _item(field: ms.Field, type_: Any) -> _Item:
+    kind, meta = _bare(field.type)
+    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    item = _Item(field.name, type_, kind, meta.get("description", ""), meta.get("secret", False), default)
+    _allowed(kind)
+    if not item.required:
+        try:
+            item.convert(_Raw(field.name, default, "its default", is_text=False))
+        except SettingsError as error:
+            raise TypeError(str(error)) from None
+    return item
+
+
+def _bare(kind: ms.Type) -> tuple[ms.Type, dict[str, Any]]:
+    """The type without metadata, and the metadata found on it and, for `Secret | None`, inside the union."""
+    meta: dict[str, Any] = {}
+    if isinstance(kind, ms.Metadata):
+        meta = {**(kind.extra_json_schema or {}), **(kind.extra or {})}
+        kind = kind.type
+    if isinstance(kind, ms.UnionType):
+        parts = [_bare(part) for part in kind.types]
+        kind = ms.UnionType(tuple(part for part, _ in parts))
+        meta = functools.reduce(lambda known, part: {**part[1], **known}, parts, meta)
+    return kind, meta
+
+
+def _part(kind: ms.Type, wanted: type[Any] | tuple[type[Any], ...]) -> bool:
+    """Whether the type is of that kind, or a union with one."""
+    return any(
+        isinstance(part, wanted) for part in (kind.types if isinstance(kind, ms.UnionType) else (kind,))
+    )
+
+
+def _path(type_: type, value: Any) -> Any:
+    if type_ is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    raise TypeError(f"expected {type_.__name__}")
+
+
+def _allowed(kind: ms.Type) -> str:
+    """What a value may be, for people."""
+    match kind:
+        case ms.IntType():
+            return f"a whole number{_range(kind)}"
+        case ms.FloatType():
+            return f"a number{_range(kind)}"
+        case ms.BoolType():
+            return "true or false"
+        case ms.NoneType():
+            return "empty"
+        case ms.LiteralType():
+            return "one of " + ", ".join(map(str, kind.values))
+        case ms.StrType():
+            return _text_rule(kind)
+        case ms.CustomType() if kind.cls is Path:
+            return "a path"
+        case ms.ListType() | ms.VarTupleType():
+            return f"a list, each {_allowed(_bare(kind.item_type)[0])}"
+        case ms.UnionType():
+            return " or ".join(_allowed(part) for part in kind.types)
+    raise TypeError(f"a setting cannot be of type {kind}")
+
+
+def _range(kind: ms.IntType | ms.FloatType) -> str:
+    """` 1 … 65535`, ` ≥ 0`, ` > 0` or nothing."""
+    if kind.ge is not None and kind.le is not None:
+        return f" {kind.ge} … {kind.le}"
+    limits = (("≥", kind.ge), (">", kind.gt), ("≤", kind.le), ("<", kind.lt))
+    return "".join(f" {sign} {limit}" for sign, limit in limits if limit is not None)
+
+
+def _text_rule(kind: ms.StrType) -> str:
+    pattern = f" that matches {kind.pattern}" if kind.pattern else ""
+    least = f" of at least {kind.min_length} characters" if kind.min_length else ""
+    most = f" of at most {kind.max_length} characters" if kind.max_length is not None else ""
+    return f"a text{pattern}{least}{most}"
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML's notation, or `empty` for None, which TOML does not have."""
+    if value is None:
+        return "empty"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, (str, Path)):  # a JSON string is a TOML string but for DEL
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value).lower()  # True -> true; numbers, inf and nan are spelled alike
