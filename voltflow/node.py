@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import os
 import pkgutil
 import re
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import msgspec
@@ -53,6 +55,15 @@ class Rejected(Exception):
     def __init__(self, refused: list[tuple[Msg, str]]) -> None:
         super().__init__(f"{len(refused)} message(s) refused, the first: {refused[0][1]}")
         self.refused = refused
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The payload of a message on its way to a dead-letter sink: which node failed with what; the message's origin
+    has the original topic and bytes."""
+
+    node: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,7 @@ class Context:
     services: Mapping[type, object]
     gateway: str
     flow_rev: str
+    state_dir: Path
 
     def service(self, kind: type[T]) -> T:
         """The host's service of that class, for instance the twin store of an agent."""
@@ -215,6 +227,10 @@ class Sink(Node):
     async def write(self, msgs: list[Msg]) -> None:
         """Return when every message is safe. See `SinkUnavailable` and `Rejected` for what may be raised."""
         raise NotImplementedError
+
+
+class DeadLetterSink(Sink):
+    """A sink that also takes the messages other nodes failed on; their payload is a `Failure`."""
 
 
 class ConfigNode(Node):
@@ -296,7 +312,7 @@ def node(
             type, cls, category, color, icon,
             outputs=0 if is_sink or is_config else outputs,
             inputs=0 if is_source or is_config else 1,
-            fields=tuple(_fields(cls)), help=_clean(cls.__doc__),
+            fields=tuple(_fields(cls)), help=inspect.cleandoc(cls.__doc__),
         )  # fmt: skip
         REGISTRY[type] = cls.spec
         return cls
@@ -317,10 +333,6 @@ def _fields(cls: type[Node]) -> Iterator[Field]:
         yield Field(name=name, attribute=item.name, type=hints[item.name], default=default, **meta)
 
 
-def _clean(doc: str) -> str:
-    import inspect
-
-    return inspect.cleandoc(doc)
 
 
 def load_nodes(*packages: str) -> None:

@@ -1,0 +1,592 @@
+"""The one MQTT client of all long-running parts: stays connected, confirms what it publishes, acknowledges by hand.
+
+It stands on gmqtt for the connection, the codec, keep-alive and subscriptions, and replaces what delivery depends on:
+
+* an inbound message is acknowledged when its receiver says so, in the order of arrival (MQTT 5, 4.6);
+* an outbound QoS 1 or 2 message is settled by the broker's answer and sent again after a reconnect, in order, with
+  its packet identifier (4.4); at most the broker's Receive Maximum are under way (4.9);
+* all packets of one turn of the event loop leave in one write;
+* a lost connection is made again with jittered back-off, and subscriptions that left the configuration are dropped
+  from the broker's session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gmqtt
+import gmqtt.mqtt.handler
+from gmqtt.mqtt.constants import MQTTv50, MQTTv311
+
+from voltflow.backoff import Backoff
+from voltflow.message import Msg, now_ms
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10.0
+_PUBLISH, _PUBACK, _PUBREC, _PUBREL, _PUBCOMP = 0x30, 0x40, 0x50, 0x60, 0x70
+_DUP = 0x08
+_NEVER_EXPIRES_S = 0xFFFFFFFF
+
+Delivery = tuple[int, int]
+"""What identifies an inbound message until it is acknowledged: the connection's number and the packet identifier."""
+
+Receiver = Callable[[Msg, Delivery | None], None]
+"""Called for each message in the event loop; the delivery is None at QoS 0, where nothing is to be acknowledged."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A message the client sends by itself: birth, farewell, last will."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = True
+
+
+@dataclass(frozen=True)
+class MqttOptions:
+    """How to reach a broker and as whom."""
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    client_id: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = None
+    keepalive_s: int = 30
+    clean_start: bool = False
+    session_expiry_s: int = _NEVER_EXPIRES_S
+    receive_maximum: int = 1000
+    birth: Publication | None = None
+    will: Publication | None = None
+    farewell: Publication | None = None
+    memory: Path | None = None
+    """File that remembers the session's subscriptions over restarts, so that those no longer wanted are dropped."""
+
+
+def tls_context(
+    ca: str = "", cert: str = "", key: str = "", *, verify: bool = True
+) -> ssl.SSLContext:
+    """A TLS context: the system's authorities or the file `ca`; `cert` and `key` for a client certificate."""
+    context = ssl.create_default_context(cafile=ca or None)
+    if cert:
+        context.load_cert_chain(cert, key or None)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class PublishRefused(Exception):
+    """The broker refused messages for good; `refused` holds their positions in the batch and the reason codes."""
+
+    def __init__(self, refused: list[tuple[int, int]]) -> None:
+        super().__init__(f"the broker refused {len(refused)} message(s), the first with reason code {refused[0][1]:#x}")
+        self.refused = refused
+
+
+class LinkClosed(Exception):
+    """The client was closed before the broker confirmed."""
+
+
+class _Batch:
+    """Counts down the confirmations of messages published together."""
+
+    __slots__ = ("future", "refused", "remaining")
+
+    def __init__(self, size: int) -> None:
+        self.remaining = size
+        self.refused: list[tuple[int, int]] = []
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self, index: int, reason: int) -> None:
+        self.remaining -= 1
+        if reason >= 0x80:
+            self.refused.append((index, reason))
+        if self.remaining == 0 and not self.future.done():
+            if self.refused:
+                self.future.set_exception(PublishRefused(self.refused))
+            else:
+                self.future.set_result(None)
+
+
+class _Outbound:
+    """One message on its way to the broker. `mid` is 0 until it was sent; `released`: QoS 2 after PUBREC."""
+
+    __slots__ = ("batch", "flags", "index", "mid", "payload", "released", "topic")
+
+    def __init__(self, topic: str, payload: bytes, flags: int, batch: _Batch, index: int) -> None:
+        self.topic = topic
+        self.payload = payload
+        self.flags = flags
+        self.batch = batch
+        self.index = index
+        self.mid = 0
+        self.released = False
+
+
+class _Handler(gmqtt.mqtt.handler.MqttPackageHandler):  # type: ignore[misc]
+    """gmqtt's packet handler, with publishes and their acknowledgements handed to the link."""
+
+    link: MqttLink
+
+    def __call__(self, package: Any) -> None:
+        kind = package.cmd & 0xF0
+        try:
+            if kind == _PUBLISH:
+                self.link._on_publish(package.cmd, package.data)
+            elif kind in (_PUBACK, _PUBREC, _PUBCOMP):
+                self.link._on_answer(kind, package.data)
+            else:
+                self._handle_packet(package.cmd, package.data)
+        except Exception:
+            log.exception("%s: cannot handle a packet of type %#x", self.link.name, kind)
+
+
+class MqttLink:
+    """A connection to a broker that mends itself. Use: `open`, `subscribe`/`publish`, `close`."""
+
+    def __init__(self, options: MqttOptions, *, name: str = "mqtt") -> None:
+        self.options = options
+        self.name = name
+        self.connected = asyncio.Event()
+        self.reconnects = 0
+        self.received = 0
+        self.published = 0
+        self.confirmed = 0
+        self.dropped_offline_qos0 = 0
+        self.unrouted = 0
+        self.last_error = ""
+        self._receivers: dict[str, tuple[int, Receiver]] = {}
+        self._routes: dict[str, list[Receiver]] = {}
+        self._client: gmqtt.Client | None = None
+        self._version = MQTTv50
+        self._closed_before_connack = 0
+        self._generation = 0
+        self._unacked: dict[int, int] = {}
+        self._answers: dict[int, bytes] = {}
+        self._queue: deque[_Outbound] = deque()
+        self._inflight: dict[int, _Outbound] = {}
+        self._window = 65535
+        self._next_mid = 0
+        self._out: list[bytes] = []
+        self._flush_scheduled = False
+        self._supervisor: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self._closing = False
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Start connecting in the background; `connected` tells when."""
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"{self.name} supervisor")
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Wait up to `timeout_s` for confirmations, say farewell, disconnect; what is unconfirmed raises LinkClosed."""
+        self._closing = True
+        if self.connected.is_set():
+            with contextlib.suppress(TimeoutError, PublishRefused):
+                async with asyncio.timeout(timeout_s):
+                    await asyncio.gather(*{e.batch.future for e in (*self._inflight.values(), *self._queue)})
+                    if self.options.farewell:
+                        await self._send_own(self.options.farewell)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+        await self._disconnect()
+        for entry in (*self._inflight.values(), *self._queue):
+            if not entry.batch.future.done():
+                entry.batch.future.set_exception(LinkClosed(f"{self.name} was closed before the broker confirmed"))
+                entry.batch.future.exception()  # nobody may be waiting any more
+        self._inflight.clear()
+        self._queue.clear()
+
+    async def _supervise(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self._connect()
+                backoff.reset()
+                await self._lost.wait()
+                log.warning("%s: connection to %s lost", self.name, self._address())
+            except (OSError, TimeoutError, gmqtt.mqtt.handler.MQTTError, ConnectionError) as error:
+                self.last_error = f"{type(error).__name__}: {error}"
+                log.warning("%s: cannot connect to %s: %s", self.name, self._address(), self.last_error)
+            self.connected.clear()
+            self._forget_connection()
+            await self._disconnect()
+            await asyncio.sleep(backoff.next_s())
+            self.reconnects += 1
+
+    async def _connect(self) -> None:
+        options, self._lost = self.options, asyncio.Event()
+        self._generation += 1
+        client = self._client = self._new_client()
+        connecting = asyncio.create_task(
+            client.connect(
+                options.host, options.port, ssl=options.tls or False, keepalive=options.keepalive_s, version=self._version
+            ),
+            name=f"{self.name} connecting",
+        )
+        lost = asyncio.create_task(self._lost.wait(), name=f"{self.name} lost")
+        try:
+            await asyncio.wait({connecting, lost}, timeout=CONNECT_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                self._consider_older_protocol(closed=lost.done())
+                raise ConnectionError("the broker did not answer CONNECT")
+            connecting.result()
+        finally:
+            for task in (connecting, lost):
+                task.cancel()
+        self._closed_before_connack = 0
+        await self._on_connected(client)
+
+    def _new_client(self) -> gmqtt.Client:
+        options = self.options
+        properties: dict[str, Any] = {}
+        if self._version == MQTTv50:
+            properties = {
+                "session_expiry_interval": 0 if options.clean_start else options.session_expiry_s,
+                "receive_maximum": options.receive_maximum,
+            }
+        will = options.will
+        client = gmqtt.Client(
+            options.client_id or None,
+            clean_session=options.clean_start,
+            will_message=gmqtt.Message(will.topic, will.payload, qos=will.qos, retain=will.retain) if will else None,
+            logger=_quiet,
+            **properties,
+        )
+        if options.username:
+            client.set_auth_credentials(options.username, options.password or None)
+        handler = client._package_handler
+        handler.__class__ = _Handler  # gmqtt offers no hook before its own QoS 1 handler has acknowledged
+        handler.link = self
+        lost = self._lost
+
+        async def on_lost(delay: bool = False) -> None:
+            lost.set()
+
+        handler._reconnect_callback = on_lost  # reconnecting is the supervisor's
+        return client
+
+    def _consider_older_protocol(self, *, closed: bool) -> None:
+        """A broker of MQTT 3.1.1 answers CONNECT of version 5 with code 1 or by closing the connection."""
+        refused = self._client is not None and self._client._connection_state.protocol_version == MQTTv311
+        self._closed_before_connack += closed
+        if refused or self._closed_before_connack % 3 == 2:
+            self._version = MQTTv311
+        elif self._closed_before_connack:
+            self._version = MQTTv50
+
+    async def _on_connected(self, client: gmqtt.Client) -> None:
+        values = client._package_handler._connack_properties.get("receive_maximum")
+        self._window = values[0] if values else 65535
+        await self._drop_left_subscriptions()
+        for topic_filter, (qos, _) in self._receivers.items():
+            client.subscribe(topic_filter, qos=qos)
+        self._remember_subscriptions()
+        self.connected.set()
+        log.info("%s: connected to %s (MQTT %s)", self.name, self._address(), "5" if self._version == 5 else "3.1.1")
+        for entry in reversed(self._inflight.values()):
+            entry.flags |= 0 if entry.released else _DUP
+            self._queue.appendleft(entry)
+        self._inflight.clear()
+        if self.options.birth:
+            self._queue.appendleft(self._own_entry(self.options.birth))
+        self._pump()
+
+    def _forget_connection(self) -> None:
+        self._unacked.clear()
+        self._answers.clear()
+        self._out.clear()
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        self.connected.clear()
+        if client is None or client._connection is None:
+            return
+        self._flush_to(client)
+        with contextlib.suppress(Exception):  # the socket may be gone in any state; there is nothing left to save
+            async with asyncio.timeout(2):
+                await client.disconnect()
+
+    def _address(self) -> str:
+        return f"{self.options.host}:{self.options.port}"
+
+    # -- inbound ------------------------------------------------------------------------------------------------
+
+    def subscribe(self, topic_filter: str, qos: int, receiver: Receiver) -> None:
+        """Hand the messages of a filter (a shared subscription too) to `receiver`, now and after each reconnect."""
+        if topic_filter in self._receivers:
+            raise ValueError(f"{self.name}: {topic_filter} has a receiver already")
+        self._receivers[topic_filter] = (qos, receiver)
+        self._routes.clear()
+        if self.connected.is_set() and self._client is not None:
+            self._client.subscribe(topic_filter, qos=qos)
+            self._remember_subscriptions()
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """Stop a subscription; what the broker still sends of it is acknowledged and dropped."""
+        self._receivers.pop(topic_filter, None)
+        self._routes.clear()
+        if self.connected.is_set() and self._client is not None:
+            self._client.unsubscribe(topic_filter)
+            self._remember_subscriptions()
+
+    def _on_publish(self, header: int, packet: bytes) -> None:
+        qos = (header >> 1) & 3
+        topic_end = 2 + (packet[0] << 8 | packet[1])
+        topic = packet[2:topic_end].decode()
+        mid, start = 0, topic_end
+        if qos:
+            mid = packet[start] << 8 | packet[start + 1]
+            start += 2
+        props: dict[str, Any] | None = None
+        if self._version == MQTTv50:
+            if packet[start]:
+                assert self._client is not None
+                props, payload = self._client._package_handler._parse_properties(packet[start:])
+            else:
+                payload = packet[start + 1 :]
+        else:
+            payload = packet[start:]
+        if header & 1:
+            props = {**(props or {}), "retain": True}
+        self.received += 1
+        receivers = self._route(topic)
+        delivery = None
+        if qos:
+            self._unacked[mid] = max(len(receivers), 1)
+            self._answers[mid] = (_PUBACK if qos == 1 else _PUBREC).to_bytes(1) + b"\x02" + mid.to_bytes(2)
+            delivery = (self._generation, mid)
+        if not receivers:
+            self.unrouted += 1
+            if delivery:
+                self.acknowledge([delivery])
+            return
+        msg = Msg(topic, payload, None, now_ms(), props)
+        for receiver in receivers:
+            receiver(msg, delivery)
+
+    def _route(self, topic: str) -> list[Receiver]:
+        found = self._routes.get(topic)
+        if found is None:
+            if len(self._routes) >= 65536:
+                self._routes.clear()
+            found = [receiver for pattern, (_, receiver) in self._receivers.items() if matches(pattern, topic)]
+            self._routes[topic] = found
+        return found
+
+    def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
+        """Say that messages are safe. The broker hears it in the order in which it sent them."""
+        unacked, answers, generation = self._unacked, self._answers, self._generation
+        for of_generation, mid in deliveries:
+            if of_generation == generation and mid in unacked:
+                unacked[mid] -= 1
+        done = []
+        for mid, waiting in unacked.items():
+            if waiting > 0:
+                break
+            done.append(mid)
+        if done:
+            for mid in done:
+                del unacked[mid]
+                self._out.append(answers.pop(mid))
+            self._schedule_flush()
+
+    # -- outbound -----------------------------------------------------------------------------------------------
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> asyncio.Future[None]:
+        """Publish one message; the future is done when the broker has confirmed it (at QoS 0: at once)."""
+        return self.publish_batch([(topic, payload)], qos=qos, retain=retain)
+
+    def publish_batch(
+        self, items: Sequence[tuple[str, bytes]], *, qos: int = 1, retain: bool = False
+    ) -> asyncio.Future[None]:
+        """Publish in order; the future is done when all are confirmed, or raises PublishRefused or LinkClosed.
+
+        While the broker is away QoS 1 and 2 wait, bounded only by the caller, who should wait for what it sent;
+        QoS 0 is dropped and counted.
+        """
+        batch = _Batch(len(items))
+        if not items:
+            batch.future.set_result(None)
+            return batch.future
+        if qos == 0:
+            self._publish_qos0(items, retain, batch)
+            return batch.future
+        if self._closing:
+            batch.future.set_exception(LinkClosed(f"{self.name} is closing"))
+            return batch.future
+        flags = _PUBLISH | qos << 1 | retain
+        self._queue.extend([_Outbound(topic, payload, flags, batch, i) for i, (topic, payload) in enumerate(items)])
+        self._pump()
+        return batch.future
+
+    def _publish_qos0(self, items: Sequence[tuple[str, bytes]], retain: bool, batch: _Batch) -> None:
+        if self.connected.is_set():
+            self._out.extend([self._packet(_PUBLISH | retain, topic, 0, payload) for topic, payload in items])
+            self._schedule_flush()
+        else:
+            self.dropped_offline_qos0 += len(items)
+        batch.future.set_result(None)
+
+    async def _send_own(self, own: Publication) -> None:
+        self._queue.append(entry := self._own_entry(own))
+        self._pump()
+        await entry.batch.future
+
+    def _own_entry(self, own: Publication) -> _Outbound:
+        entry = _Outbound(own.topic, own.payload, _PUBLISH | (own.qos or 1) << 1 | own.retain, _Batch(1), 0)
+        entry.batch.future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return entry
+
+    def _pump(self) -> None:
+        """Send what waits, as far as the broker's window allows."""
+        if not self.connected.is_set():
+            return
+        queue, inflight, out, window = self._queue, self._inflight, self._out, self._window
+        sent = 0
+        while queue and len(inflight) < window:
+            entry = queue.popleft()
+            mid = entry.mid = entry.mid or self._new_mid()
+            inflight[mid] = entry
+            if entry.released:
+                out.append(b"\x62\x02" + mid.to_bytes(2))
+            else:
+                out.append(self._packet(entry.flags, entry.topic, mid, entry.payload))
+            sent += 1
+        if sent:
+            self.published += sent
+            self._schedule_flush()
+
+    def _new_mid(self) -> int:
+        taken = self._inflight
+        while True:
+            self._next_mid = self._next_mid % 65535 + 1
+            if self._next_mid not in taken:
+                return self._next_mid
+
+    def _packet(self, flags: int, topic: str, mid: int, payload: bytes) -> bytes:
+        encoded = topic.encode()
+        properties = b"\x00" if self._version == MQTTv50 else b""
+        variable = len(encoded).to_bytes(2) + encoded + (mid.to_bytes(2) if mid else b"") + properties
+        return bytes((flags,)) + _varint(len(variable) + len(payload)) + variable + payload
+
+    def _on_answer(self, kind: int, packet: bytes) -> None:
+        mid = packet[0] << 8 | packet[1]
+        reason = packet[2] if len(packet) > 2 else 0
+        if kind == _PUBREC and reason < 0x80:
+            entry = self._inflight.get(mid)
+            if entry is not None:
+                entry.released = True
+            self._out.append(b"\x62\x02" + mid.to_bytes(2))
+            self._schedule_flush()
+            return
+        entry = self._inflight.pop(mid, None)
+        if entry is None:
+            return
+        self.confirmed += 1
+        entry.batch.settle(entry.index, 0 if kind == _PUBCOMP else reason)
+        if self._queue:
+            self._pump()
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._client is not None:
+            self._flush_to(self._client)
+
+    def _flush_to(self, client: gmqtt.Client) -> None:
+        if self._out and client._connection is not None and not client._connection.is_closing():
+            client._connection.send_package(b"".join(self._out))
+        self._out.clear()
+
+    # -- subscriptions over restarts ------------------------------------------------------------------------------
+
+    async def _drop_left_subscriptions(self) -> None:
+        """Unsubscribe what this session had in an earlier run and the configuration no longer names."""
+        if self.options.memory is None or self._client is None:
+            return
+        for topic_filter in _read_memory(self.options.memory) - set(self._receivers):
+            log.info("%s: unsubscribing from %s, no longer configured", self.name, topic_filter)
+            self._client.unsubscribe(topic_filter)
+
+    def _remember_subscriptions(self) -> None:
+        memory = self.options.memory
+        if memory is None or _read_memory(memory) == set(self._receivers):
+            return
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = memory.with_suffix(".tmp")
+        temporary.write_text(json.dumps(sorted(self._receivers)))
+        temporary.replace(memory)
+
+
+def _read_memory(memory: Path) -> set[str]:
+    try:
+        return set(json.loads(memory.read_text()))
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError) as error:
+        log.warning("cannot read %s, subscriptions of earlier runs are not dropped: %s", memory, error)
+        return set()
+
+
+def _varint(value: int) -> bytes:
+    if value < 128:
+        return bytes((value,))
+    if value < 16384:
+        return bytes((value & 0x7F | 0x80, value >> 7))
+    encoded = bytearray()
+    while True:
+        value, digit = value >> 7, value & 0x7F
+        encoded.append(digit | 0x80 if value else digit)
+        if not value:
+            return bytes(encoded)
+
+
+@lru_cache(maxsize=1024)
+def _levels(topic_filter: str) -> tuple[str, ...]:
+    parts = topic_filter.split("/")
+    return tuple(parts[2:] if parts[0] == "$share" else parts)
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a topic belongs to a filter (MQTT 5, 4.7), the share name of a shared subscription aside.
+
+    >>> matches("ev/v1/+/+/telemetry", "ev/v1/f/p/telemetry"), matches("$share/g/ev/#", "ev/v1")
+    (True, True)
+    >>> matches("#", "$SYS/uptime"), matches("a/+", "a/b/c")
+    (False, False)
+    """
+    pattern, levels = _levels(topic_filter), topic.split("/")
+    if topic.startswith("$") and pattern[0] in ("+", "#"):
+        return False
+    for index, part in enumerate(pattern):
+        if part == "#":
+            return True
+        if index >= len(levels) or part not in ("+", levels[index]):
+            return False
+    return len(pattern) == len(levels)
+
+
+_quiet = logging.getLogger("voltflow.mqtt.gmqtt")
+_quiet.setLevel(logging.ERROR)  # gmqtt reports each connection step; the link reports those that matter
