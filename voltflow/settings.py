@@ -15,7 +15,7 @@ the command line, the names in the environment and the explanation:
 >>> load(Settings, "agent", environ={"VOLTFLOW_AGENT_API_PORT": "0"})
 Traceback (most recent call last):
     ...
-voltflow.settings.SettingsError: api_port = '0' is not allowed, it must be a whole number 1 … 65535 (from VOLTFLOW_AGENT_API_PORT)
+voltflow.setting.SettingsError: api_port = '0' is not allowed, it must be a whole number 1 … 65535 (from VOLTFLOW_AGENT_API_PORT)
 
 A field may be an int, float, bool, str, Path, Literal, a list or tuple[x, ...] of them, or any of these or None. In the environment and
 on the command line a list is separated by commas, and an empty text is None where None is allowed. A `Secret` is never
@@ -26,19 +26,19 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import functools
-import json
-import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
-import msgspec.inspect as ms
 from msgspec import Meta
+
+from voltflow.setting import RawValue, Setting, SettingsError, settings_of, toml_value
+
+__all__ = ["Loaded", "Secret", "SettingsError", "add_arguments", "explain", "load"]
 
 SECTIONS = ("agent", "bridge", "sim", "train", "demo")
 """The tables that a configuration file may have, one for each program; a file serves all of them."""
@@ -48,13 +48,7 @@ DEFAULT_FILES = (Path("voltflow.toml"), Path("/etc/voltflow/voltflow.toml"))
 Secret = Annotated[str, Meta(extra={"secret": True})]
 """A text that is never shown and not accepted on the command line."""
 
-_LISTS = (ms.ListType, ms.VarTupleType)
-
 S = TypeVar("S", bound=msgspec.Struct)
-
-
-class SettingsError(ValueError):
-    """A setting is unknown, of the wrong type or out of range; the message names it, its value and its source."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type[S]) -> None:
     group.add_argument(
         "--config", metavar="FILE", help="TOML file with the settings (default: ./voltflow.toml)"
     )
-    for item in _items(cls):
+    for item in settings_of(cls):
         option = _option(item.name)
         text = item.help_text().replace("%", "%%")
         if item.secret:
             option, text = f"{option}-file", f"file that holds: {text}"
             group.add_argument(option, metavar="FILE", default=argparse.SUPPRESS, help=text)
-        elif _part(item.kind, ms.BoolType):
+        elif item.is_bool:
             action = argparse.BooleanOptionalAction
             group.add_argument(option, action=action, default=argparse.SUPPRESS, help=text)
         else:
@@ -92,7 +86,7 @@ def load(
     environ: Mapping[str, str] = os.environ,
 ) -> Loaded[S]:
     """The settings of a program from all layers; raises SettingsError."""
-    items = {item.name: item for item in _items(cls)}
+    items = {item.name: item for item in settings_of(cls)}
     values: dict[str, Any] = {}
     origins = dict.fromkeys(items, "default")
     for layer in _layers(items, section, args, environ):
@@ -112,44 +106,35 @@ def load(
 def explain(loaded: Loaded[S]) -> str:
     """The effective settings as a TOML table that `load` reads back, each with its origin and help; no secrets."""
     lines = [f"[{loaded.section}]"]
-    for item in _items(type(loaded.values)):
+    for item in settings_of(type(loaded.values)):
         value = getattr(loaded.values, item.name)
-        shown = "***" if item.secret and value else _toml(value)
+        shown = "***" if item.secret and value else toml_value(value)
         comment = "# " if item.secret or value is None else ""  # neither can be read back
         lines += ["", f"# {item.help_text()}"]
         lines += [f"{comment}{item.name} = {shown}  # from: {loaded.origins[item.name]}"]
     return "\n".join(lines)
 
 
-class _Raw(NamedTuple):
-    """A value as a source has it; `key` is the setting's name in that source's spelling."""
-
-    key: str
-    value: Any
-    origin: str
-    is_text: bool = True
-
-
 def _layers(
-    items: Mapping[str, _Item], section: str, args: argparse.Namespace | None, environ: Mapping[str, str]
-) -> Iterator[dict[str, _Raw]]:
+    items: Mapping[str, Setting], section: str, args: argparse.Namespace | None, environ: Mapping[str, str]
+) -> Iterator[dict[str, RawValue]]:
     """What each source says by setting, the weakest source first."""
     given = {} if args is None else vars(args)
     file = _config_file(given.get("config"), environ)
     if file:
         table, origin = _table(file, section), f"{file} [{section}]"
-        raws = {name: _Raw(name, value, origin, is_text=False) for name, value in table.items()}
+        raws = {name: RawValue(name, value, origin, is_text=False) for name, value in table.items()}
         yield _resolve(items, raws)
     prefix = _variable(section, "")
     variables = {key[len(prefix) :].lower(): key for key in environ if key.startswith(prefix)}
-    yield _resolve(items, {name: _Raw(key, environ[key], key) for name, key in variables.items()})
+    yield _resolve(items, {name: RawValue(key, environ[key], key) for name, key in variables.items()})
     options = {name: _option(name) for name in _names(items) if name in given}
-    yield _resolve(items, {name: _Raw(key, given[name], key) for name, key in options.items()})
+    yield _resolve(items, {name: RawValue(key, given[name], key) for name, key in options.items()})
 
 
-def _resolve(items: Mapping[str, _Item], raws: dict[str, _Raw]) -> dict[str, _Raw]:
+def _resolve(items: Mapping[str, Setting], raws: dict[str, RawValue]) -> dict[str, RawValue]:
     """One source's values by setting: unknown names are refused, `<secret>_file` is read."""
-    layer: dict[str, _Raw] = {}
+    layer: dict[str, RawValue] = {}
     for name, raw in raws.items():
         secret = name.removesuffix("_file")
         if name in items:
@@ -163,7 +148,7 @@ def _resolve(items: Mapping[str, _Item], raws: dict[str, _Raw]) -> dict[str, _Ra
     return layer
 
 
-def _names(items: Mapping[str, _Item]) -> list[str]:
+def _names(items: Mapping[str, Setting]) -> list[str]:
     return [*items, *(f"{item.name}_file" for item in items.values() if item.secret)]
 
 
@@ -180,13 +165,13 @@ def _spelled_like(key: str, name: str) -> str:
     return _variable(key.split("_")[1], name) if key.startswith("VOLTFLOW_") else name
 
 
-def _unknown(what: str, raw: _Raw, known: list[str]) -> SettingsError:
+def _unknown(what: str, raw: RawValue, known: list[str]) -> SettingsError:
     close = difflib.get_close_matches(raw.key, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
     return SettingsError(f"unknown {what} {raw.key} (from {raw.origin}): {hint}")
 
 
-def _read_secret(raw: _Raw) -> _Raw:
+def _read_secret(raw: RawValue) -> RawValue:
     """The content of the file that `raw` names."""
     path = Path(str(raw.value))
     try:
@@ -195,7 +180,7 @@ def _read_secret(raw: _Raw) -> _Raw:
         raise SettingsError(
             f"{raw.key} = '{path}' cannot be read: {_reason(error)} (from {raw.origin})"
         ) from None
-    return _Raw(raw.key, text, f"{path}, named by {raw.key} from {raw.origin}")
+    return RawValue(raw.key, text, f"{path}, named by {raw.key} from {raw.origin}")
 
 
 def _reason(error: Exception) -> str:
@@ -222,152 +207,5 @@ def _table(file: Path, section: str) -> dict[str, Any]:
         if not isinstance(table, dict):
             raise SettingsError(f"{name} stands outside a table (from {file}): put it below [{section}]")
         if name not in (*SECTIONS, section):
-            raise _unknown("table", _Raw(name, table, str(file)), [*SECTIONS])
+            raise _unknown("table", RawValue(name, table, str(file)), [*SECTIONS])
     return dict(content.get(section, {}))
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One setting as its struct declares it; `kind` is its type without metadata."""
-
-    name: str
-    type: Any
-    kind: ms.Type
-    description: str
-    secret: bool
-    default: Any
-
-    @property
-    def required(self) -> bool:
-        return self.default is msgspec.NODEFAULT
-
-    def convert(self, raw: _Raw) -> Any:
-        """The value in the setting's type: a text (environment, options) is parsed, a file's value is not."""
-        value = self._split(raw.value) if raw.is_text else raw.value
-        try:
-            value = msgspec.convert(value, self.type, strict=not raw.is_text, dec_hook=_path)
-            if not (isinstance(value, float) and math.isnan(value)):  # NaN passes every range
-                return value
-        except msgspec.ValidationError:
-            pass
-        shown = "***" if self.secret else repr(raw.value)
-        allowed = f"is not allowed, it must be {_allowed(self.kind)}"
-        raise SettingsError(f"{self.name} = {shown} {allowed} (from {raw.origin})")
-
-    def _split(self, value: Any) -> Any:
-        if value == "" and _part(self.kind, ms.NoneType):
-            return None
-        if isinstance(value, str) and _part(self.kind, _LISTS):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return value
-
-    def help_text(self) -> str:
-        """What it is, what is allowed, the default."""
-        default = (
-            "" if self.required or self.default in (None, "", [], ()) else f"; default {_toml(self.default)}"
-        )
-        allowed = _allowed(self.kind)
-        rule = "" if allowed in ("a text", "a path", "true or false") else f"; {allowed}"
-        return f"{self.description or self.name}{rule}{default}"
-
-    def metavar(self) -> str:
-        kinds = ((ms.ListType, "A,B"), (ms.VarTupleType, "A,B"), (ms.IntType, "N"), (ms.FloatType, "X"))
-        return next((text for kind, text in kinds if _part(self.kind, kind)), "TEXT")
-
-
-@functools.cache
-def _items(cls: type[msgspec.Struct]) -> tuple[_Item, ...]:
-    """The settings of a struct; raises TypeError where the declaration itself is wrong."""
-    info = ms.type_info(cls)
-    assert isinstance(info, ms.StructType)
-    types = {field.name: field.type for field in msgspec.structs.fields(cls)}
-    return tuple(_item(field, types[field.name]) for field in info.fields)
-
-
-def _item(field: ms.Field, type_: Any) -> _Item:
-    kind, meta = _bare(field.type)
-    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-    item = _Item(field.name, type_, kind, meta.get("description", ""), meta.get("secret", False), default)
-    _allowed(kind)
-    if not item.required:
-        try:
-            item.convert(_Raw(field.name, default, "its default", is_text=False))
-        except SettingsError as error:
-            raise TypeError(str(error)) from None
-    return item
-
-
-def _bare(kind: ms.Type) -> tuple[ms.Type, dict[str, Any]]:
-    """The type without metadata, and the metadata found on it and, for `Secret | None`, inside the union."""
-    meta: dict[str, Any] = {}
-    if isinstance(kind, ms.Metadata):
-        meta = {**(kind.extra_json_schema or {}), **(kind.extra or {})}
-        kind = kind.type
-    if isinstance(kind, ms.UnionType):
-        parts = [_bare(part) for part in kind.types]
-        kind = ms.UnionType(tuple(part for part, _ in parts))
-        meta = functools.reduce(lambda known, part: {**part[1], **known}, parts, meta)
-    return kind, meta
-
-
-def _part(kind: ms.Type, wanted: type[Any] | tuple[type[Any], ...]) -> bool:
-    """Whether the type is of that kind, or a union with one."""
-    return any(
-        isinstance(part, wanted) for part in (kind.types if isinstance(kind, ms.UnionType) else (kind,))
-    )
-
-
-def _path(type_: type, value: Any) -> Any:
-    if type_ is Path and isinstance(value, (str, Path)):
-        return Path(value)
-    raise TypeError(f"expected {type_.__name__}")
-
-
-def _allowed(kind: ms.Type) -> str:
-    """What a value may be, for people."""
-    match kind:
-        case ms.IntType():
-            return f"a whole number{_range(kind)}"
-        case ms.FloatType():
-            return f"a number{_range(kind)}"
-        case ms.BoolType():
-            return "true or false"
-        case ms.NoneType():
-            return "empty"
-        case ms.LiteralType():
-            return "one of " + ", ".join(map(str, kind.values))
-        case ms.StrType():
-            return _text_rule(kind)
-        case ms.CustomType() if kind.cls is Path:
-            return "a path"
-        case ms.ListType() | ms.VarTupleType():
-            return f"a list, each {_allowed(_bare(kind.item_type)[0])}"
-        case ms.UnionType():
-            return " or ".join(_allowed(part) for part in kind.types)
-    raise TypeError(f"a setting cannot be of type {kind}")
-
-
-def _range(kind: ms.IntType | ms.FloatType) -> str:
-    """` 1 … 65535`, ` ≥ 0`, ` > 0` or nothing."""
-    if kind.ge is not None and kind.le is not None:
-        return f" {kind.ge} … {kind.le}"
-    limits = (("≥", kind.ge), (">", kind.gt), ("≤", kind.le), ("<", kind.lt))
-    return "".join(f" {sign} {limit}" for sign, limit in limits if limit is not None)
-
-
-def _text_rule(kind: ms.StrType) -> str:
-    pattern = f" that matches {kind.pattern}" if kind.pattern else ""
-    least = f" of at least {kind.min_length} characters" if kind.min_length else ""
-    most = f" of at most {kind.max_length} characters" if kind.max_length is not None else ""
-    return f"a text{pattern}{least}{most}"
-
-
-def _toml(value: Any) -> str:
-    """A value in TOML's notation, or `empty` for None, which TOML does not have."""
-    if value is None:
-        return "empty"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, (str, Path)):  # a JSON string is a TOML string but for DEL
-        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value).lower()  # True -> true; numbers, inf and nan are spelled alike
