@@ -54,9 +54,9 @@ class Duty:
         rng = self.rngs[i]
         if not busy:
             self.next_s[i] = self._departure(i, t_s)
-        elif soc < self.packs.plug_below[i] or i % 3 == 0:
+        elif soc < 0.2 or self.packs.number[i] % 3 == 0:
             self._plug_in(i, t_s, soc)
-        elif i % 3 == 1:
+        elif self.packs.number[i] % 3 == 1:
             self._depart(i, t_s)
         else:
             self.next_s[i] = t_s + rng.uniform(60.0, 900.0)
