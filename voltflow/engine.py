@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,18 @@ from typing import Any
 from voltflow.backoff import Backoff
 from voltflow.flow import Flow, Wired
 from voltflow.message import Msg
-from voltflow.node import Context, DeadLetterSink, Failure, Node, Ports, Rejected, Sink, SinkUnavailable, Source, Transform
+from voltflow.node import (
+    Context,
+    DeadLetterSink,
+    Failure,
+    Node,
+    Ports,
+    Rejected,
+    Sink,
+    SinkUnavailable,
+    Source,
+    Transform,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +98,7 @@ class _SinkQueue:
         while self.waiting:
             msgs, transactions = self._take()
             started = time.perf_counter()
-            await self._write(msgs, transactions[0])
+            await self._write(msgs)
             self.stats.busy_s += time.perf_counter() - started
             self.stats.waiting -= len(msgs)
             for transaction in transactions:
@@ -106,7 +117,7 @@ class _SinkQueue:
             transactions.append(transaction)
         return msgs, transactions
 
-    async def _write(self, msgs: list[Msg], transaction: _Transaction) -> None:
+    async def _write(self, msgs: list[Msg]) -> None:
         backoff = Backoff()
         while True:
             try:
@@ -114,32 +125,42 @@ class _SinkQueue:
             except SinkUnavailable as error:
                 self.stats.retries += 1
                 if self.stats.error != str(error):
-                    log.warning("%s is not available, its batches wait: %s", self.sink.label, error)
+                    log.warning(
+                        "%s is not available, its batches wait: %s",
+                        self.sink.label,
+                        error,
+                    )
                 self.stats.error = str(error)
                 await asyncio.sleep(backoff.next_s())
                 continue
             except Rejected as rejected:
-                await self._refuse(rejected.refused, transaction)
+                await self._refuse(rejected.refused)
             except Exception as error:
                 if len(msgs) == 1:
-                    await self._refuse([(msgs[0], f"{type(error).__name__}: {error}")], transaction)
+                    await self._refuse([(msgs[0], f"{type(error).__name__}: {error}")])
                 else:
                     middle = len(msgs) // 2
-                    await self._write(msgs[:middle], transaction)
-                    await self._write(msgs[middle:], transaction)
+                    await self._write(msgs[:middle])
+                    await self._write(msgs[middle:])
             if self.stats.error:
                 log.info("%s is available again", self.sink.label)
                 self.stats.error = ""
             return
 
-    async def _refuse(self, refused: list[tuple[Msg, str]], transaction: _Transaction) -> None:
+    async def _refuse(self, refused: list[tuple[Msg, str]]) -> None:
+        """Make dead letters of refused messages; several batches may be in this write, so it waits until they are safe."""
         failed = [_failed(self.sink, msg, error) for msg, error in refused]
         self.stats.failures += len(failed)
-        self.engine.dead_letter(self.sink, failed, transaction)
+        async with self.engine.transaction(self.node_id, failed) as transaction:
+            self.engine.dead_letter(self.sink, failed, transaction)
 
 
 def _failed(node: Node, msg: Msg, error: str) -> Msg:
     return msg.derive(payload=Failure(node.id, error))
+
+
+def _failed_task(task: asyncio.Task[None]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None
 
 
 @dataclass(frozen=True)
@@ -214,7 +235,10 @@ class Engine:
                 with contextlib.suppress(asyncio.CancelledError):
                     await self._stop_node(node)
         if left:
-            log.warning("stopped with %d batch(es) not yet safe; their sources will send them again", left)
+            log.warning(
+                "stopped with %d batch(es) not yet safe; their sources will send them again",
+                left,
+            )
         return left == 0
 
     async def _stop_node(self, node: Node) -> None:
@@ -225,26 +249,31 @@ class Engine:
 
     async def _run_sources(self, stop: asyncio.Event) -> None:
         tasks = {
-            asyncio.create_task(self._run_source(node_id), name=f"source {self.nodes[node_id].node.label}")
+            asyncio.create_task(
+                self._run_source(node_id),
+                name=f"source {self.nodes[node_id].node.label}",
+            )
             for node_id in self._plans
         }
         stopping = asyncio.create_task(stop.wait(), name="stop")
+        pending = {stopping, *tasks}
         try:
-            done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_EXCEPTION)
-            while not stopping.done() and not any(task.exception() for task in done - {stopping}):
-                done, _ = await asyncio.wait({stopping, *tasks} - done, return_when=asyncio.FIRST_COMPLETED)
+            while not stopping.done() and not any(_failed_task(task) for task in tasks - pending):
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
+            await self._end(tasks)
+        for task in tasks:
+            if error := _failed_task(task):
+                raise error
+
+    async def _end(self, tasks: set[asyncio.Task[None]]) -> None:
+        """Cancel the sources, which then wait for what is under way: for the grace period, and no longer."""
+        for timeout_s in (self.grace_s, 1.0):
             for task in tasks:
                 task.cancel()
-            _, late = await asyncio.wait(tasks, timeout=self.grace_s) if tasks else (None, set())
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=1)
-        for task in tasks:
-            if task.done() and not task.cancelled() and (error := task.exception()):
-                raise error
+            if tasks:
+                _, tasks = await asyncio.wait(tasks, timeout=timeout_s)
 
     async def _run_source(self, node_id: str) -> None:
         source = self.nodes[node_id].node
@@ -260,13 +289,18 @@ class Engine:
     async def _transact(self, source: str, msgs: list[Msg]) -> None:
         if not msgs:
             return
-        transaction = _Transaction(source, msgs[0], len(msgs), asyncio.get_running_loop().create_future())
-        self.transactions.add(transaction)
         self.batches += 1
         self.messages += len(msgs)
-        self.stats[source].messages_out += len(msgs)
-        try:
+        async with self.transaction(source, msgs) as transaction:
             self._run_plan(source, msgs, transaction)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, node_id: str, msgs: list[Msg]) -> AsyncIterator[_Transaction]:
+        """Leaving the block waits until every write put under the transaction is safe."""
+        transaction = _Transaction(node_id, msgs[0], len(msgs), asyncio.get_running_loop().create_future())
+        self.transactions.add(transaction)
+        try:
+            yield transaction
             transaction.settle()
             await transaction.done
         finally:
@@ -274,7 +308,8 @@ class Engine:
 
     def _run_plan(self, source: str, msgs: list[Msg], transaction: _Transaction) -> None:
         inputs: dict[str, list[Msg]] = {}
-        self._distribute((msgs,), self.nodes[source].targets, inputs)
+        wired = self.nodes[source]
+        self._distribute(self._transform(wired.node, msgs, transaction), wired.targets, inputs)
         for step in self._plans[source]:
             batch = inputs.pop(step.node_id, None)
             if not batch:
@@ -282,8 +317,8 @@ class Engine:
             queue = self._queues.get(step.node_id)
             if queue is not None:
                 queue.put(batch, transaction)
-            elif isinstance(step.node, Transform):
-                self._distribute(self._transform(step, batch, transaction), step.targets, inputs)
+            else:
+                self._distribute(self._transform(step.node, batch, transaction), step.targets, inputs)
 
     @staticmethod
     def _distribute(ports: Ports, targets: tuple[tuple[str, ...], ...], inputs: dict[str, list[Msg]]) -> None:
@@ -294,9 +329,9 @@ class Engine:
                 # a list is shared by all it goes to; only where wires join is a new one made
                 inputs[target] = inputs[target] + msgs if target in inputs else msgs
 
-    def _transform(self, step: _Step, msgs: list[Msg], transaction: _Transaction) -> Ports:
-        node, stats = step.node, self.stats[step.node_id]
-        assert isinstance(node, Transform)
+    def _transform(self, node: Node, msgs: list[Msg], transaction: _Transaction) -> Ports:
+        assert isinstance(node, Transform | Source)
+        stats = self.stats[node.id]
         started = time.perf_counter()
         self.running = (node, msgs[0], time.monotonic())
         failed: list[Msg] = []
@@ -312,18 +347,21 @@ class Engine:
             self.dead_letter(node, failed, transaction)
         return ports
 
-    def _process(self, node: Transform, msgs: list[Msg], failed: list[Msg]) -> Ports:
+    def _process(self, node: Transform | Source, msgs: list[Msg], failed: list[Msg]) -> Ports:
         """The node's outputs; where it raises, the batch is halved until the messages it fails on stand alone."""
         try:
             result = node.process(msgs)
-            return result if isinstance(result, tuple) else (result,)  # type: ignore[return-value]
+            return result if isinstance(result, tuple) else (result,)
         except Exception as error:
             if len(msgs) == 1:
                 log.debug("%s failed on a message", node.label, exc_info=True)
                 failed.append(_failed(node, msgs[0], f"{type(error).__name__}: {error}"))
                 return ()
         middle = len(msgs) // 2
-        return _join(self._process(node, msgs[:middle], failed), self._process(node, msgs[middle:], failed))
+        return _join(
+            self._process(node, msgs[:middle], failed),
+            self._process(node, msgs[middle:], failed),
+        )
 
     def dead_letter(self, node: Node, failed: list[Msg], transaction: _Transaction) -> None:
         """Send messages a node failed on to the flow's dead-letter sinks, within their transaction."""
@@ -331,11 +369,12 @@ class Engine:
         for queue in queues:
             queue.put(failed, transaction)
         if not queues:
-            self.dropped["no_dead_letter"] = self.dropped.get("no_dead_letter", 0) + len(failed)
+            reason = "dead_letter_failed" if isinstance(node, DeadLetterSink) else "no_dead_letter_node"
+            self.dropped[reason] = self.dropped.get(reason, 0) + len(failed)
             for msg in failed:
                 origin = msg.origin or msg
-                log.error("%s failed and there is no dead letter node, dropped: %s: %s: %.200r",
-                          node.label, origin.topic, msg.payload.error, origin.payload)  # fmt: skip
+                log.error("%s failed, dropped (%s): %s: %s: %.200r",
+                          node.label, reason, origin.topic, msg.payload.error, origin.payload)  # fmt: skip
 
     def _dead_letter_queues(self) -> list[_SinkQueue]:
         return [queue for queue in self._queues.values() if isinstance(queue.sink, DeadLetterSink)]
@@ -404,7 +443,11 @@ class _Watchdog(threading.Thread):
         running = engine.running
         if running is not None and now - running[2] > engine.watchdog_s and self._reported is not running[1]:
             self._reported = running[1]
-            self._report(f"node {running[0].label} has not returned", running[1], now - running[2])
+            self._report(
+                f"node {running[0].label} has not returned",
+                running[1],
+                now - running[2],
+            )
         for transaction in list(engine.transactions):
             if now - transaction.started > engine.watchdog_s and not transaction.reported:
                 transaction.reported = True
@@ -415,4 +458,10 @@ class _Watchdog(threading.Thread):
 
     def _report(self, what: str, msg: Msg, age_s: float) -> None:
         self._engine.stalls += 1
-        log.error("stall: %s for %.0f s; first message: topic %s, key %s", what, age_s, msg.topic, msg.key)
+        log.error(
+            "stall: %s for %.0f s; first message: topic %s, key %s",
+            what,
+            age_s,
+            msg.topic,
+            msg.key,
+        )

@@ -16,7 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from voltflow.node import REGISTRY, ConfigError, ConfigNode, DeadLetterSink, Node, NodeSpec, Source
+from voltflow.node import (
+    REGISTRY,
+    ConfigError,
+    ConfigNode,
+    DeadLetterSink,
+    Node,
+    NodeSpec,
+    Source,
+)
 
 STRUCTURE = frozenset({"tab", "group", "comment"})
 """Types that say how a flow is drawn, not what it does."""
@@ -72,10 +80,26 @@ class Flow:
         except json.JSONDecodeError as error:
             raise FlowError([Problem("", "flow file", f"not JSON: {error.msg}", line=error.lineno)]) from None
         if not isinstance(nodes, list):
-            raise FlowError([Problem("", "flow file", "a flow is a JSON array of nodes, as Node-RED exports it")])
+            raise FlowError(
+                [
+                    Problem(
+                        "",
+                        "flow file",
+                        "a flow is a JSON array of nodes, as Node-RED exports it",
+                    )
+                ]
+            )
         for index, item in enumerate(nodes):
             if not isinstance(item, dict) or not all(isinstance(item.get(k), str) for k in ("id", "type")):
-                raise FlowError([Problem("", f"entry {index}", 'a node is an object with the texts "id" and "type"')])
+                raise FlowError(
+                    [
+                        Problem(
+                            "",
+                            f"entry {index}",
+                            'a node is an object with the texts "id" and "type"',
+                        )
+                    ]
+                )
         return cls(nodes, text)
 
     @classmethod
@@ -130,7 +154,10 @@ class Flow:
         position = found.start()
         if name is not None:
             end = self._text.find('"id"', found.end())
-            inside = re.search(rf"{re.escape(json.dumps(name))}\s*:", self._text[position : end if end > 0 else None])
+            inside = re.search(
+                rf"{re.escape(json.dumps(name))}\s*:",
+                self._text[position : end if end > 0 else None],
+            )
             position += inside.start() if inside else 0
         return self._text.count("\n", 0, position) + 1
 
@@ -169,7 +196,11 @@ class _Checker:
     def _problem(self, raw: RawNode, text: str, name: str | None = None, *, warning: bool = False) -> Problem:
         label = f"{raw['type']} {raw.get('name') or raw['id']!r}"
         return Problem(
-            raw["id"], label, text, "warning" if warning else "error", self.flow.line_of(raw["id"], name)
+            raw["id"],
+            label,
+            text,
+            "warning" if warning else "error",
+            self.flow.line_of(raw["id"], name),
         )
 
     def _double_ids(self) -> Iterator[Problem]:
@@ -182,7 +213,10 @@ class _Checker:
     def _node(self, raw: RawNode) -> Iterator[Problem]:
         spec = REGISTRY.get(raw["type"])
         if raw["type"] in JAVASCRIPT:
-            yield self._problem(raw, "JavaScript and commands are not run here; use the battery nodes or remove it")
+            yield self._problem(
+                raw,
+                "JavaScript and commands are not run here; use the battery nodes or remove it",
+            )
         elif spec is None:
             known = ", ".join(sorted(REGISTRY))
             yield self._problem(raw, f'unknown type "{raw["type"]}"; there are: {known}', "type")
@@ -211,11 +245,19 @@ class _Checker:
     def _wires(self, raw: RawNode, spec: NodeSpec) -> Iterator[Problem]:
         wires = raw.get("wires", [])
         if not isinstance(wires, list) or not all(isinstance(port, list) for port in wires):
-            yield self._problem(raw, '"wires" is a list of lists of node ids, one for each output', "wires")
+            yield self._problem(
+                raw,
+                '"wires" is a list of lists of node ids, one for each output',
+                "wires",
+            )
             return
         for port, targets in enumerate(wires):
             if targets and port >= spec.outputs:
-                yield self._problem(raw, f"a wire leaves output {port + 1}, but it has {spec.outputs}", "wires")
+                yield self._problem(
+                    raw,
+                    f"a wire leaves output {port + 1}, but it has {spec.outputs}",
+                    "wires",
+                )
             for target in targets:
                 yield from self._wire(raw, target)
 
@@ -232,7 +274,11 @@ class _Checker:
             graphlib.TopologicalSorter(_predecessors(self.active)).prepare()
         except graphlib.CycleError as error:
             path = list(reversed(error.args[1]))
-            yield self._problem(self.active[path[0]], f"the wires form a cycle: {' → '.join(path)}", "wires")
+            yield self._problem(
+                self.active[path[0]],
+                f"the wires form a cycle: {' → '.join(path)}",
+                "wires",
+            )
 
     def _dead_letters(self) -> Iterator[Problem]:
         specs = [REGISTRY.get(raw["type"]) for raw in self.active.values()]

@@ -36,9 +36,7 @@ class Msg(msgspec.Struct, gc=False):
     props: Mapping[str, Any] | None = None
     origin: Msg | None = None
 
-    def derive(
-        self, *, topic: str | None = None, payload: Any = ..., key: Key | None = None
-    ) -> Msg:
+    def derive(self, *, topic: str | None = None, payload: Any = ..., key: Key | None = None) -> Msg:
         """A new message made from this one; what is not given stays, the origin is remembered."""
         return Msg(
             self.topic if topic is None else topic,

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 _PUBLISH, _PUBACK, _PUBREC, _PUBREL, _PUBCOMP = 0x30, 0x40, 0x50, 0x60, 0x70
 _DUP = 0x08
+PACKET_TOO_LARGE = 0x95
 _NEVER_EXPIRES_S = 0xFFFFFFFF
 
 Delivery = tuple[int, int]
@@ -76,9 +77,7 @@ class MqttOptions:
     """File that remembers the session's subscriptions over restarts, so that those no longer wanted are dropped."""
 
 
-def tls_context(
-    ca: str = "", cert: str = "", key: str = "", *, verify: bool = True
-) -> ssl.SSLContext:
+def tls_context(ca: str = "", cert: str = "", key: str = "", *, verify: bool = True) -> ssl.SSLContext:
     """A TLS context: the system's authorities or the file `ca`; `cert` and `key` for a client certificate."""
     context = ssl.create_default_context(cafile=ca or None)
     if cert:
@@ -93,7 +92,9 @@ class PublishRefused(Exception):
     """The broker refused messages for good; `refused` holds their positions in the batch and the reason codes."""
 
     def __init__(self, refused: list[tuple[int, int]]) -> None:
-        super().__init__(f"the broker refused {len(refused)} message(s), the first with reason code {refused[0][1]:#x}")
+        super().__init__(
+            f"the broker refused {len(refused)} message(s), the first with reason code {refused[0][1]:#x}"
+        )
         self.refused = refused
 
 
@@ -180,6 +181,7 @@ class MqttLink:
         self._queue: deque[_Outbound] = deque()
         self._inflight: dict[int, _Outbound] = {}
         self._window = 65535
+        self._max_packet_bytes = 2**28
         self._next_mid = 0
         self._out: list[bytes] = []
         self._flush_scheduled = False
@@ -188,6 +190,10 @@ class MqttLink:
         self._closing = False
 
     # -- life ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        return self._supervisor is not None
 
     async def open(self) -> None:
         """Start connecting in the background; `connected` tells when."""
@@ -209,7 +215,9 @@ class MqttLink:
         await self._disconnect()
         for entry in (*self._inflight.values(), *self._queue):
             if not entry.batch.future.done():
-                entry.batch.future.set_exception(LinkClosed(f"{self.name} was closed before the broker confirmed"))
+                entry.batch.future.set_exception(
+                    LinkClosed(f"{self.name} was closed before the broker confirmed")
+                )
                 entry.batch.future.exception()  # nobody may be waiting any more
         self._inflight.clear()
         self._queue.clear()
@@ -222,9 +230,19 @@ class MqttLink:
                 backoff.reset()
                 await self._lost.wait()
                 log.warning("%s: connection to %s lost", self.name, self._address())
-            except (OSError, TimeoutError, gmqtt.mqtt.handler.MQTTError, ConnectionError) as error:
+            except (
+                OSError,
+                TimeoutError,
+                gmqtt.mqtt.handler.MQTTError,
+                ConnectionError,
+            ) as error:
                 self.last_error = f"{type(error).__name__}: {error}"
-                log.warning("%s: cannot connect to %s: %s", self.name, self._address(), self.last_error)
+                log.warning(
+                    "%s: cannot connect to %s: %s",
+                    self.name,
+                    self._address(),
+                    self.last_error,
+                )
             self.connected.clear()
             self._forget_connection()
             await self._disconnect()
@@ -237,13 +255,21 @@ class MqttLink:
         client = self._client = self._new_client()
         connecting = asyncio.create_task(
             client.connect(
-                options.host, options.port, ssl=options.tls or False, keepalive=options.keepalive_s, version=self._version
+                options.host,
+                options.port,
+                ssl=options.tls or False,
+                keepalive=options.keepalive_s,
+                version=self._version,
             ),
             name=f"{self.name} connecting",
         )
         lost = asyncio.create_task(self._lost.wait(), name=f"{self.name} lost")
         try:
-            await asyncio.wait({connecting, lost}, timeout=CONNECT_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {connecting, lost},
+                timeout=CONNECT_TIMEOUT_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             if not connecting.done():
                 self._consider_older_protocol(closed=lost.done())
                 raise ConnectionError("the broker did not answer CONNECT")
@@ -266,7 +292,9 @@ class MqttLink:
         client = gmqtt.Client(
             options.client_id or None,
             clean_session=options.clean_start,
-            will_message=gmqtt.Message(will.topic, will.payload, qos=will.qos, retain=will.retain) if will else None,
+            will_message=gmqtt.Message(will.topic, will.payload, qos=will.qos, retain=will.retain)
+            if will
+            else None,
             logger=_quiet,
             **properties,
         )
@@ -293,14 +321,20 @@ class MqttLink:
             self._version = MQTTv50
 
     async def _on_connected(self, client: gmqtt.Client) -> None:
-        values = client._package_handler._connack_properties.get("receive_maximum")
-        self._window = values[0] if values else 65535
+        limits = client._package_handler._connack_properties
+        self._window = limits.get("receive_maximum", [65535])[0]
+        self._max_packet_bytes = limits.get("maximum_packet_size", [2**28])[0]
         await self._drop_left_subscriptions()
         for topic_filter, (qos, _) in self._receivers.items():
             client.subscribe(topic_filter, qos=qos)
         self._remember_subscriptions()
         self.connected.set()
-        log.info("%s: connected to %s (MQTT %s)", self.name, self._address(), "5" if self._version == 5 else "3.1.1")
+        log.info(
+            "%s: connected to %s (MQTT %s)",
+            self.name,
+            self._address(),
+            "5" if self._version == 5 else "3.1.1",
+        )
         for entry in reversed(self._inflight.values()):
             entry.flags |= 0 if entry.released else _DUP
             self._queue.appendleft(entry)
@@ -320,7 +354,9 @@ class MqttLink:
         if client is None or client._connection is None:
             return
         self._flush_to(client)
-        with contextlib.suppress(Exception):  # the socket may be gone in any state; there is nothing left to save
+        with contextlib.suppress(
+            Exception
+        ):  # the socket may be gone in any state; there is nothing left to save
             async with asyncio.timeout(2):
                 await client.disconnect()
 
@@ -387,7 +423,9 @@ class MqttLink:
         if found is None:
             if len(self._routes) >= 65536:
                 self._routes.clear()
-            found = [receiver for pattern, (_, receiver) in self._receivers.items() if matches(pattern, topic)]
+            found = [
+                receiver for pattern, (_, receiver) in self._receivers.items() if matches(pattern, topic)
+            ]
             self._routes[topic] = found
         return found
 
@@ -410,7 +448,9 @@ class MqttLink:
 
     # -- outbound -----------------------------------------------------------------------------------------------
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> asyncio.Future[None]:
+    def publish(
+        self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False
+    ) -> asyncio.Future[None]:
         """Publish one message; the future is done when the broker has confirmed it (at QoS 0: at once)."""
         return self.publish_batch([(topic, payload)], qos=qos, retain=retain)
 
@@ -433,7 +473,9 @@ class MqttLink:
             batch.future.set_exception(LinkClosed(f"{self.name} is closing"))
             return batch.future
         flags = _PUBLISH | qos << 1 | retain
-        self._queue.extend([_Outbound(topic, payload, flags, batch, i) for i, (topic, payload) in enumerate(items)])
+        self._queue.extend(
+            [_Outbound(topic, payload, flags, batch, i) for i, (topic, payload) in enumerate(items)]
+        )
         self._pump()
         return batch.future
 
@@ -451,7 +493,13 @@ class MqttLink:
         await entry.batch.future
 
     def _own_entry(self, own: Publication) -> _Outbound:
-        entry = _Outbound(own.topic, own.payload, _PUBLISH | (own.qos or 1) << 1 | own.retain, _Batch(1), 0)
+        entry = _Outbound(
+            own.topic,
+            own.payload,
+            _PUBLISH | (own.qos or 1) << 1 | own.retain,
+            _Batch(1),
+            0,
+        )
         entry.batch.future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return entry
 
@@ -459,7 +507,12 @@ class MqttLink:
         """Send what waits, as far as the broker's window allows."""
         if not self.connected.is_set():
             return
-        queue, inflight, out, window = self._queue, self._inflight, self._out, self._window
+        queue, inflight, out, window = (
+            self._queue,
+            self._inflight,
+            self._out,
+            self._window,
+        )
         sent = 0
         while queue and len(inflight) < window:
             entry = queue.popleft()
@@ -467,11 +520,16 @@ class MqttLink:
             inflight[mid] = entry
             if entry.released:
                 out.append(b"\x62\x02" + mid.to_bytes(2))
-            else:
-                out.append(self._packet(entry.flags, entry.topic, mid, entry.payload))
+                continue
+            packet = self._packet(entry.flags, entry.topic, mid, entry.payload)
+            if len(packet) > self._max_packet_bytes:  # MQTT 5, 3.2.2.3.6: it must not be sent
+                del inflight[mid]
+                entry.batch.settle(entry.index, PACKET_TOO_LARGE)
+                continue
+            out.append(packet)
             sent += 1
-        if sent:
-            self.published += sent
+        self.published += sent
+        if out:
             self._schedule_flush()
 
     def _new_mid(self) -> int:
@@ -527,7 +585,11 @@ class MqttLink:
         if self.options.memory is None or self._client is None:
             return
         for topic_filter in _read_memory(self.options.memory) - set(self._receivers):
-            log.info("%s: unsubscribing from %s, no longer configured", self.name, topic_filter)
+            log.info(
+                "%s: unsubscribing from %s, no longer configured",
+                self.name,
+                topic_filter,
+            )
             self._client.unsubscribe(topic_filter)
 
     def _remember_subscriptions(self) -> None:
@@ -546,7 +608,11 @@ def _read_memory(memory: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     except (OSError, ValueError) as error:
-        log.warning("cannot read %s, subscriptions of earlier runs are not dropped: %s", memory, error)
+        log.warning(
+            "cannot read %s, subscriptions of earlier runs are not dropped: %s",
+            memory,
+            error,
+        )
         return set()
 
 
@@ -589,4 +655,5 @@ def matches(topic_filter: str, topic: str) -> bool:
 
 
 _quiet = logging.getLogger("voltflow.mqtt.gmqtt")
-_quiet.setLevel(logging.ERROR)  # gmqtt reports each connection step; the link reports those that matter
+_quiet.setLevel(logging.ERROR)  # gmqtt reports each step of a connection; the link reports those that matter
+logging.getLogger("gmqtt").setLevel(logging.ERROR)

@@ -15,6 +15,7 @@ flow, the editor's form and the documentation all come from that declaration.
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import importlib
 import inspect
@@ -159,9 +160,11 @@ class Context:
     def service(self, kind: type[T]) -> T:
         """The host's service of that class, for instance the twin store of an agent."""
         try:
-            return typing.cast(T, self.services[kind])
+            return typing.cast("T", self.services[kind])
         except KeyError:
-            raise ConfigError(f"this program has no {kind.__name__}: the node belongs into another one") from None
+            raise ConfigError(
+                f"this program has no {kind.__name__}: the node belongs into another one"
+            ) from None
 
     def config_node(self, node_id: str, kind: type[T]) -> T:
         """The config node a `reference` field points to."""
@@ -198,8 +201,12 @@ class Source(Node):
     """Where messages enter. It may have several `emit` under way; it acknowledges when each returns."""
 
     async def run(self, emit: Emit) -> None:
-        """Emit until cancelled."""
+        """Emit until cancelled; then wait for what is under way (the engine bounds that) and return."""
         raise NotImplementedError
+
+    def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
+        """What the flow gets of an emitted batch: decode here, so that the engine isolates a message that fails."""
+        return msgs
 
 
 class Transform(Node):
@@ -237,12 +244,15 @@ class ConfigNode(Node):
     """What several nodes share and no wire leads to, such as a broker."""
 
 
+NodeClass = type[Node]
+
+
 @dataclass(frozen=True)
 class NodeSpec:
     """A node type as the registry knows it."""
 
     type: str
-    cls: type[Node]
+    cls: NodeClass
     category: str
     color: str
     icon: str
@@ -266,7 +276,7 @@ class NodeSpec:
                 values[field.attribute] = field.coerce(_substitute(properties[field.name], env, field.name))
             elif field.required:
                 raise ConfigError(f'property "{field.name}" is missing: {field.help}')
-        built = self.cls(**values)
+        built: Node = self.cls(**values)
         built.id = node_id
         built.name = str(properties.get("name", ""))
         return built
@@ -301,7 +311,7 @@ def node(
 ) -> Callable[[type[N]], type[N]]:
     """Register a class as a node type: makes it a dataclass and its fields the configuration."""
 
-    def register(cls: typing.Type[N]) -> typing.Type[N]:
+    def register(cls: builtins.type[N]) -> builtins.type[N]:
         cls = dataclass(kw_only=True, eq=False)(cls)
         if not cls.__doc__:
             raise TypeError(f"node {type}: a docstring is its help")
@@ -322,7 +332,7 @@ def node(
 
 def _fields(cls: type[Node]) -> Iterator[Field]:
     hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(typing.cast(Any, cls)):
+    for item in dataclasses.fields(typing.cast("Any", cls)):
         if "help" not in item.metadata:
             continue  # a dataclass field without config() is state, not configuration
         meta = dict(item.metadata)
@@ -330,9 +340,13 @@ def _fields(cls: type[Node]) -> Iterator[Field]:
         default = item.default
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
-        yield Field(name=name, attribute=item.name, type=hints[item.name], default=default, **meta)
-
-
+        yield Field(
+            name=name,
+            attribute=item.name,
+            type=hints[item.name],
+            default=default,
+            **meta,
+        )
 
 
 def load_nodes(*packages: str) -> None:

@@ -17,7 +17,14 @@ from voltflow.topics import NAME_PATTERN
 Name = Annotated[str, Meta(pattern=f"^{NAME_PATTERN}$")]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """JSON numbers above 2^53 lose digits in JavaScript and in many databases' JSON, so counters stop there."""
-EpochMs = Annotated[int, Meta(ge=0, le=253402300799999, description="milliseconds since 1970, UTC; until the year 9999")]
+EpochMs = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=253402300799999,
+        description="milliseconds since 1970, UTC; until the year 9999",
+    ),
+]
 
 VehicleState = Literal["driving", "parked", "other"]
 ChargingState = Literal["charging", "charging_driving", "not_charging", "complete"]

@@ -1,0 +1,99 @@
+"""The `dead letter` node: publishes the messages other nodes failed on, with their original bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any, ClassVar
+
+from voltflow import topics
+from voltflow.message import Msg, encode_payload
+from voltflow.mqtt import LinkClosed, PublishRefused
+from voltflow.node import (
+    Context,
+    DeadLetterSink,
+    Failure,
+    Rejected,
+    SinkUnavailable,
+    config,
+    node,
+)
+from voltflow.nodes.mqtt_broker import MqttBroker
+from voltflow.telemetry import Dead
+
+log = logging.getLogger(__name__)
+
+
+@node("dead letter", category="common", color="#e2a8a8", icon="font-awesome/fa-envelope")
+class DeadLetter(DeadLetterSink):
+    """Publish what a node failed on as `dead/1`: the node, the error, the original topic and bytes.
+
+    The engine sends failed messages here by itself; a wire may bring more. The message is acknowledged at its source
+    only when the broker has confirmed the dead letter. Bytes beyond `max_bytes` are cut off; size and SHA-256 of the
+    whole stay.
+    """
+
+    pipelined: ClassVar[bool] = True
+
+    broker: str = config(help="the broker", reference="mqtt-broker")
+    max_bytes: int = config(
+        262144,
+        help="original bytes carried at most",
+        unit="bytes",
+        low=0,
+        high=100_000_000,
+    )
+
+    # state
+    count: int = 0
+    dropped: int = 0
+
+    async def start(self, ctx: Context) -> None:
+        self._gateway = ctx.gateway
+        self._link = await ctx.config_node(self.broker, MqttBroker).connected_link()
+
+    async def write(self, msgs: list[Msg]) -> None:
+        msgs = [msg for msg in msgs if not self._is_dead_letter(msg)]
+        items = [(_dead_topic((msg.origin or msg).topic), encode_payload(self._dead(msg))) for msg in msgs]
+        try:
+            await self._link.publish_batch(items)
+        except PublishRefused as error:
+            raise Rejected(
+                [(msgs[i], f"the broker refused it: {reason:#x}") for i, reason in error.refused]
+            ) from None
+        except LinkClosed as error:
+            raise SinkUnavailable(str(error)) from None
+        self.count += len(msgs)
+
+    def _is_dead_letter(self, msg: Msg) -> bool:
+        """A dead letter that fails must not become one again: that would go round for ever."""
+        found = topics.parse((msg.origin or msg).topic)
+        if found is None or found.kind != topics.DEAD.kind:
+            return False
+        self.dropped += 1
+        log.error(
+            "a dead letter failed itself and is dropped: %s: %r",
+            msg.payload,
+            (msg.origin or msg).payload[:200],
+        )
+        return True
+
+    def _dead(self, msg: Msg) -> Dead:
+        origin = msg.origin or msg
+        data = encode_payload(origin.payload)
+        failure = msg.payload if isinstance(msg.payload, Failure) else Failure("", "sent here by a wire")
+        key = msg.key
+        return Dead(
+            schema_="dead/1", gateway=self._gateway, node=failure.node, error=failure.error[:2000],
+            topic=origin.topic, payload=data[: self.max_bytes], truncated=len(data) > self.max_bytes,
+            size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), received_ms=origin.received_ms,
+            pack=key.pack if key else None, boot=key.boot if key else None, seq=key.seq if key else None,
+        )  # fmt: skip
+
+    def status(self) -> dict[str, Any]:
+        return {"dead_letters": self.count, "dropped": self.dropped}
+
+
+def _dead_topic(origin: str) -> str:
+    found = topics.parse(origin)
+    return found.sibling("dead") if found else topics.DEAD.of("unknown", "unknown")

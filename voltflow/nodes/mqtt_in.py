@@ -1,0 +1,101 @@
+"""The `mqtt in` node: messages of a topic filter, acknowledged when the flow has made them safe."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from voltflow.message import Msg
+from voltflow.mqtt import Delivery, MqttLink
+from voltflow.node import Context, Emit, Ports, Source, config, node
+from voltflow.nodes.mqtt_broker import MqttBroker
+
+QOS0_LIMIT = 10_000
+"""Messages of QoS 0 that may wait; nothing slows their sender, so more are dropped and counted."""
+
+
+@node("mqtt in", category="network", color="#d8bfd8", icon="bridge.svg")
+class MqttIn(Source):
+    """Subscribe to an MQTT topic filter.
+
+    A message is acknowledged only when every sink of the flow has made it safe, so a crash loses nothing that was
+    sent with QoS 1 or 2; the broker sends it again. At QoS 0 a crash loses what was under way. A shared subscription
+    (`$share/group/filter`) splits the messages over several bridges.
+    """
+
+    topic: str = config(help="topic filter", example="ev/v1/+/+/telemetry")
+    qos: int = config(1, help="highest quality of service", choices=(0, 1, 2))
+    datatype: str = config(
+        "auto-detect",
+        help="what the payload becomes: bytes, text, parsed JSON, base64 text; auto-detect tries JSON, then text",
+        choices=("auto-detect", "auto", "buffer", "utf8", "json", "base64"),
+    )
+    broker: str = config(help="the broker", reference="mqtt-broker")
+
+    # state
+    dropped_qos0: int = 0
+
+    async def start(self, ctx: Context) -> None:
+        self._broker = ctx.config_node(self.broker, MqttBroker)
+        self._waiting: list[tuple[Msg, Delivery | None]] = []
+        self._arrived = asyncio.Event()
+
+    async def run(self, emit: Emit) -> None:
+        assert self._broker.link is not None
+        self._broker.link.subscribe(self.topic, self.qos, self._receive)
+        link = await self._broker.connected_link()
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                batch, self._waiting = self._waiting, []
+                task = asyncio.create_task(self._settle(emit, batch, link), name=f"batch of {self.label}")
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+        finally:
+            if under_way:
+                await asyncio.wait(under_way)
+
+    def _receive(self, msg: Msg, delivery: Delivery | None) -> None:
+        if delivery is None and len(self._waiting) >= QOS0_LIMIT:
+            self.dropped_qos0 += 1
+            return
+        self._waiting.append((msg, delivery))
+        self._arrived.set()
+
+    async def _settle(self, emit: Emit, batch: list[tuple[Msg, Delivery | None]], link: MqttLink) -> None:
+        await emit([msg for msg, _ in batch])
+        link.acknowledge([delivery for _, delivery in batch if delivery is not None])
+
+    def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
+        decode = _DECODERS[self.datatype]
+        return msgs if decode is None else [msg.derive(payload=decode(msg.payload)) for msg in msgs]
+
+    def status(self) -> dict[str, Any]:
+        return {"topic": self.topic, "dropped_qos0": self.dropped_qos0}
+
+
+def _auto(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+_DECODERS: dict[str, Callable[[bytes], Any] | None] = {
+    "buffer": None,
+    "auto-detect": _auto,
+    "auto": _auto,
+    "utf8": bytes.decode,
+    "json": msgspec.json.decode,
+    "base64": lambda data: base64.b64encode(data).decode(),
+}
