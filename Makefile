@@ -1,0 +1,72 @@
+# The commands of the house; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMPS := .make
+PACKAGES := voltflow edge cloud sim_device
+APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2
+
+.PHONY: help demo test lint format bench clean install-test
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMPS)/demo ## install and run the whole product here: make demo ARGS="--seconds 60 --packs 20"
+	@exec $(BIN)/voltflow demo $(ARGS)
+
+test: install-test lint ## install what the tests need, check the code, run every test: make test ARGS="-k mqtt"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMPS)/test ## ruff, mypy --strict, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMPS)/test ## lay out the code and repair what ruff can repair
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install-test ## measure side by side with others; bench/README.md says what and how
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## forget everything that was installed, built or measured here
+	rm -rf .venv $(STAMPS) build dist *.egg-info tests/npm/node_modules bench/*/node_modules
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .voltflow
+	find $(PACKAGES) tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install-test: $(STAMPS)/test $(STAMPS)/apt $(STAMPS)/npm
+
+# A stamp is newer than what it was made from, so a second run installs nothing.
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Voltflow needs Python 3.11 or newer: make demo PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { echo "no virtual environments here: sudo apt-get install python3-venv" >&2; exit 1; }
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/demo: $(STAMPS)/venv setup.cfg pyproject.toml
+	@echo "installing the demo into .venv (about a minute the first time) …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/venv setup.cfg pyproject.toml
+	@echo "installing the tests' packages into .venv (some minutes the first time) …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@ $(STAMPS)/demo
+
+# Tests start their own servers; RUNLEVEL=1 keeps the packages from starting theirs where no systemd runs.
+$(STAMPS)/apt: Makefile
+	@mkdir -p $(STAMPS); missing=$$(for name in $(APT); do \
+	  dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'install ok installed' || echo -n "$$name "; done); \
+	if [ -z "$$missing" ]; then touch $@; \
+	elif [ "$$(id -u)" = 0 ]; then echo "installing $$missing…"; export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >$(STAMPS)/apt.log 2>&1 \
+	  || { tail -20 $(STAMPS)/apt.log >&2; exit 1; }; touch $@; \
+	else echo "some tests will be skipped; for all of them: sudo apt-get install $$missing" >&2; fi
+
+$(STAMPS)/npm: tests/npm/package.json tests/npm/package-lock.json
+	@mkdir -p $(STAMPS)
+	@if command -v npm >/dev/null; then npm --prefix tests/npm ci --silent && touch $@; \
+	else echo "the TimescaleDB tests will be skipped; for all of them: sudo apt-get install nodejs npm" >&2; fi
