@@ -49,12 +49,8 @@ class Setting:
         """The value in the setting's type: a text (environment, options) is parsed, a file's value is not."""
         value = self._split(raw.value) if raw.is_text else raw.value
         try:
-            value = msgspec.convert(
-                value, self.type, strict=not raw.is_text, dec_hook=_path
-            )
-            if not (
-                isinstance(value, float) and math.isnan(value)
-            ):  # NaN passes every range
+            value = msgspec.convert(value, self.type, strict=not raw.is_text, dec_hook=_path)
+            if not (isinstance(value, float) and math.isnan(value)):  # NaN passes every range
                 return value
         except msgspec.ValidationError:
             pass
@@ -65,9 +61,7 @@ class Setting:
     def _split(self, value: Any) -> Any:
         if value == "" and _is_kind(self.kind, ms.NoneType):
             return None
-        if isinstance(value, str) and _is_kind(
-            self.kind, (ms.ListType, ms.VarTupleType)
-        ):
+        if isinstance(value, str) and _is_kind(self.kind, (ms.ListType, ms.VarTupleType)):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
@@ -79,9 +73,7 @@ class Setting:
             else f"; default {toml_value(self.default)}"
         )
         allowed = _allowed(self.kind)
-        rule = (
-            "" if allowed in ("a text", "a path", "true or false") else f"; {allowed}"
-        )
+        rule = "" if allowed in ("a text", "a path", "true or false") else f"; {allowed}"
         return f"{self.description or self.name}{rule}{default}"
 
     def metavar(self) -> str:
@@ -105,11 +97,7 @@ def settings_of(cls: type[msgspec.Struct]) -> tuple[Setting, ...]:
 
 def _item(field: ms.Field, type_: Any) -> Setting:
     kind, meta = _bare(field.type)
-    default = (
-        field.default
-        if field.default_factory is msgspec.NODEFAULT
-        else field.default_factory()
-    )
+    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     item = Setting(
         field.name,
         type_,
@@ -143,8 +131,7 @@ def _bare(kind: ms.Type) -> tuple[ms.Type, dict[str, Any]]:
 def _is_kind(kind: ms.Type, wanted: type[Any] | tuple[type[Any], ...]) -> bool:
     """Whether the type is of that kind, or a union with one."""
     return any(
-        isinstance(part, wanted)
-        for part in (kind.types if isinstance(kind, ms.UnionType) else (kind,))
+        isinstance(part, wanted) for part in (kind.types if isinstance(kind, ms.UnionType) else (kind,))
     )
 
 
@@ -189,11 +176,7 @@ def _range(kind: ms.IntType | ms.FloatType) -> str:
 def _text_rule(kind: ms.StrType) -> str:
     pattern = f" that matches {kind.pattern}" if kind.pattern else ""
     least = f" of at least {kind.min_length} characters" if kind.min_length else ""
-    most = (
-        f" of at most {kind.max_length} characters"
-        if kind.max_length is not None
-        else ""
-    )
+    most = f" of at most {kind.max_length} characters" if kind.max_length is not None else ""
     return f"a text{pattern}{least}{most}"
 
 

@@ -62,9 +62,7 @@ class Loaded(Generic[S]):
 
 def add_arguments(parser: argparse.ArgumentParser, cls: type[S]) -> None:
     """Give the parser `--config` and one option for each setting; `load` reads what argparse makes of them."""
-    group = parser.add_argument_group(
-        "settings", "also in the configuration file and the environment"
-    )
+    group = parser.add_argument_group("settings", "also in the configuration file and the environment")
     group.add_argument(
         "--config",
         metavar="FILE",
@@ -75,18 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type[S]) -> None:
         text = item.help_text().replace("%", "%%")
         if item.secret:
             option, text = f"{option}-file", f"file that holds: {text}"
-            group.add_argument(
-                option, metavar="FILE", default=argparse.SUPPRESS, help=text
-            )
+            group.add_argument(option, metavar="FILE", default=argparse.SUPPRESS, help=text)
         elif item.is_bool:
             action = argparse.BooleanOptionalAction
-            group.add_argument(
-                option, action=action, default=argparse.SUPPRESS, help=text
-            )
+            group.add_argument(option, action=action, default=argparse.SUPPRESS, help=text)
         else:
-            group.add_argument(
-                option, metavar=item.metavar(), default=argparse.SUPPRESS, help=text
-            )
+            group.add_argument(option, metavar=item.metavar(), default=argparse.SUPPRESS, help=text)
 
 
 def load(
@@ -109,9 +101,7 @@ def load(
             raise SettingsError(f"{name} is not set: {item.help_text()}; {where}")
     try:
         return Loaded(cls(**values), origins, section)
-    except (
-        ValueError
-    ) as error:  # from __post_init__: what fits alone may not fit together
+    except ValueError as error:  # from __post_init__: what fits alone may not fit together
         raise SettingsError(f"[{section}] {error}") from None
 
 
@@ -121,13 +111,9 @@ def explain(loaded: Loaded[S]) -> str:
     for item in settings_of(type(loaded.values)):
         value = getattr(loaded.values, item.name)
         shown = "***" if item.secret and value else toml_value(value)
-        comment = (
-            "# " if item.secret or value is None else ""
-        )  # neither can be read back
+        comment = "# " if item.secret or value is None else ""  # neither can be read back
         lines += ["", f"# {item.help_text()}"]
-        lines += [
-            f"{comment}{item.name} = {shown}  # from: {loaded.origins[item.name]}"
-        ]
+        lines += [f"{comment}{item.name} = {shown}  # from: {loaded.origins[item.name]}"]
     return "\n".join(lines)
 
 
@@ -142,28 +128,19 @@ def _layers(
     file = _config_file(given.get("config"), environ)
     if file:
         table, origin = _table(file, section), f"{file} [{section}]"
-        raws = {
-            name: RawValue(name, value, origin, is_text=False)
-            for name, value in table.items()
-        }
+        raws = {name: RawValue(name, value, origin, is_text=False) for name, value in table.items()}
         yield _resolve(items, raws)
     prefix = _variable(section, "")
-    variables = {
-        key[len(prefix) :].lower(): key for key in environ if key.startswith(prefix)
-    }
+    variables = {key[len(prefix) :].lower(): key for key in environ if key.startswith(prefix)}
     yield _resolve(
         items,
         {name: RawValue(key, environ[key], key) for name, key in variables.items()},
     )
     options = {name: _option(name) for name in _names(items) if name in given}
-    yield _resolve(
-        items, {name: RawValue(key, given[name], key) for name, key in options.items()}
-    )
+    yield _resolve(items, {name: RawValue(key, given[name], key) for name, key in options.items()})
 
 
-def _resolve(
-    items: Mapping[str, Setting], raws: dict[str, RawValue]
-) -> dict[str, RawValue]:
+def _resolve(items: Mapping[str, Setting], raws: dict[str, RawValue]) -> dict[str, RawValue]:
     """One source's values by setting: unknown names are refused, `<secret>_file` is read."""
     layer: dict[str, RawValue] = {}
     for name, raw in raws.items():
@@ -177,9 +154,7 @@ def _resolve(
                 [_spelled_like(raw.key, known) for known in _names(items)],
             )
         elif secret in raws:
-            raise SettingsError(
-                f"{secret} and {name} are both set (from {raw.origin}): leave one out"
-            )
+            raise SettingsError(f"{secret} and {name} are both set (from {raw.origin}): leave one out")
         else:
             layer[secret] = _read_secret(raw)
     return layer
@@ -226,17 +201,11 @@ def _reason(error: Exception) -> str:
 
 def _config_file(option: str | None, environ: Mapping[str, str]) -> Path | None:
     """The file to read: the one that is named must be there, the default ones need not."""
-    named, origin = (
-        (option, "--config")
-        if option
-        else (environ.get("VOLTFLOW_CONFIG"), "VOLTFLOW_CONFIG")
-    )
+    named, origin = (option, "--config") if option else (environ.get("VOLTFLOW_CONFIG"), "VOLTFLOW_CONFIG")
     if not named:
         return next((path for path in DEFAULT_FILES if path.is_file()), None)
     if not Path(named).is_file():
-        raise SettingsError(
-            f"configuration file '{named}' is not there (from {origin})"
-        )
+        raise SettingsError(f"configuration file '{named}' is not there (from {origin})")
     return Path(named)
 
 
@@ -245,14 +214,10 @@ def _table(file: Path, section: str) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(
-            f"configuration file '{file}' cannot be read: {_reason(error)}"
-        ) from None
+        raise SettingsError(f"configuration file '{file}' cannot be read: {_reason(error)}") from None
     for name, table in content.items():
         if not isinstance(table, dict):
-            raise SettingsError(
-                f"{name} stands outside a table (from {file}): put it below [{section}]"
-            )
+            raise SettingsError(f"{name} stands outside a table (from {file}): put it below [{section}]")
         if name not in (*SECTIONS, section):
             raise _unknown("table", RawValue(name, table, str(file)), [*SECTIONS])
     return dict(content.get(section, {}))

@@ -207,7 +207,7 @@ def test_promtool_judges_an_exposition(text: str, problem: str) -> None:
 
 def test_server_that_ends_at_once_says_what_it_printed(own: Use[servers.Mosquitto]) -> None:
     with pytest.raises(
-        AssertionError, match="Mosquitto has ended; it printed: .*Unknown configuration variable"
+        AssertionError, match=r"(?s)Mosquitto has ended; it printed: .*Unknown configuration variable"
     ):
         own(servers.Mosquitto(no_such_option="1"))
 
