@@ -95,7 +95,9 @@ class Bms:
     def _estimate_soc(self, truth: Truth, step_s: float) -> None:
         """Count what the sensor shows; at rest pull to the nominal OCV where it is steep; 100 % when full."""
         resting = truth.mode == REST
-        measured_a = np.where(resting, 0.0, truth.current_a * self.packs.current_gain - self.packs.current_offset_a)
+        measured_a = np.where(
+            resting, 0.0, truth.current_a * self.packs.current_gain - self.packs.current_offset_a
+        )
         soc = self.soc - measured_a * step_s / (3600.0 * self.packs.capacity_rated_ah * self.soh)
         self._rest_s = np.where(resting, self._rest_s + step_s, 0.0)
         settled = self._rest_s > SETTLED_S
@@ -111,7 +113,9 @@ class Bms:
         """Alarm level (0–3) by cause: temperature, cell spread, insulation."""
         spread_v = values["cell_voltage_max_v"] - values["cell_voltage_min_v"]
         ohm_per_v = values["insulation_kohm"] * 1000.0 / np.maximum(values["pack_voltage_v"], 1.0)
-        insulation = np.where(ohm_per_v < OHM_PER_V_CRITICAL, 3, np.where(ohm_per_v < OHM_PER_V_WARNING, 2, 0))
+        insulation = np.where(
+            ohm_per_v < OHM_PER_V_CRITICAL, 3, np.where(ohm_per_v < OHM_PER_V_WARNING, 2, 0)
+        )
         temp = np.searchsorted(ALARM_TEMP_C, np.nan_to_num(values["cell_temp_max_c"]), "right")
         return temp, np.searchsorted(ALARM_SPREAD_V, np.nan_to_num(spread_v), "right"), insulation
 

@@ -71,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        code: int = args.run(args)
-        return code
+        return int(args.run(args))
     except SettingsError as error:
         print(f"sim-device: {error}", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
-        print(f"sim-device: {error}", file=sys.stderr)
+        named = isinstance(error, OSError) and error.filename and error.strerror
+        print(f"sim-device: {f'{error.filename}: {error.strerror}' if named else error}", file=sys.stderr)  # type: ignore[union-attr]
         return 1
 
 
@@ -87,13 +87,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_replay(commands)
     _add_dataset(commands)
-    config = _command(commands, "config", "print the effective settings and where each comes from", CONFIG_EXAMPLES)
+    config = _command(
+        commands, "config", "print the effective settings and where each comes from", CONFIG_EXAMPLES
+    )
     add_arguments(config, Settings)
     config.set_defaults(run=_config)
     return parser
 
 
-def _command(commands: Commands[argparse.ArgumentParser], name: str, text: str, epilog: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Commands[argparse.ArgumentParser], name: str, text: str, epilog: str
+) -> argparse.ArgumentParser:
     return commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,7 +113,9 @@ def _add_run(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_replay(commands: Commands[argparse.ArgumentParser]) -> None:
     sub = _command(commands, "replay", "publish recorded vehicle data", REPLAY_EXAMPLES)
-    sub.add_argument("files", nargs="+", type=Path, metavar="FILE.csv", help="recordings, one vehicle per file")
+    sub.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE.csv", help="recordings, one vehicle per file"
+    )
     sub.add_argument("--nameplate", action="append", default=[], type=_nameplate, metavar="PACK=CHEMISTRY[:CELLS[:AH]]",
                      help="what is known about a pack, for its birth message; may be given again")  # fmt: skip
     sub.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
@@ -121,9 +127,13 @@ def _add_dataset(commands: Commands[argparse.ArgumentParser]) -> None:
     sub = _command(commands, "dataset", "make training data from a fleet visited several times over its life",
                    DATASET_EXAMPLES)  # fmt: skip
     sub.add_argument("--packs", type=_count, required=True, help="number of packs")
-    sub.add_argument("--visits", type=_count, default=6, help="looks at each pack, 500 days apart (default 6)")
+    sub.add_argument(
+        "--visits", type=_count, default=6, help="looks at each pack, 500 days apart (default 6)"
+    )
     sub.add_argument("--days", type=_count, default=5, help="days of each visit (default 5)")
-    sub.add_argument("--step-s", type=_step, default=10.0, help="seconds between messages, 0.5 to 600 (default 10)")
+    sub.add_argument(
+        "--step-s", type=_step, default=10.0, help="seconds between messages, 0.5 to 600 (default 10)"
+    )
     sub.add_argument("--seed", type=int, default=1, help="another seed is another fleet (default 1)")
     sub.add_argument(
         "--kind", choices=sorted(dataset.PREVALENCE), default="fleet",
@@ -191,7 +201,9 @@ def _nameplate(text: str) -> tuple[str, dict[str, Any]]:
         values = {"chemistry": None}
     if values["chemistry"] not in CHEMISTRIES or len(parts) > 3:
         shown = ", ".join(CHEMISTRIES)
-        raise argparse.ArgumentTypeError(f"{text!r} is not PACK=CHEMISTRY[:CELLS[:AH]]; chemistries are {shown}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not PACK=CHEMISTRY[:CELLS[:AH]]; chemistries are {shown}"
+        )
     return pack, {key: value for key, value in values.items() if value is not None}
 
 
@@ -201,7 +213,9 @@ def _step(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0.5 <= value <= 600.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed, it must be a number of seconds, 0.5 to 600")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed, it must be a number of seconds, 0.5 to 600"
+        )
     return value
 
 

@@ -55,7 +55,11 @@ class Plan:
 Progress = Callable[[str], None]
 
 
-def write_dataset(plan: Plan, out: Path, progress: Progress = lambda text: None) -> list[Path]:
+def _silent(_: str) -> None:
+    """No progress wanted."""
+
+
+def write_dataset(plan: Plan, out: Path, progress: Progress = _silent) -> list[Path]:
     """Make the files of a plan in the folder `out` (created if needed); returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     packs = draw_packs(plan.packs, plan.seed)
@@ -130,7 +134,12 @@ def _year(t_s: float) -> int:
 
 
 def _month(
-    law: ageing.Ageing, packs: Packs, health: ageing.Health, days: float | Floats, t_s: float, activity: Floats
+    law: ageing.Ageing,
+    packs: Packs,
+    health: ageing.Health,
+    days: float | Floats,
+    t_s: float,
+    activity: Floats,
 ) -> ageing.Health:
     return law.advance(health, days, life_stress(packs, t_s, activity))
 

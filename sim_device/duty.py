@@ -55,7 +55,7 @@ class Duty:
         if not busy:
             self.next_s[i] = self._departure(i, t_s)
         elif soc < 0.2 or self.packs.number[i] % 3 == 0:
-            self._plug_in(i, t_s, soc)
+            self._plug_in(i)
         elif self.packs.number[i] % 3 == 1:
             self._depart(i, t_s)
         else:
@@ -81,7 +81,9 @@ class Duty:
         distance_m = np.where(driving, tables.between(tables.distance_m, trace, start, step_s), 0.0)
         aux_w = AUX_W + np.minimum(HVAC_W_PER_K * np.abs(ambient_c - 21.0), HVAC_MAX_W)
         traction_w = energy_j / step_s * self.packs.consumption
-        power_w = np.where(driving, np.where(traction_w > 0, traction_w * self.style, traction_w) + aux_w, 0.0)
+        power_w = np.where(
+            driving, np.where(traction_w > 0, traction_w * self.style, traction_w) + aux_w, 0.0
+        )
         self.trace_s = np.where(driving, (start + step_s) % TRACE_S, start)
         speed = np.where(driving, tables.speed_mps[trace, self.trace_s.astype(np.int64)], 0.0)
         return power_w, distance_m, speed
@@ -96,7 +98,7 @@ class Duty:
             self.mode[i] = REST
             self._park(i, t_s, soc)
         elif soc < 0.12 or (self.plugged[i] and not full and soc < self.packs.charge_to[i] - 0.1):
-            self._plug_in(i, t_s, soc)
+            self._plug_in(i)
         else:
             self._depart(i, t_s)
 
@@ -110,7 +112,7 @@ class Duty:
         else:
             self.next_s[i] = self._departure(i, t_s)
 
-    def _plug_in(self, i: int, t_s: float, soc: float) -> None:
+    def _plug_in(self, i: int) -> None:
         rng, packs = self.rngs[i], self.packs
         self.is_dc[i] = rng.random() < packs.dc_share[i]
         self.charger_w[i] = packs.dc_power_w[i] if self.is_dc[i] else packs.ac_power_w[i]

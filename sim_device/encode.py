@@ -50,7 +50,9 @@ class Reading:
 
     def encode(self, i: int, seq: int, sent_ms: int) -> bytes:
         """The JSON of pack `i`."""
-        fields: dict[str, Any] = {name: column[i] for name, column in zip(NUMERIC, self._columns, strict=True)}
+        fields: dict[str, Any] = {
+            name: column[i] for name, column in zip(NUMERIC, self._columns, strict=True)
+        }
         for name in WHOLE_NUMBERS:
             fields[name] = int(fields[name])
         quality = _SOUND

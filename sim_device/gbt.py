@@ -55,7 +55,9 @@ COLUMNS = {
     "speed_kmh": Column("speed_kmh", 0.1),
     "odometer_km": Column("odometer_km", 0.1, size=4),
     "pack_voltage_V": Column("pack_voltage_v", 0.1),
-    "pack_current_A": Column("pack_current_a", 0.1, offset=-1000.0, sign=-1.0),  # the files: discharge positive
+    "pack_current_A": Column(
+        "pack_current_a", 0.1, offset=-1000.0, sign=-1.0
+    ),  # the files: discharge positive
     "soc_pct": Column("soc_pct", 1.0, size=1),
     "cell_voltage_max_V": Column("cell_voltage_max_v", 0.001),
     "cell_voltage_min_V": Column("cell_voltage_min_v", 0.001),
@@ -129,8 +131,6 @@ def open_recording(path: Path) -> Recording:
             line, row = next(rows)
         except StopIteration:
             raise FormatError(path, 2, "vehicle_id", "the file has no rows") from None
-        except UnicodeDecodeError:
-            raise FormatError(path, 1, "1", "is not text: a CSV file in UTF-8 is needed") from None
     time_column = next(name for name in TIME_COLUMNS if name in row)
     recording = Recording(path, row["vehicle_id"], time_column)
     if not is_name(recording.pack):
@@ -149,13 +149,27 @@ def nameplate(pack: str, boot: int, ts_ms: int | None = None, known: dict[str, A
 def _rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and row; the header must have what is needed, a row as many cells as the header."""
     reader = csv.reader(lines)
-    header = [name.strip() for name in next(reader, [])]
+    header = [name.strip() for name in next(_cells(path, reader), [])]
     _check_header(path, header)
-    for cells in reader:
+    for cells in _cells(path, reader):
         if len(cells) != len(header):
             column = header[min(len(cells), len(header) - 1)]
-            raise FormatError(path, reader.line_num, column, f"{len(cells)} cells in a row of {len(header)} columns")
+            raise FormatError(
+                path, reader.line_num, column, f"{len(cells)} cells in a row of {len(header)} columns"
+            )
         yield reader.line_num, dict(zip(header, cells, strict=True))
+
+
+def _cells(path: Path, reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The reader's rows; what is no text or no CSV is a FormatError."""
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, UnicodeDecodeError):
+            line = getattr(reader, "line_num", 0) + 1
+            raise FormatError(path, line, "1", "is not text: a CSV file in UTF-8 is needed") from None
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -186,7 +200,9 @@ def _charging(path: Path, line: int, text: str) -> ChargingState | None:
     if code is None or code in _STATE_CODES:
         return None
     if code not in CHARGING:
-        raise FormatError(path, line, "charging_state", f"{text!r} is not one of 1, 2, 3, 4 (GB/T 32960), 254, 255")
+        raise FormatError(
+            path, line, "charging_state", f"{text!r} is not one of 1, 2, 3, 4 (GB/T 32960), 254, 255"
+        )
     return CHARGING[code]
 
 
@@ -197,4 +213,6 @@ def _time_ms(path: Path, line: int, column: str, text: str) -> int:
     except ValueError:
         raise FormatError(path, line, column, f"{text!r} is not a time like 2000-04-01 04:29:09") from None
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    if when.timestamp() < 0:
+        raise FormatError(path, line, column, f"{text!r} is before 1970")
     return round(when.timestamp() * 1000)

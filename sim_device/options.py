@@ -24,13 +24,23 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     fleet: Annotated[str, Meta(pattern=f"^{NAME_PATTERN}$", description="fleet in the topics")] = "demo"
     speedup: Annotated[
         float,
-        Meta(ge=0, le=100_000, description="seconds of device time in one second; 0 (replay): as fast as confirmed"),
+        Meta(
+            ge=0,
+            le=100_000,
+            description="seconds of device time in one second; 0 (replay): as fast as confirmed",
+        ),
     ] = 1.0
     window: Annotated[
         int,
-        Meta(ge=1, le=65535, description="unconfirmed messages of one pack before it stops and waits for the broker"),
+        Meta(
+            ge=1,
+            le=65535,
+            description="unconfirmed messages of one pack before it stops and waits for the broker",
+        ),
     ] = 200
-    drain_s: Annotated[float, Meta(ge=0, le=3600, description="at the end, wait so long for confirmations")] = 10.0
+    drain_s: Annotated[
+        float, Meta(ge=0, le=3600, description="at the end, wait so long for confirmations")
+    ] = 10.0
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):
@@ -38,10 +48,13 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
 
     packs: Annotated[int, Meta(ge=1, le=100_000, description="number of packs")] = 10
     hz: Annotated[
-        float, Meta(gt=0, le=100, description="messages of one pack in a second of wall clock, at any speed-up")
+        float,
+        Meta(gt=0, le=100, description="messages of one pack in a second of wall clock, at any speed-up"),
     ] = 2.0
     seed: Annotated[int, Meta(ge=0, description="another seed is another fleet")] = 1
-    seconds: Annotated[float, Meta(ge=0, description="stop after so long, wall clock; 0: until stopped")] = 0.0
+    seconds: Annotated[float, Meta(ge=0, description="stop after so long, wall clock; 0: until stopped")] = (
+        0.0
+    )
     prefix: Annotated[
         str, Meta(pattern="^[A-Za-z0-9_-]{1,40}$", description="names of packs: prefix and number")
     ] = "SIM"

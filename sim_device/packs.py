@@ -88,7 +88,9 @@ class Packs:
 
     def take(self, index: Ints) -> Packs:
         """The packs of an index, repeated where it repeats."""
-        arrays: dict[str, Any] = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "id"}
+        arrays: dict[str, Any] = {
+            f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "id"
+        }
         return Packs(id=[self.id[i] for i in index], **arrays)
 
     def generators(self) -> list[np.random.Generator]:

@@ -1,7 +1,7 @@
 """The plant: every pack's true physics, advanced together. What a BMS makes of it is bms.py's matter.
 
-    plant = Plant(packs, start_s=1.7e9)
-    truth = plant.step(10.0)      # arrays of one value per pack
+plant = Plant(packs, start_s=1.7e9)
+truth = plant.step(10.0)      # arrays of one value per pack
 """
 
 from __future__ import annotations
@@ -210,7 +210,9 @@ class Plant:
         moved_ah = current * step_s / 3600.0
         self.throughput_ah = self.throughput_ah + np.maximum(moved_ah, 0.0)
         self.charged_ah = self.charged_ah + np.maximum(-moved_ah, 0.0)
-        self._sums += np.array([self.thermal.cell_c, self.circuit.state.soc, np.abs(current), current**2]) * step_s
+        self._sums += (
+            np.array([self.thermal.cell_c, self.circuit.state.soc, np.abs(current), current**2]) * step_s
+        )
         self._sum_s += step_s
         if self._sum_s >= AGEING_PERIOD_S:
             self._age()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +24,7 @@ AT_ONCE = 50
 SPARE_FILES = 100
 
 
-class BrokerUnreachable(OSError):
+class BrokerUnreachableError(OSError):
     """No connection to the broker; the message names settings and the last error."""
 
 
@@ -51,7 +51,9 @@ class Summary(msgspec.Struct):
 
     def text(self) -> str:
         """For people: a line for each pack (up to 20) and the total."""
-        lines = [f"{name}: published {c.published}, confirmed {c.confirmed}" for name, c in self.packs.items()]
+        lines = [
+            f"{name}: published {c.published}, confirmed {c.confirmed}" for name, c in self.packs.items()
+        ]
         if len(lines) > 20:
             lines = [*lines[:19], f"… and {len(lines) - 19} more packs"]
         return "\n".join([*lines, f"total: published {self.published}, confirmed {self.confirmed}"])
@@ -90,18 +92,20 @@ class Outbox:
         window: int = 200,
     ) -> None:
         self.window = window
+        self._waiting = 0
+        self._settled_all = asyncio.Event()
         self._shared = connections == "shared"
         common = MqttLink(replace(broker, client_id=f"sim-{fleet}"), name="sim") if self._shared else None
         self._devices = [_device(broker, fleet, state, common) for state in states]
         self._links = [common] if common else [device.link for device in self._devices]
 
     async def open(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-        """Connect every pack and announce it; raises BrokerUnreachable."""
+        """Connect every pack and announce it; raises BrokerUnreachableError."""
         raise_file_limit(len(self._links) + SPARE_FILES)
         gate = asyncio.Semaphore(AT_ONCE)
         try:
             await asyncio.gather(*(_connect(link, gate, timeout_s) for link in self._links))
-        except BrokerUnreachable:
+        except BrokerUnreachableError:
             await asyncio.gather(*(link.close(0.0) for link in self._links))
             raise
         if self._shared:
@@ -118,6 +122,8 @@ class Outbox:
         """Publish one telemetry message (QoS 1) of a pack."""
         device = self._devices[pack]
         device.count.published += 1
+        self._waiting += 1
+        self._settled_all.clear()
         if device.waiting >= self.window:
             device.free.clear()
         done = device.link.publish(device.topic, payload)
@@ -140,9 +146,9 @@ class Outbox:
 
     async def close(self, drain_s: float = 10.0) -> None:
         """Wait up to `drain_s` for the confirmations, say that the packs are offline, disconnect."""
-        until = time.monotonic() + drain_s
-        while any(device.waiting for device in self._devices) and time.monotonic() < until:
-            await asyncio.sleep(0.02)
+        if self._waiting:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled_all.wait(), drain_s)
         farewells = [(d.state_topic, msgspec.json.encode(_offline(d))) for d in self._devices]
         if self._shared:
             self._links[0].publish_batch(farewells, retain=True)
@@ -162,12 +168,17 @@ class Outbox:
             raise error
         if device.waiting < self.window:
             device.free.set()
+        self._waiting -= 1
+        if not self._waiting:
+            self._settled_all.set()
 
 
 def _device(broker: MqttOptions, fleet: str, state: State, common: MqttLink | None) -> _Device:
     state_topic = topics.STATE.of(fleet, state.pack)
     if common is None:
-        will = msgspec.structs.replace(state, online=False)  # retained: the nameplate stays known while offline
+        will = msgspec.structs.replace(
+            state, online=False
+        )  # retained: the nameplate stays known while offline
         options = replace(
             broker,
             client_id=f"sim-{fleet}-{state.pack}",
@@ -196,7 +207,7 @@ async def _connect(link: MqttLink, gate: asyncio.Semaphore, timeout_s: float) ->
         except TimeoutError:
             address = f"{link.options.host}:{link.options.port}"
             reason = link.last_error or "no answer"
-            raise BrokerUnreachable(
+            raise BrokerUnreachableError(
                 f"no broker at {address} (settings host, port): {reason}; start one, or name yours with --host and --port"
             ) from None
 

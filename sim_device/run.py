@@ -85,7 +85,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> Summary:
         broker(settings), settings.fleet, states, connections=settings.connections, window=settings.window
     )
     await outbox.open()
-    _say(f"{settings.packs} packs publish to {settings.host}:{settings.port}, fleet {settings.fleet}, boot {boot}")
+    _say(
+        f"{settings.packs} packs publish to {settings.host}:{settings.port}, fleet {settings.fleet}, boot {boot}"
+    )
     sender = asyncio.create_task(_send(settings, simulation, outbox, boot), name="sim sender")
     stopping = asyncio.create_task(stop.wait(), name="sim stop")
     try:

@@ -19,7 +19,7 @@ FLOW_W_PER_K = 650.0
 CHILLER_W, HEATER_W = 3500.0, 4000.0
 CHILLER_ON_C, CHILLER_OFF_C = 33.0, 29.0
 HEATER_ON_C, HEATER_OFF_C = 4.0, 10.0
-PUMP_ON_C = 25.0
+PUMP_ON_C = 16.0
 PROBE_TAU_S = 90.0
 """A probe sits on the surface and follows the core."""
 
@@ -57,9 +57,9 @@ class Thermal:
         return Heat(warm_w, chill_w, self._lost_w)
 
     def coolant_ports_c(self, cooling: Floats) -> tuple[Floats, Floats]:
-        """Inlet and outlet: the coolant takes up what the cells give it."""
-        flow = self._conductance(UA_COOLANT) * cooling * self.ua_scale * (self.cell_c - self.coolant_c)
-        half = np.where(self.pump, 0.5 * flow / FLOW_W_PER_K, 0.0)
+        """Inlet and outlet: the coolant takes up what the cells give it; a clogged loop flows slower and warms more."""
+        taken_w = self._conductance(UA_COOLANT) * cooling * self.ua_scale * (self.cell_c - self.coolant_c)
+        half = np.where(self.pump, 0.5 * taken_w / (FLOW_W_PER_K * cooling), 0.0)
         return self.coolant_c - half, self.coolant_c + half
 
     def _switch(self, awake: Bools) -> None:
