@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-STAMPS := .make
+STAMPS := .venv/stamps
+NPM_STAMP := tests/npm/node_modules/.installed
 PACKAGES := voltflow edge cloud sim_device
 APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2
 
@@ -32,11 +33,11 @@ bench: install-test ## measure side by side with others; bench/README.md says wh
 	$(BIN)/python -m bench $(ARGS)
 
 clean: ## forget everything that was installed, built or measured here
-	rm -rf .venv $(STAMPS) build dist *.egg-info tests/npm/node_modules bench/*/node_modules
+	rm -rf .venv build dist *.egg-info tests/npm/node_modules bench/*/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .voltflow
 	find $(PACKAGES) tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-install-test: $(STAMPS)/test $(STAMPS)/apt $(STAMPS)/npm
+install-test: $(STAMPS)/test $(STAMPS)/apt $(NPM_STAMP)
 
 # A stamp is newer than what it was made from, so a second run installs nothing.
 $(STAMPS)/venv:
@@ -57,8 +58,8 @@ $(STAMPS)/test: $(STAMPS)/venv setup.cfg pyproject.toml
 	@touch $@ $(STAMPS)/demo
 
 # Tests start their own servers; RUNLEVEL=1 keeps the packages from starting theirs where no systemd runs.
-$(STAMPS)/apt: Makefile
-	@mkdir -p $(STAMPS); missing=$$(for name in $(APT); do \
+$(STAMPS)/apt: $(STAMPS)/venv Makefile
+	@missing=$$(for name in $(APT); do \
 	  dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'install ok installed' || echo -n "$$name "; done); \
 	if [ -z "$$missing" ]; then touch $@; \
 	elif [ "$$(id -u)" = 0 ]; then echo "installing $$missing…"; export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive; \
@@ -66,7 +67,6 @@ $(STAMPS)/apt: Makefile
 	  || { tail -20 $(STAMPS)/apt.log >&2; exit 1; }; touch $@; \
 	else echo "some tests will be skipped; for all of them: sudo apt-get install $$missing" >&2; fi
 
-$(STAMPS)/npm: tests/npm/package.json tests/npm/package-lock.json
-	@mkdir -p $(STAMPS)
+$(NPM_STAMP): tests/npm/package.json tests/npm/package-lock.json
 	@if command -v npm >/dev/null; then npm --prefix tests/npm ci --silent && touch $@; \
 	else echo "the TimescaleDB tests will be skipped; for all of them: sudo apt-get install nodejs npm" >&2; fi

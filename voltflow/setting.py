@@ -174,10 +174,11 @@ def _range(kind: ms.IntType | ms.FloatType) -> str:
 
 
 def _text_rule(kind: ms.StrType) -> str:
+    """`a text that matches ^[a-z]+$ of 1 to 64 characters`, as far as there are such limits."""
     pattern = f" that matches {kind.pattern}" if kind.pattern else ""
-    least = f" of at least {kind.min_length} characters" if kind.min_length else ""
-    most = f" of at most {kind.max_length} characters" if kind.max_length is not None else ""
-    return f"a text{pattern}{least}{most}"
+    least, most = kind.min_length or 0, kind.max_length
+    length = f" of {least} to {most} characters" if most is not None else f" of {least} characters or more"
+    return f"a text{pattern}{length if least or most is not None else ''}"
 
 
 def toml_value(value: Any) -> str:

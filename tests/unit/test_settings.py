@@ -106,8 +106,7 @@ def test_load_reads_options_in_their_type(argv: str, name: str, value: Any) -> N
         ),
         (
             "--name A",
-            "name = 'A' is not allowed, it must be a text that matches ^[a-z]*$ of at least 1 characters "
-            + "of at most 8 characters (from --name)",
+            "name = 'A' is not allowed, it must be a text that matches ^[a-z]*$ of 1 to 8 characters (from --name)",
         ),
     ],
 )
