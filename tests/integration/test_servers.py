@@ -215,3 +215,19 @@ def test_server_that_ends_at_once_says_what_it_printed(own: Use[servers.Mosquitt
 def test_missing_program_says_how_to_get_it() -> None:
     with pytest.raises(servers.Missing, match="nowhere is not installed: sudo apt-get install some-package"):
         servers.program("nowhere", "some-package")
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"),
+    [("true", pytest.fail.Exception), ("", pytest.skip.Exception)],
+    ids=["on CI", "elsewhere"],
+)
+def test_missing_server_skips_but_fails_on_ci(
+    monkeypatch: pytest.MonkeyPatch, own: Use[servers.Mosquitto], ci: str, outcome: type[BaseException]
+) -> None:
+    """A skip on CI would hide that nothing was tested."""
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(servers, "SYSTEM_FOLDERS", "/nowhere")
+    with pytest.raises(outcome, match="mosquitto is not installed: sudo apt-get install mosquitto"):
+        own(servers.Mosquitto())
