@@ -57,9 +57,13 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_payload(payload: Any) -> bytes:
-    """The bytes a network sink sends for a payload: bytes as they are, text as UTF-8, anything else as JSON."""
+    """The bytes a network sink sends for a payload: bytes as they are, text as UTF-8, anything else as JSON.
+
+    A payload with a method `wire` is asked for what it looks like outside.
+    """
     if isinstance(payload, bytes):
         return payload
     if isinstance(payload, str):
         return payload.encode()
-    return _encoder.encode(payload)
+    wire = getattr(payload, "wire", None)
+    return _encoder.encode(payload if wire is None else wire())

@@ -1,0 +1,142 @@
+"""The `alert` node: raises and clears alerts on what the twin and the models say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edge.reading import Reading
+from edge.twin import PackTwin, TwinStore
+from voltflow import topics
+from voltflow.message import Msg
+from voltflow.node import Context, Transform, config, node
+from voltflow.telemetry import Alert as AlertMessage
+from voltflow.telemetry import TwinPrediction
+
+Severity = Literal["info", "warning", "critical"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Raised at `limit` or beyond, cleared when the value is back by `margin`. `above`: which side is bad."""
+
+    code: str
+    severity: Severity
+    limit: float
+    margin: float
+    unit: str
+    above: bool
+    text: str
+    value: Callable[[TwinPrediction], float | None]
+
+    def state(self, value: float, *, active: bool) -> bool:
+        """Whether the alert stands at this value."""
+        limit = self.limit - self.margin if active and self.above else self.limit
+        limit = self.limit + self.margin if active and not self.above else limit
+        return value >= limit if self.above else value <= limit
+
+
+@node("alert", category="battery", color="#f6c177", icon="font-awesome/fa-bell", outputs=2)
+class Alert(Transform):
+    """Raise an alert when a value passes its limit and clear it when it is back, with hysteresis.
+
+    Output 1 passes every message on; output 2 gives `alert/1` messages, one when an alert is raised and one when it is
+    cleared. An unknown value changes nothing, and late messages are not looked at. Active alerts live in memory: after
+    a restart a condition that still holds is raised again.
+    """
+
+    temp_warning_c: float = config(
+        45.0, help="highest cell temperature, warning", unit="°C", low=-40, high=150
+    )
+    temp_critical_c: float = config(
+        60.0, help="highest cell temperature, critical", unit="°C", low=-40, high=150
+    )
+    temp_predicted_c: float = config(
+        50.0, help="predicted highest cell temperature in 10 min", unit="°C", low=-40, high=150
+    )
+    spread_mv: float = config(150.0, help="highest minus lowest cell voltage", unit="mV", low=1, high=5000)
+    soc_low_pct: float = config(5.0, help="state of charge", unit="%", low=0, high=100)
+    insulation_ohm_per_v: float = config(
+        100.0, help="insulation; ISO 6469-3 asks for at least 100 Ω/V", unit="Ω/V", low=1, high=100_000
+    )
+    failure_pct: float = config(
+        60.0, help="probability of a critical fault in 7 days", unit="%", low=0, high=100
+    )
+    bms_alarm_level: int = config(2, help="alarm level of the BMS", low=1, high=3)
+
+    async def start(self, ctx: Context) -> None:
+        self._store = ctx.service(TwinStore)
+        self._rules = self._make_rules()
+
+    def process(self, msgs: list[Msg]) -> tuple[list[Msg], list[Msg]]:
+        alerts: list[Msg] = []
+        for msg in msgs:
+            reading: Reading = msg.payload
+            if not reading.twin.late:
+                self._look(msg, reading, alerts)
+        return msgs, alerts
+
+    def _look(self, msg: Msg, reading: Reading, alerts: list[Msg]) -> None:
+        twin, pack = reading.twin, self._store.packs[reading.slot]
+        for rule in self._rules:
+            value = rule.value(twin)
+            if value is None:
+                continue
+            active = rule.code in pack.alerts
+            if rule.state(value, active=active) != active:
+                alerts.append(self._change(msg, rule, twin, pack, value, raised=not active))
+
+    def _change(
+        self, msg: Msg, rule: Rule, twin: TwinPrediction, pack: PackTwin, value: float, *, raised: bool
+    ) -> Msg:
+        since_ms = twin.ts_ms if raised else pack.alerts[rule.code].since_ms
+        alert = AlertMessage(
+            schema_="alert/1", fleet=twin.fleet, pack=twin.pack, boot=twin.boot, seq=twin.seq, code=rule.code,
+            severity=rule.severity, state="raised" if raised else "cleared", since_ms=since_ms, ts_ms=twin.ts_ms,
+            value=round(value, 3), limit=rule.limit, unit=rule.unit, text=rule.text,
+        )  # fmt: skip
+        if raised:
+            pack.alerts[rule.code] = alert
+        else:
+            del pack.alerts[rule.code]
+        self._store.recent_alerts.append(alert)
+        return msg.derive(topic=topics.ALERT.of(twin.fleet, twin.pack), payload=alert)
+
+    def _make_rules(self) -> tuple[Rule, ...]:
+        return (
+            Rule("cell_temp_warning", "warning", self.temp_warning_c, 2.0, "°C", True,
+                 "the hottest cell is warm", lambda twin: twin.telemetry.cell_temp_max_c),
+            Rule("cell_temp_critical", "critical", self.temp_critical_c, 2.0, "°C", True,
+                 "the hottest cell is too hot: stop and keep away", lambda twin: twin.telemetry.cell_temp_max_c),
+            Rule("cell_temp_predicted", "warning", self.temp_predicted_c, 2.0, "°C", True,
+                 "the hottest cell will be hot in 10 minutes", lambda twin: _predicted(twin, "temperature")),
+            Rule("cell_spread", "warning", self.spread_mv, 30.0, "mV", True,
+                 "cell voltages differ widely: balance or inspect", _spread_mv),
+            Rule("soc_low", "info", self.soc_low_pct, 2.0, "%", False,
+                 "nearly empty", lambda twin: twin.telemetry.soc_pct),
+            Rule("insulation_low", "critical", self.insulation_ohm_per_v, 50.0, "Ω/V", False,
+                 "insulation is too low: do not touch, have it inspected", _insulation),
+            Rule("failure_likely", "critical", self.failure_pct, 10.0, "%", True,
+                 "a critical fault within 7 days is likely", lambda twin: _predicted(twin, "failure")),
+            Rule("bms_alarm", "critical", float(self.bms_alarm_level), 0.5, "level", True,
+                 "the battery management system reports an alarm", lambda twin: twin.telemetry.alarm_level),
+        )  # fmt: skip
+
+    def status(self) -> dict[str, Any]:
+        return {"active": sum(len(pack.alerts) for pack in self._store.packs)}
+
+
+def _predicted(twin: TwinPrediction, model: str) -> float | None:
+    prediction = twin.predictions.get(model)
+    return prediction.value if prediction else None
+
+
+def _spread_mv(twin: TwinPrediction) -> float | None:
+    low, high = twin.telemetry.cell_voltage_min_v, twin.telemetry.cell_voltage_max_v
+    return (high - low) * 1000 if low is not None and high is not None else None
+
+
+def _insulation(twin: TwinPrediction) -> float | None:
+    kohm, volt = twin.telemetry.insulation_kohm, twin.telemetry.pack_voltage_v
+    return kohm * 1000 / volt if kohm is not None and volt else None

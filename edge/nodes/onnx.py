@@ -1,0 +1,89 @@
+"""The `onnx` node: lets one model speak where its inputs are due."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.models import Model, ModelError, load_model, released_models
+from edge.reading import Reading
+from edge.twin import TwinStore
+from voltflow.battery import features
+from voltflow.message import Msg
+from voltflow.node import ConfigError, Context, Transform, config, node
+from voltflow.telemetry import Prediction
+
+HORIZON_MS = {"temperature": round(features.TEMPERATURE_HORIZON_S * 1000)}
+DIGITS = {"soh": 2, "temperature": 2, "rul": 0, "failure": 3}
+
+
+@node("onnx", category="battery", color="#c9b6e4", icon="font-awesome/fa-brain")
+class Onnx(Transform):
+    """Run one ONNX model on the messages that carry its feature vector; the others pass unchanged.
+
+    All rows of a batch are one call of ONNX Runtime (one thread, no spinning). Where a required input is missing the
+    prediction is null with the reason, never a number. A model whose inputs are not the gateway's features is refused
+    when the flow starts.
+    """
+
+    model: str = config(help="which model", choices=tuple(features.FEATURES), example="temperature")
+    folder: str = config("", help="folder that holds the models; empty: the released ones")
+
+    async def start(self, ctx: Context) -> None:
+        self._store = ctx.service(TwinStore)
+        try:
+            self.loaded: Model = load_model(
+                Path(self.folder) if self.folder else released_models(), self.model
+            )
+        except ModelError as error:
+            raise ConfigError(f"{self.label}: {error}") from None
+
+    def process(self, msgs: list[Msg]) -> list[Msg]:
+        due = [index for index, msg in enumerate(msgs) if self.model in msg.payload.features]
+        if not due:
+            return msgs
+        predictions = self._predict([msgs[index].payload for index in due])
+        result = list(msgs)
+        for index, prediction in zip(due, predictions, strict=True):
+            reading: Reading = msgs[index].payload
+            result[index] = msgs[index].derive(payload=reading.with_prediction(self.model, prediction))
+            self._store.on_prediction(self._store.packs[reading.slot], self.model, prediction)
+        return result
+
+    def _predict(self, readings: list[Reading]) -> list[Prediction]:
+        vectors = [reading.features[self.model] for reading in readings]
+        ready = [index for index, vector in enumerate(vectors) if vector.ready]
+        answers: dict[str, list[float]] = {}
+        if ready:
+            answers = self.loaded.predict(np.stack([vectors[index].values for index in ready]))
+        rank = {index: place for place, index in enumerate(ready)}
+        return [
+            self._prediction(
+                reading, {name: values[rank[i]] for name, values in answers.items()} if i in rank else {}
+            )
+            for i, reading in enumerate(readings)
+        ]
+
+    def _prediction(self, reading: Reading, answer: dict[str, float]) -> Prediction:
+        made_ms = reading.twin.ts_ms
+        horizon_ms = HORIZON_MS.get(self.model)
+        prediction = Prediction(
+            unit=self.loaded.unit,
+            model=self.loaded.hash,
+            made_ms=made_ms,
+            target_ms=made_ms + horizon_ms if horizon_ms else None,
+        )
+        if not answer:
+            missing = features.missing(self.model, reading.features[self.model].values)
+            prediction.reason = f"missing: {', '.join(missing)}"
+        elif not all(np.isfinite(value) for value in answer.values()):
+            prediction.reason = "the model's answer is not a number"
+        else:
+            for name, value in answer.items():
+                setattr(prediction, name, round(value, DIGITS[self.model]))
+        return prediction
+
+    def status(self) -> dict[str, Any]:
+        return {"model": self.model, "hash": self.loaded.hash}

@@ -1,0 +1,138 @@
+"""The `twin` node: brings the digital twin of each pack up to date with a batch of telemetry."""
+
+from __future__ import annotations
+
+import time
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from edge.reading import Reading
+from edge.twin import PackTwin, TwinStore
+from voltflow import topics
+from voltflow.battery.twin_states import INPUTS, Outputs
+from voltflow.message import Msg
+from voltflow.node import Context, Transform, config, node
+from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
+
+_NUMBERS = tuple(name for name in INPUTS if name != "charging")
+_numbers_of = attrgetter(*_NUMBERS)
+_CHARGING = {"charging": 1.0, "charging_driving": 0.0, "not_charging": 0.0, "complete": 0.0, None: np.nan}
+_DIGITS = {
+    "soc_pct": 2,
+    "soc_sigma_pct": 2,
+    "resistance_mohm": 4,
+    "voltage_residual_mv": 2,
+    "soc_residual_pct": 2,
+}
+
+
+@node("twin", category="battery", color="#a7c7e7", icon="font-awesome/fa-clone")
+class Twin(Transform):
+    """Estimate state of charge, resistance and residuals of each pack, and follow its charge sessions.
+
+    Turns validated telemetry into `twin.prediction/1`. A message that is not newer than the pack's last (sent again,
+    late, a clock that went back) is passed on marked `late` and changes nothing. A prediction made ten minutes ago is
+    joined with what is measured now. The twins' state lives in memory: after a restart the estimates start anew and
+    settle within minutes.
+    """
+
+    fleet_limit: int = config(
+        100_000, help="packs at most; messages of more are dead letters", low=1, high=1_000_000
+    )
+
+    async def start(self, ctx: Context) -> None:
+        self._store = ctx.service(TwinStore)
+        self._gateway, self._flow_rev = ctx.gateway, ctx.flow_rev
+
+    def process(self, msgs: list[Msg]) -> list[Msg]:
+        twins = [self._twin_of(msg) for msg in msgs]
+        items: list[Telemetry] = [msg.payload for msg in msgs]
+        outputs = self._run(twins, items)
+        estimates = _estimates(outputs, len(msgs))
+        sessions = _sessions(outputs)
+        late = outputs.late.tolist()
+        return [
+            self._message(msg, twin, outputs, row, estimates[row], sessions.get(row), late[row])
+            for row, (msg, twin) in enumerate(zip(msgs, twins, strict=True))
+        ]
+
+    def _twin_of(self, msg: Msg) -> PackTwin:
+        topic = topics.parse(msg.topic)
+        if topic is None or not isinstance(msg.payload, Telemetry):
+            raise TypeError("expected validated telemetry: wire a validate node before this one")
+        store = self._store
+        if len(store.packs) >= self.fleet_limit and (topic.fleet, topic.pack) not in store.by_name:
+            raise ValueError(f"more than {self.fleet_limit} packs; raise fleet_limit of the twin node")
+        return store.pack(topic.fleet, topic.pack)
+
+    def _run(self, twins: list[PackTwin], items: list[Telemetry]) -> Outputs:
+        slots = np.fromiter((twin.slot for twin in twins), dtype=np.intp, count=len(twins))
+        matrix = np.array([_numbers_of(item) for item in items], dtype=np.float64).T
+        columns = dict(zip(_NUMBERS, matrix, strict=True))
+        columns["charging"] = np.array([_CHARGING[item.charging_state] for item in items])
+        return self._store.states.run(slots, columns)
+
+    def _message(
+        self, msg: Msg, twin: PackTwin, outputs: Outputs, row: int, estimate: Estimate, session: Session | None,
+        late: bool,
+    ) -> Msg:  # fmt: skip
+        telemetry: Telemetry = msg.payload
+        store, state = self._store, twin.state
+        twin.messages += 1
+        joined = {}
+        if late:
+            twin.late += 1
+        else:
+            if session is not None:
+                estimate.session = twin.session = session
+            if twin.pending and (pair := store.join(twin, telemetry)) is not None:
+                joined["temperature"] = pair
+            store.remember(twin, telemetry, estimate, msg.received_ms)
+        result = TwinPrediction(
+            schema_="twin.prediction/1", fleet=twin.fleet, pack=telemetry.pack, boot=telemetry.boot, seq=telemetry.seq,
+            ts_ms=telemetry.ts_ms, gateway=self._gateway, flow_rev=self._flow_rev, received_ms=msg.received_ms,
+            telemetry=telemetry, chemistry=state.chemistry if state else None,
+            capacity_rated_ah=state.capacity_rated_ah if state else None, late=late, estimate=estimate, joined=joined,
+        )  # fmt: skip
+        topic = topics.TWIN.of(twin.fleet, twin.pack)
+        return msg.derive(topic=topic, payload=Reading(result, twin.slot, outputs, row))
+
+    def status(self) -> dict[str, Any]:
+        store = self._store
+        return {
+            "packs": len(store.packs),
+            "late": sum(twin.late for twin in store.packs),
+            "missed_joins": store.missed_joins,
+            "newest_s": round(time.time() - max((t.received_ms for t in store.packs), default=0) / 1000, 1),
+        }
+
+
+def _estimates(outputs: Outputs, count: int) -> list[Estimate]:
+    """One Estimate for each row, rounded to what the sensors justify; NaN becomes null."""
+    columns = []
+    for name, digits in _DIGITS.items():
+        values = np.round(outputs.estimates[name], digits)
+        listed = values.tolist()
+        if np.isnan(values).any():
+            listed = [None if value != value else value for value in listed]
+        columns.append(listed)
+    return [Estimate(*values) for values in zip(*columns, strict=True)] if count else []
+
+
+def _sessions(outputs: Outputs) -> dict[int, Session]:
+    found = outputs.sessions
+    return {
+        int(row): Session(
+            start_ms=int(found.start_ms[i]), end_ms=int(found.end_ms[i]),
+            soc_start_pct=round(float(found.soc_start_pct[i]), 2), soc_end_pct=round(float(found.soc_end_pct[i]), 2),
+            charge_ah=round(float(found.charge_ah[i]), 3), capacity_est_ah=_number(found.capacity_est_ah[i], 2),
+            temp_avg_c=_number(found.temp_avg_c[i], 1), current_avg_a=_number(found.current_avg_a[i], 2),
+        )
+        for i, row in enumerate(found.rows)
+    }  # fmt: skip
+
+
+def _number(value: float, digits: int) -> float | None:
+    return None if np.isnan(value) else round(float(value), digits)

@@ -1,0 +1,91 @@
+"""The agent's settings, section `[agent]` of `voltflow.toml`, `VOLTFLOW_AGENT_*` in the environment."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from voltflow.settings import Secret
+from voltflow.topics import NAME_PATTERN
+
+
+def _gateway_name() -> str:
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in socket.gethostname())
+    return name[:64] or "gateway"
+
+
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set of an edge agent."""
+
+    gateway: Annotated[
+        str,
+        Meta(
+            pattern=f"^{NAME_PATTERN}$",
+            description="this gateway's name, unique in the fleet; default: the host's",
+        ),
+    ] = msgspec.field(default_factory=_gateway_name)
+    broker_host: Annotated[str, Meta(description="MQTT broker the devices publish to")] = "127.0.0.1"
+    broker_port: Annotated[int, Meta(ge=1, le=65535, description="its port")] = 1883
+    broker_user: Annotated[str, Meta(description="user name at it; empty: none")] = ""
+    broker_password: Annotated[Secret, Meta(description="password at it")] = ""
+    broker_tls: Annotated[bool, Meta(description="encrypt the connection to it")] = False
+    broker_ca: Annotated[str, Meta(description="file with the authorities to trust; empty: the system's")] = (
+        ""
+    )
+    broker_cert: Annotated[str, Meta(description="file with the client certificate")] = ""
+    broker_key: Annotated[str, Meta(description="file with its private key")] = ""
+    uplink_host: Annotated[str, Meta(description="cloud broker; empty: the devices' broker")] = ""
+    uplink_port: Annotated[int, Meta(ge=0, le=65535, description="its port; 0: as the devices' broker")] = 0
+    uplink_user: Annotated[str, Meta(description="user name at it; empty: as at the devices' broker")] = ""
+    uplink_password: Annotated[Secret, Meta(description="password at it")] = ""
+    uplink_tls: Annotated[bool, Meta(description="encrypt the connection to it")] = False
+    uplink_ca: Annotated[str, Meta(description="file with the authorities to trust; empty: the system's")] = (
+        ""
+    )
+    uplink_cert: Annotated[str, Meta(description="file with the client certificate")] = ""
+    uplink_key: Annotated[str, Meta(description="file with its private key")] = ""
+    window: Annotated[
+        int,
+        Meta(
+            ge=1, le=65535, description="telemetry messages under way unacknowledged (MQTT 5 Receive Maximum)"
+        ),
+    ] = 1000
+    flow: Annotated[str, Meta(description="flow file; empty: the default flow")] = ""
+    models_dir: Annotated[str, Meta(description="folder of the models; empty: the released ones")] = ""
+    state_dir: Annotated[Path, Meta(description="folder for what survives a restart")] = Path(
+        ".voltflow/agent"
+    )
+    api_host: Annotated[
+        str, Meta(description="address of API and page; beyond localhost a token is required")
+    ] = "127.0.0.1"
+    api_port: Annotated[int, Meta(ge=1, le=65535, description="port of API and page")] = 5002
+    api_token: Annotated[Secret, Meta(description="token that API and page ask for; empty: none")] = ""
+    metrics_host: Annotated[
+        str, Meta(description="address of /metrics; beyond localhost the token is required")
+    ] = "127.0.0.1"
+    metrics_port: Annotated[int, Meta(ge=1, le=65535, description="port of /metrics for Prometheus")] = 9091
+    watchdog_s: Annotated[
+        float, Meta(ge=1, le=3600, description="report what holds the flow for longer, seconds")
+    ] = 30.0
+    grace_s: Annotated[
+        float, Meta(ge=0.1, le=300, description="time for batches under way at a stop, seconds")
+    ] = 10.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
+    ] = "info"
+
+    def with_uplink(self) -> AgentSettings:
+        """The settings with what the uplink takes over from the devices' broker filled in."""
+        if self.uplink_host:
+            return msgspec.structs.replace(
+                self, uplink_port=self.uplink_port or (8883 if self.uplink_tls else 1883)
+            )
+        same = {
+            f"uplink_{name}": getattr(self, f"broker_{name}")
+            for name in ("host", "port", "user", "password", "tls", "ca", "cert", "key")
+        }
+        return msgspec.structs.replace(self, **same)

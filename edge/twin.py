@@ -1,0 +1,187 @@
+"""The twins of all packs of a gateway: what is known of each now, for the flow's nodes and for whoever asks.
+
+The nodes write, in the event loop; the API and the metrics read copies. Everything is bounded: one entry a pack,
+short histories, at most an hour of predictions that wait for their actual value.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voltflow.battery.twin_states import TwinStates
+from voltflow.telemetry import Alert, Estimate, Joined, Prediction, Session, State, Telemetry
+
+JOIN_TOLERANCE_MS = 120_000
+"""A prediction is compared with a measurement at most this long after its target time; later ones say nothing."""
+PENDING_LIMIT = 100
+HISTORY_BYTES = 24_000_000
+HISTORY_FIELDS = (
+    "ts_ms", "soc_pct", "soc_est_pct", "soh_pct", "voltage_v", "current_a", "temp_c", "temp_predicted_c", "rul_efc",
+    "failure_pct",
+)  # fmt: skip
+HISTORY_PERIOD_MS = 10_000
+ALERTS_KEPT = 1000
+
+
+@dataclass
+class PackTwin:
+    """What the gateway knows of one pack. Times are device time in ms unless the name says `received`."""
+
+    slot: int
+    fleet: str
+    pack: str
+    state: State | None = None
+    telemetry: Telemetry | None = None
+    received_ms: int = 0
+    late: int = 0
+    messages: int = 0
+    estimate: Estimate = field(default_factory=Estimate)
+    session: Session | None = None
+    predictions: dict[str, Prediction] = field(default_factory=dict)
+    joined: dict[str, Joined] = field(default_factory=dict)
+    alerts: dict[str, Alert] = field(default_factory=dict)
+    pending: deque[tuple[int, int, float]] = field(default_factory=lambda: deque(maxlen=PENDING_LIMIT))
+    history_ms: int = -(2**62)
+
+    @property
+    def name(self) -> str:
+        return f"{self.fleet}/{self.pack}"
+
+
+class TwinStore:
+    """All packs of the gateway. `states` holds the estimator's numbers, `packs` everything else, by slot."""
+
+    def __init__(self) -> None:
+        self.states = TwinStates()
+        self.packs: list[PackTwin] = []
+        self.by_name: dict[tuple[str, str], PackTwin] = {}
+        self.recent_alerts: deque[Alert] = deque(maxlen=ALERTS_KEPT)
+        self.predictions_made: dict[str, int] = {}
+        self.invalid_fields: dict[str, int] = {}
+        self.joined_errors: deque[float] = deque(maxlen=10_000)
+        self.missed_joins = 0
+        self._history = _History(len(HISTORY_FIELDS), HISTORY_BYTES)
+
+    def pack(self, fleet: str, pack: str) -> PackTwin:
+        """The twin of a pack, made at its first message."""
+        found = self.by_name.get((fleet, pack))
+        if found is None:
+            found = PackTwin(self.states.slot_for(f"{fleet}/{pack}"), fleet, pack)
+            self.by_name[fleet, pack] = found
+            self.packs.append(found)
+        return found
+
+    def find(self, pack: str) -> PackTwin | None:
+        """A pack by `fleet/pack`, or by its id alone where only one fleet has it."""
+        if "/" in pack:
+            fleet, _, name = pack.partition("/")
+            return self.by_name.get((fleet, name))
+        matches = [twin for twin in self.packs if twin.pack == pack]
+        return matches[0] if len(matches) == 1 else None
+
+    def on_state(self, fleet: str, state: State) -> None:
+        """Take a birth (with the nameplate) or a last will."""
+        twin = self.pack(fleet, state.pack)
+        if twin.state is not None and not state.online:
+            twin.state.online = False  # a last will has no nameplate; what was known stays
+            return
+        twin.state = state
+        self.states.set_nameplate(
+            twin.slot,
+            state.chemistry,
+            capacity_rated_ah=state.capacity_rated_ah,
+            cells_series=state.cells_series,
+        )
+
+    def on_prediction(self, twin: PackTwin, model: str, prediction: Prediction) -> None:
+        """Remember a model's answer; a temperature waits for its actual value."""
+        twin.predictions[model] = prediction
+        if prediction.value is None:
+            return
+        self.predictions_made[model] = self.predictions_made.get(model, 0) + 1
+        if model == "temperature" and prediction.target_ms is not None and prediction.made_ms is not None:
+            twin.pending.append((prediction.target_ms, prediction.made_ms, prediction.value))
+
+    def join(self, twin: PackTwin, telemetry: Telemetry) -> Joined | None:
+        """The latest temperature prediction that this message makes comparable, removed from those that wait."""
+        pending, ts_ms, joined = twin.pending, telemetry.ts_ms, None
+        if telemetry.cell_temp_max_c is None:
+            return None
+        while pending and pending[0][0] <= ts_ms:
+            target_ms, made_ms, predicted = pending.popleft()
+            if ts_ms - target_ms > JOIN_TOLERANCE_MS:
+                self.missed_joins += 1
+                continue
+            joined = Joined(predicted, telemetry.cell_temp_max_c, made_ms, target_ms, "°C")
+            self.joined_errors.append(joined.actual - joined.predicted)
+        if joined is not None:
+            twin.joined["temperature"] = joined
+        return joined
+
+    def remember(self, twin: PackTwin, telemetry: Telemetry, estimate: Estimate, received_ms: int) -> None:
+        """Take the newest message of a pack as its present."""
+        twin.telemetry, twin.estimate, twin.received_ms = telemetry, estimate, received_ms
+        if telemetry.ts_ms - twin.history_ms >= HISTORY_PERIOD_MS:
+            twin.history_ms = telemetry.ts_ms
+            self._history.append(twin.slot, _history_row(twin, telemetry, estimate))
+
+    def history(self, twin: PackTwin, limit: int) -> list[dict[str, float | None]]:
+        """The pack's last points, oldest first, at most one in 10 s of device time."""
+        return [
+            {name: None if value != value else value for name, value in zip(HISTORY_FIELDS, row, strict=True)}
+            for row in self._history.rows(twin.slot, limit).tolist()
+        ]
+
+    def active_alerts(self) -> Iterator[Alert]:
+        """All alerts raised and not cleared."""
+        for twin in self.packs:
+            yield from twin.alerts.values()
+
+
+def _history_row(twin: PackTwin, telemetry: Telemetry, estimate: Estimate) -> Sequence[float | None]:
+    values = {model: prediction.value for model, prediction in twin.predictions.items()}
+    return (
+        telemetry.ts_ms, telemetry.soc_pct, estimate.soc_pct, values.get("soh"), telemetry.pack_voltage_v,
+        telemetry.pack_current_a, telemetry.cell_temp_max_c, values.get("temperature"), values.get("rul"),
+        values.get("failure"),
+    )  # fmt: skip
+
+
+class _History:
+    """A ring of rows for each slot in one array; with more packs each keeps fewer rows, so that the bytes are bounded."""
+
+    def __init__(self, columns: int, budget_bytes: int) -> None:
+        self._columns = columns
+        self._budget = budget_bytes
+        self._rows = np.full((0, 0, columns), np.nan)
+        self._count: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+    def append(self, slot: int, row: Sequence[float | None]) -> None:
+        if slot >= len(self._rows):
+            self._grow(max(16, 2 ** (slot + 1).bit_length()))
+        length = self._rows.shape[1]
+        self._rows[slot, self._count[slot] % length] = row
+        self._count[slot] += 1
+
+    def rows(self, slot: int, limit: int) -> NDArray[np.float64]:
+        if slot >= len(self._rows):
+            return self._rows[:0, 0] if self._rows.size else np.empty((0, self._columns))
+        length = self._rows.shape[1]
+        count = int(self._count[slot])
+        wanted = min(limit, count, length)
+        return self._rows[slot, np.arange(count - wanted, count) % length]
+
+    def _grow(self, slots: int) -> None:
+        length = int(np.clip(self._budget // (slots * self._columns * 8), 20, 720))
+        rows = np.full((slots, length, self._columns), np.nan)
+        count = np.zeros(slots, dtype=np.int64)
+        for slot in range(len(self._rows)):
+            kept = self.rows(slot, length)
+            rows[slot, : len(kept)] = kept
+            count[slot] = len(kept)
+        self._rows, self._count = rows, count

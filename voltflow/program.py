@@ -1,0 +1,60 @@
+"""What the long-running programs share: logging, the end by signal, a flow's variables from settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Mapping
+
+import msgspec
+
+
+def set_up_logging(level: str) -> None:
+    """Log lines with time, level and logger to standard error, where systemd and containers look for them."""
+    logging.basicConfig(
+        level=level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        force=True,
+    )
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM or SIGINT sets; a second signal ends the program at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        logging.getLogger(__name__).info("%s: stopping", number.name)
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def flow_variables(
+    section: str, settings: msgspec.Struct, extra: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What `${VOLTFLOW_<SECTION>_<NAME>}` in a flow stands for: each setting as text, then `extra` by its short name.
+
+    >>> class S(msgspec.Struct):
+    ...     port: int = 1
+    >>> flow_variables("agent", S(), {"state_topic": "gw"})
+    {'VOLTFLOW_AGENT_PORT': '1', 'VOLTFLOW_AGENT_STATE_TOPIC': 'gw'}
+    """
+    values = {name: _text(value) for name, value in msgspec.structs.asdict(settings).items()} | dict(
+        extra or {}
+    )
+    return {f"VOLTFLOW_{section.upper()}_{name.upper()}": value for name, value in values.items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
