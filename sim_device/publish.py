@@ -99,12 +99,12 @@ class Outbox:
         self._devices = [_device(broker, fleet, state, common) for state in states]
         self._links = [common] if common else [device.link for device in self._devices]
 
-    async def open(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    async def open(self) -> None:
         """Connect every pack and announce it; raises BrokerUnreachableError."""
         raise_file_limit(len(self._links) + SPARE_FILES)
         gate = asyncio.Semaphore(AT_ONCE)
         try:
-            await asyncio.gather(*(_connect(link, gate, timeout_s) for link in self._links))
+            await asyncio.gather(*(_connect(link, gate, CONNECT_TIMEOUT_S) for link in self._links))
         except BrokerUnreachableError:
             await asyncio.gather(*(link.close(0.0) for link in self._links))
             raise

@@ -1,0 +1,239 @@
+"""sim-device against a real broker: what it says it published is what a subscriber gets."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+
+from tests import servers
+from tests.servers import wait_until
+from voltflow.telemetry import decode_telemetry
+
+FIELD_MONTH = Path(__file__).parents[3] / "shared" / "data" / "field_month"
+Own = Callable[[AbstractContextManager[servers.Mosquitto]], servers.Mosquitto]
+
+
+class Listener:
+    """A subscriber that keeps what it gets, by topic; subscribed when made, so nothing of what follows is missed."""
+
+    def __init__(self, port: int, topic_filter: str) -> None:
+        self.by_topic: dict[str, list[bytes]] = defaultdict(list)
+        self.retained: dict[str, Any] = {}
+        self.ready = False
+        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self.client.on_message = self._keep
+        self.client.on_subscribe = lambda *_: setattr(self, "ready", True)
+        self.client.connect("127.0.0.1", port)
+        self.client.subscribe(topic_filter, qos=1)
+        self.client.loop_start()
+        wait_until(lambda: self.ready, "the subscription")
+
+    def _keep(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        self.by_topic[message.topic].append(message.payload)
+        if message.topic.endswith("/state"):
+            self.retained[message.topic.split("/")[3]] = json.loads(message.payload)
+
+    def keys(self) -> Counter[tuple[str, int, int]]:
+        """How often each (pack, boot, seq) came."""
+        messages = [
+            decode_telemetry(p) for t, ps in self.by_topic.items() if t.endswith("/telemetry") for p in ps
+        ]
+        return Counter((m.pack, m.boot, m.seq) for m in messages)
+
+
+@contextmanager
+def listening(port: int, topic_filter: str) -> Iterator[Listener]:
+    listener = Listener(port, topic_filter)
+    try:
+        yield listener
+    finally:
+        listener.client.disconnect()
+        listener.client.loop_stop()
+
+
+def start(*args: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sim_device.cli", *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    summary: dict[str, Any] = json.loads(out)
+    return summary
+
+
+def expected_keys(summary: dict[str, Any]) -> Counter[tuple[str, int, int]]:
+    return Counter(
+        (pack, count["boot"], seq)
+        for pack, count in summary["packs"].items()
+        for seq in range(count["published"])
+    )
+
+
+@pytest.mark.parametrize("connections", ["per-pack", "shared"])
+def test_subscriber_gets_exactly_what_the_summary_says(
+    mosquitto: servers.Mosquitto, unique: str, connections: str
+) -> None:
+    with listening(mosquitto.port, f"ev/v1/{unique}/#") as got:
+        summary = finish(
+            start("run", "--packs", 5, "--hz", 10, "--speedup", 300, "--seconds", 3, "--fleet", unique,
+                  "--port", mosquitto.port, "--connections", connections, "--json")
+        )  # fmt: skip
+        assert summary["published"] == summary["confirmed"] > 50
+        wait_until(lambda: got.keys() == expected_keys(summary), "every published message, once")
+        wait_until(lambda: len(got.retained) == 5, "the states")
+        offline = [state for state in got.retained.values() if not state["online"]]
+    assert len(offline) == 5
+    for pack, state in got.retained.items():
+        assert state["published"] == summary["packs"][pack]["published"]
+        assert state["chemistry"] in {"NMC", "LFP", "NCA"}
+    births = [json.loads(p[0]) for t, p in got.by_topic.items() if t.endswith("/state")]
+    assert all(birth["online"] for birth in births)
+
+
+def test_simulated_time_runs_ahead_by_the_speed_up(mosquitto: servers.Mosquitto, unique: str) -> None:
+    with listening(mosquitto.port, f"ev/v1/{unique}/+/telemetry") as got:
+        args = ("--packs", 2, "--hz", 10, "--speedup", 300, "--seconds", 2, "--no-gaps", "--fleet", unique)
+        summary = finish(start("run", *args, "--port", mosquitto.port, "--json"))
+        wait_until(lambda: got.keys() == expected_keys(summary), "every message")
+    for payloads in got.by_topic.values():
+        times = [decode_telemetry(p).ts_ms for p in payloads]
+        assert {b - a for a, b in itertools.pairwise(times)} == {30_000}
+
+
+def test_truth_is_on_its_own_topic_only(mosquitto: servers.Mosquitto, unique: str) -> None:
+    with listening(mosquitto.port, f"sim/v1/{unique}/+/truth") as got:
+        finish(
+            start("run", "--packs", 2, "--seconds", 2, "--fleet", unique, "--port", mosquitto.port, "--json")
+        )
+        wait_until(lambda: len(got.by_topic) == 2, "the hidden state of both packs")
+    hidden = json.loads(got.by_topic[f"sim/v1/{unique}/SIM000000/truth"][0])
+    assert hidden["schema"] == "sim.truth/1"
+    assert 0 < hidden["soc_pct"] <= 100
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_cleanly_with_the_summary(
+    mosquitto: servers.Mosquitto, unique: str, number: signal.Signals
+) -> None:
+    with listening(mosquitto.port, f"ev/v1/{unique}/#") as got:
+        process = start(
+            "run", "--packs", 3, "--hz", 20, "--fleet", unique, "--port", mosquitto.port, "--json"
+        )
+        wait_until(lambda: sum(map(len, got.by_topic.values())) > 30, "telemetry")
+        process.send_signal(number)
+        summary = finish(process)
+        wait_until(lambda: got.keys() == expected_keys(summary), "every published message, once")
+        wait_until(lambda: all(not s["online"] for s in got.retained.values()), "the packs to go offline")
+
+
+def test_last_will_says_offline_when_killed(mosquitto: servers.Mosquitto, unique: str) -> None:
+    with listening(mosquitto.port, f"ev/v1/{unique}/+/state") as got:
+        process = start("run", "--packs", 3, "--fleet", unique, "--port", mosquitto.port)
+        wait_until(lambda: len(got.retained) == 3, "the births")
+        assert all(state["online"] for state in got.retained.values())
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not any(state["online"] for state in got.retained.values()), "the last wills")
+        assert all(state["chemistry"] for state in got.retained.values())
+
+
+def test_broker_that_stops_answering_stops_the_fleet_and_loses_nothing(own: Own, unique: str) -> None:
+    """Back-pressure: with the broker frozen, memory stays flat; when it goes on every message is there once."""
+    broker = own(servers.Mosquitto())
+    with listening(broker.port, f"ev/v1/{unique}/#") as got:
+        process = start("run", "--packs", 20, "--hz", 50, "--window", 20, "--fleet", unique, "--port", broker.port,
+                        "--no-gaps", "--json")  # fmt: skip
+        wait_until(lambda: sum(map(len, got.by_topic.values())) > 200, "telemetry")
+        broker.pause()
+        before = received = 0
+        try:
+            wait_until(lambda: _is_idle(process.pid), "the fleet to wait for the broker", 20)
+            before = _rss_kb(process.pid)
+        finally:
+            broker.resume()
+        received = sum(map(len, got.by_topic.values()))
+        wait_until(lambda: sum(map(len, got.by_topic.values())) > received + 500, "the fleet to go on")
+        assert _rss_kb(process.pid) < before + 20_000
+        process.send_signal(signal.SIGTERM)
+        summary = finish(process)
+        assert summary["published"] == summary["confirmed"]
+        wait_until(lambda: got.keys() == expected_keys(summary), "every published message, once")
+
+
+def _rss_kb(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def _is_idle(pid: int) -> bool:
+    """Whether a process used less than a tenth of a core in the last second."""
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    first = ticks()
+    with pytest.raises(AssertionError):
+        wait_until(lambda: False, "a second to pass", 1.0)
+    return ticks() - first < 10
+
+
+def test_replay_publishes_every_row_of_the_field_month_once(
+    mosquitto: servers.Mosquitto, unique: str, tmp_path: Path
+) -> None:
+    if not FIELD_MONTH.is_dir():
+        pytest.skip(f"{FIELD_MONTH} is not there: the public field month is not part of the project")
+    files = []
+    for vehicle in ("V01", "V08", "V09"):
+        with (FIELD_MONTH / f"{vehicle}.csv").open() as source:
+            files.append(tmp_path / f"{vehicle}.csv")
+            files[-1].write_text("".join(line for line, _ in zip(source, range(3001), strict=False)))
+    with listening(mosquitto.port, f"ev/v1/{unique}/#") as got:
+        common = ("--speedup", 0, "--fleet", unique, "--port", mosquitto.port, "--json")
+        process = start("replay", *files, *common)
+        summary = finish(process)
+        assert {pack: c["confirmed"] for pack, c in summary["packs"].items()} == dict.fromkeys(
+            ("V01", "V08", "V09"), 3000
+        )
+        wait_until(lambda: got.keys() == expected_keys(summary), "every row, once", 30)
+    assert got.retained["V01"]["cells_series"] == 91
+    assert not got.retained["V01"]["online"]
+
+
+def test_replay_of_two_files_of_a_vehicle_counts_on(
+    mosquitto: servers.Mosquitto, unique: str, tmp_path: Path
+) -> None:
+    header = "vehicle_id,timestamp,charging_state,soc_pct"
+    for name, day in (("a", 1), ("b", 2)):
+        rows = [f"X,2024-05-0{day} 10:00:{s:02d},3,50" for s in range(5)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *rows]))
+    with listening(mosquitto.port, f"ev/v1/{unique}/+/telemetry") as got:
+        files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+        args = (
+            "--speedup",
+            0,
+            "--fleet",
+            unique,
+            "--port",
+            mosquitto.port,
+            "--nameplate",
+            "X=NMC:96:150",
+            "--json",
+        )
+        summary = finish(start("replay", *files, *args))
+        wait_until(lambda: got.keys() == expected_keys(summary), "ten messages")
+    assert summary["packs"]["X"]["published"] == 10
