@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-
 from voltflow.battery.twin_states import TwinStates
+
 from voltflow.telemetry import Alert, Estimate, Joined, Prediction, Session, State, Telemetry
 
 JOIN_TOLERANCE_MS = 120_000

@@ -117,9 +117,12 @@ class Flow:
         compact = json.dumps(self.nodes, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(compact.encode()).hexdigest()[:12]
 
-    def check(self, env: Mapping[str, str]) -> list[Problem]:
-        """Everything that is wrong with the flow, in the order of the file; empty when it can run."""
-        return _Checker(self, env).problems()
+    def check(self, env: Mapping[str, str], *, elsewhere: bool = False) -> list[Problem]:
+        """Everything that is wrong with the flow, in the order of the file; empty when it can run.
+
+        `elsewhere`: it is to run in another environment, so a variable that is not set here is only a warning.
+        """
+        return _Checker(self, env, elsewhere).problems()
 
     def build(self, env: Mapping[str, str]) -> dict[str, Wired]:
         """The enabled nodes by id, in topological order (config nodes first); raises FlowError."""
@@ -179,9 +182,10 @@ def _targets(raw: RawNode) -> Iterator[str]:
 class _Checker:
     """Looks for what is wrong in one flow."""
 
-    def __init__(self, flow: Flow, env: Mapping[str, str]) -> None:
+    def __init__(self, flow: Flow, env: Mapping[str, str], elsewhere: bool) -> None:
         self.flow = flow
         self.env = env
+        self.elsewhere = elsewhere
         self.all_ids = {raw["id"]: raw for raw in flow.nodes}
         self.active = {raw["id"]: raw for raw in flow.active()}
 
@@ -229,7 +233,8 @@ class _Checker:
             built = spec.build(raw["id"], raw, self.env)
         except ConfigError as error:
             name = re.match(r'property "([^"]+)"', str(error))
-            yield self._problem(raw, str(error), name[1] if name else None)
+            missing_here = isinstance(error, VariableMissing) and self.elsewhere
+            yield self._problem(raw, str(error), name[1] if name else None, warning=missing_here)
             return
         for field in spec.fields:
             target = getattr(built, field.attribute)

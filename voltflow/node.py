@@ -18,6 +18,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import importlib
+import importlib.metadata
 import inspect
 import os
 import pkgutil
@@ -41,6 +42,10 @@ Ports = Sequence[list[Msg]]
 
 class ConfigError(ValueError):
     """A node's configuration is wrong; the message names node, property, value and what is allowed."""
+
+
+class VariableMissing(ConfigError):
+    """A property names an environment variable that is not set here; on the machine that runs the flow it may be."""
 
 
 class SinkUnavailable(Exception):
@@ -290,7 +295,7 @@ def _substitute(value: Any, env: Mapping[str, str], name: str) -> Any:
     if match is None:
         return value
     if match[1] not in env:
-        raise ConfigError(f'property "{name}": the environment has no {match[1]} for {value}')
+        raise VariableMissing(f'property "{name}": the environment has no {match[1]} for {value}')
     return env[match[1]]
 
 
@@ -355,6 +360,20 @@ def load_nodes(*packages: str) -> None:
         module = importlib.import_module(package)
         for found in pkgutil.iter_modules(module.__path__):
             importlib.import_module(f"{package}.{found.name}")
+
+
+def load_installed_nodes() -> list[str]:
+    """Import the node packages of everything installed here (entry points `voltflow.nodes`).
+
+    Returns what could not be imported, with the reason: a gateway has not the bridge's libraries.
+    """
+    left_out = []
+    for entry in importlib.metadata.entry_points(group="voltflow.nodes"):
+        try:
+            load_nodes(entry.value)
+        except ImportError as error:
+            left_out.append(f"{entry.value}: {error}")
+    return left_out
 
 
 def process_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:

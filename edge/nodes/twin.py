@@ -7,11 +7,11 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from voltflow.battery.twin_states import INPUTS, Outputs
 
 from edge.reading import Reading
 from edge.twin import PackTwin, TwinStore
 from voltflow import topics
-from voltflow.battery.twin_states import INPUTS, Outputs
 from voltflow.message import Msg
 from voltflow.node import Context, Transform, config, node
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction

@@ -27,32 +27,32 @@ class MqttBroker(ConfigNode):
     tls: str = config("", help="certificates for TLS", reference="tls-config")
     keepalive: int = config(30, help="keep-alive interval", unit="s", low=5, high=3600)
     cleansession: bool = config(False, help="start without a session: what was not delivered is lost")
-    sessionExpiry: int = config(  # noqa: N815 - Node-RED's property name
+    sessionExpiry: int = config(
         7 * 86400,
         help="how long the broker keeps the session of an absent client",
         unit="s",
         low=0,
         high=0xFFFFFFFF,
     )
-    receiveMaximum: int = config(  # noqa: N815 - named after the MQTT 5 property
+    receiveMaximum: int = config(
         1000,
         help="messages the broker may have under way to here, unacknowledged",
         low=1,
         high=65535,
         advanced=True,
     )
-    birthTopic: str = config("", help="topic published at each connect; empty: none")  # noqa: N815
-    birthPayload: str = config("", help="its payload")  # noqa: N815
-    birthRetain: bool = config(True, help="retain it")  # noqa: N815
-    birthQos: int = config(1, help="its QoS", choices=(0, 1, 2))  # noqa: N815
+    birthTopic: str = config("", help="topic published at each connect; empty: none")
+    birthPayload: str = config("", help="its payload")
+    birthRetain: bool = config(True, help="retain it")
+    birthQos: int = config(1, help="its QoS", choices=(0, 1, 2))
     closeTopic: str = config("", help="topic published before a clean disconnect; empty: none")
-    closePayload: str = config("", help="its payload")  # noqa: N815
-    closeRetain: bool = config(True, help="retain it")  # noqa: N815
-    closeQos: int = config(1, help="its QoS", choices=(0, 1, 2))  # noqa: N815
+    closePayload: str = config("", help="its payload")
+    closeRetain: bool = config(True, help="retain it")
+    closeQos: int = config(1, help="its QoS", choices=(0, 1, 2))
     willTopic: str = config("", help="topic the broker publishes when the connection is lost; empty: none")
-    willPayload: str = config("", help="its payload")  # noqa: N815
-    willRetain: bool = config(True, help="retain it")  # noqa: N815
-    willQos: int = config(1, help="its QoS", choices=(0, 1, 2))  # noqa: N815
+    willPayload: str = config("", help="its payload")
+    willRetain: bool = config(True, help="retain it")
+    willQos: int = config(1, help="its QoS", choices=(0, 1, 2))
 
     # state
     link: MqttLink | None = None
