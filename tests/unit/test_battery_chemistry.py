@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import get_type_hints
 
 import pytest
 
-from voltflow.battery.chemistry import CHEMISTRIES, arrhenius, ocv_v, soc_from_ocv, valid_ranges
+from voltflow.battery.chemistry import (
+    CHEMISTRIES,
+    arrhenius,
+    ocv_v,
+    soc_from_ocv,
+    valid_ranges,
+)
 from voltflow.telemetry import Telemetry
 
 SENTINELS = {
@@ -28,7 +35,7 @@ def test_ocv_rises_strictly(name: str) -> None:
     assert len(cell.ocv_soc) == len(cell.ocv_v)
     assert (cell.ocv_soc[0], cell.ocv_soc[-1]) == (0.0, 1.0)
     for curve in (cell.ocv_soc, cell.ocv_v, cell.charge_edges_v):
-        assert all(b > a for a, b in zip(curve, curve[1:], strict=False))
+        assert all(b > a for a, b in itertools.pairwise(curve))
 
 
 def test_lfp_keeps_its_plateau() -> None:
