@@ -92,3 +92,14 @@ def test_same_arguments_same_content(folder: Path, tmp_path: Path) -> None:
     with np.load(tmp_path / "visit02_day00.npz") as again, np.load(folder / "visit02_day00.npz") as first:
         for name in first.files:
             assert np.array_equal(again[name], first[name], equal_nan=name not in {"ts_ms", "charging"}), name
+
+
+def test_committed_sample_has_the_format_of_today(folder: Path) -> None:
+    """`datasets/README.md` has the command that makes it anew."""
+    sample = Path(__file__).parents[2] / "datasets" / "sample"
+    assert sum(path.stat().st_size for path in sample.iterdir()) < 300_000
+    with np.load(sample / "visit01_day00.npz") as old, np.load(folder / "visit01_day00.npz") as new:
+        assert old.files == new.files
+        assert [old[name].dtype for name in old.files] == [new[name].dtype for name in new.files]
+    assert labels(sample)[0].keys() == labels(folder)[0].keys()
+    assert labels(sample)[0]["visits"][0].keys() == labels(folder)[0]["visits"][0].keys()
