@@ -78,7 +78,7 @@ def load_model(folder: Path, name: str) -> Model:
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own kinds, all of them mean the file
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own, all of them mean the file
         raise ModelError(f"model {name}: {path} is not a model this gateway can run: {error}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     _check_inputs(name, path, metadata)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
-from voltflow.battery.twin_states import TwinStates
 
+from voltflow.battery.twin_states import TwinStates
 from voltflow.telemetry import Alert, Estimate, Joined, Prediction, Session, State, Telemetry
 
 JOIN_TOLERANCE_MS = 120_000
@@ -133,7 +134,7 @@ class TwinStore:
     def history(self, twin: PackTwin, limit: int) -> list[dict[str, float | None]]:
         """The pack's last points, oldest first, at most one in 10 s of device time."""
         return [
-            {name: None if value != value else value for name, value in zip(HISTORY_FIELDS, row, strict=True)}
+            {name: None if isnan(value) else value for name, value in zip(HISTORY_FIELDS, row, strict=True)}
             for row in self._history.rows(twin.slot, limit).tolist()
         ]
 
@@ -174,7 +175,8 @@ class _History:
         length = self._rows.shape[1]
         count = int(self._count[slot])
         wanted = min(limit, count, length)
-        return self._rows[slot, np.arange(count - wanted, count) % length]
+        kept: NDArray[np.float64] = self._rows[slot, np.arange(count - wanted, count) % length]
+        return kept
 
     def _grow(self, slots: int) -> None:
         length = int(np.clip(self._budget // (slots * self._columns * 8), 20, 720))

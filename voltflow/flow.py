@@ -24,6 +24,7 @@ from voltflow.node import (
     Node,
     NodeSpec,
     Source,
+    VariableMissing,
 )
 
 STRUCTURE = frozenset({"tab", "group", "comment"})

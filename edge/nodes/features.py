@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from voltflow.battery.twin_states import Outputs
-
 from edge.reading import FeatureVector, Reading
 from voltflow.battery.features import FEATURES
+from voltflow.battery.twin_states import Outputs
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Transform, config, node
 

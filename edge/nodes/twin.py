@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from math import isnan
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from voltflow.battery.twin_states import INPUTS, Outputs
 
 from edge.reading import Reading
 from edge.twin import PackTwin, TwinStore
 from voltflow import topics
+from voltflow.battery.twin_states import INPUTS, Outputs
 from voltflow.message import Msg
 from voltflow.node import Context, Transform, config, node
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
@@ -116,7 +117,7 @@ def _estimates(outputs: Outputs, count: int) -> list[Estimate]:
         values = np.round(outputs.estimates[name], digits)
         listed = values.tolist()
         if np.isnan(values).any():
-            listed = [None if value != value else value for value in listed]
+            listed = [None if isnan(value) else value for value in listed]
         columns.append(listed)
     return [Estimate(*values) for values in zip(*columns, strict=True)] if count else []
 
