@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.twin import TwinStore
 from voltflow import topics
@@ -72,29 +71,31 @@ class Validate(Transform):
     def _check(self, items: list[Telemetry], of_topics: list[str]) -> None:
         """Null what is out of range. The items are this node's own, decoded a moment ago."""
         values = np.array([_values_of(item) for item in items], dtype=np.float64)
-        limits = [self._limits_of(topic) for topic in of_topics]
-        low, high = (np.stack([limit[side] for limit in limits]) for side in (0, 1))
-        bad = (values < low) | (values > high)
+        kinds = [self._kind_of(topic) for topic in of_topics]
+        which = kinds[0] if kinds.count(kinds[0]) == len(kinds) else kinds
+        bad = (values < self._low[which]) | (values > self._high[which])
         for smaller, larger in _ORDERED:
             crossed = values[:, smaller] > values[:, larger]
             bad[:, smaller] |= crossed & ~bad[:, larger]
             bad[:, larger] |= crossed & ~bad[:, smaller]
-        for row, column in np.argwhere(bad).tolist():
+        for row, column in np.argwhere(bad).tolist() if bad.any() else ():
             _invalidate(items[row], _FIELDS[column])
             name = _FIELDS[column]
             self._store.invalid_fields[name] = self._store.invalid_fields.get(name, 0) + 1
 
-    def _limits_of(self, topic: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _kind_of(self, topic: str) -> int:
+        """The row of the limits that hold for the topic's pack."""
         parsed = _parse(topic)
         twin = self._store.by_name.get((parsed.fleet, parsed.pack))
         state = twin.state if twin else None
-        key = (state.chemistry, state.cells_series) if state else (None, None)
-        found = self._limits.get(key)
-        if found is None:
-            ranges = valid_ranges(*key)
-            low, high = zip(*(ranges[name] for name in _FIELDS), strict=True)
-            found = self._limits[key] = (np.array(low, dtype=np.float64), np.array(high, dtype=np.float64))
-        return found
+        nameplate = (state.chemistry, state.cells_series) if state else (None, None)
+        kind = self._kinds.get(nameplate)
+        if kind is None:
+            kind = self._kinds[nameplate] = len(self._kinds)
+            ranges = valid_ranges(*nameplate)
+            self._low = np.vstack([self._low, [ranges[name][0] for name in _FIELDS]])
+            self._high = np.vstack([self._high, [ranges[name][1] for name in _FIELDS]])
+        return kind
 
     def status(self) -> dict[str, Any]:
         return {"invalid_fields": dict(self._store.invalid_fields)}
