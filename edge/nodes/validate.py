@@ -38,9 +38,9 @@ class Validate(Transform):
 
     async def start(self, ctx: Context) -> None:
         self._store = ctx.service(TwinStore)
-        self._limits: dict[
-            tuple[str | None, int | None], tuple[NDArray[np.float64], NDArray[np.float64]]
-        ] = {}
+        self._kinds: dict[tuple[str | None, int | None], int] = {}  # by chemistry and cells in series
+        self._low = np.empty((0, len(_FIELDS)))
+        self._high = np.empty((0, len(_FIELDS)))
 
     def process(self, msgs: list[Msg]) -> list[Msg]:
         decoded = [self._decode(msg) for msg in msgs]
