@@ -1,0 +1,134 @@
+"""The `timescale out` node: every message one row in PostgreSQL or TimescaleDB."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import field
+from typing import TYPE_CHECKING, Any
+
+from cloud.latency import LatencyHistogram
+from voltflow.message import Msg
+from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
+
+if TYPE_CHECKING:
+    from cloud.history import History
+    from cloud.rows import Decoded
+
+log = logging.getLogger(__name__)
+
+Item = tuple[Msg, str, "Decoded"]
+"""A message, the kind of its topic, its row."""
+
+
+@node("timescale out", category="storage", color="#8fbcbb", icon="db.svg")
+class TimescaleOut(Sink):
+    """Store messages in PostgreSQL, with TimescaleDB where the server has it.
+
+    The topic says the table: twin, alert, dead, loss, state. What waits is one transaction. Redelivery never makes a
+    second row of a message with a key; a dead letter of a message without one may be doubled by a crash. While the
+    database is away nothing is lost: the batch waits and the broker holds the rest. A row that the database refuses
+    becomes a dead letter, the others are stored.
+    """
+
+    database: str = config(
+        help="connection string of the database", secret=True, example="postgresql://voltflow@db.example.org/voltflow"
+    )
+    migrate: bool = config(default=True, help="bring the schema up to date when connecting", advanced=True)
+    connect_timeout_s: int = config(5, help="wait for a connection at most", unit="s", low=1, high=300, advanced=True)
+
+    # state
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    rows: Counter[str] = field(default_factory=Counter)
+    again: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    error: str = ""
+
+    async def start(self, ctx: Context) -> None:  # noqa: ARG002
+        from cloud.history import History
+
+        self._history: History = History(
+            self.database, migrate=self.migrate, connect_timeout_s=self.connect_timeout_s
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="timescale-out")
+        # The first connection is made in the background, so that a wrong setting shows before the first message.
+        self._first = asyncio.get_running_loop().run_in_executor(self._thread, self._try_connect)
+
+    def _try_connect(self) -> None:
+        try:
+            self._history.connect()
+            log.info("%s: connected, the schema is up to date", self.label)
+        except SinkUnavailable as error:
+            self.error = str(error)
+            log.warning("%s: not available yet, batches will wait: %s", self.label, error)
+
+    async def write(self, msgs: list[Msg]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, msgs)
+
+    def _write(self, msgs: list[Msg]) -> None:
+        refused: list[tuple[Msg, str]] = []
+        items = _decoded(msgs, refused)
+        try:
+            self._store(items, refused)
+        except SinkUnavailable as error:
+            self.error = str(error)
+            raise
+        self.error = ""
+        if refused:
+            self.refused += len(refused)
+            raise Rejected(refused)
+
+    def _store(self, items: list[Item], refused: list[tuple[Msg, str]]) -> None:
+        """Commit the items; where the database refuses, halve until the refused ones stand alone."""
+        if not items:
+            return
+        rows: dict[str, list[Any]] = {}
+        for _, kind, decoded in items:
+            rows.setdefault(kind, []).append(decoded.row)
+        try:
+            stored = self._history.write(rows)
+        except ValueError as error:
+            if len(items) == 1:
+                refused.append((items[0][0], str(error)))
+                return
+            middle = len(items) // 2
+            self._store(items[:middle], refused)
+            self._store(items[middle:], refused)
+            return
+        self._count(items, rows, stored)
+
+    def _count(self, items: list[Item], rows: dict[str, list[Any]], stored: dict[str, int]) -> None:
+        now_ms = time.time() * 1000
+        self.latency.observe([now_ms - d.sent_ms for _, _, d in items if d.sent_ms is not None])
+        self.rows.update(stored)
+        if "twin" in rows:
+            self.again["telemetry"] += len(rows["twin"]) - stored["telemetry"]
+
+    async def stop(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._history.close)
+        self._thread.shutdown()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "connected": self._history.connected,
+            "rows": dict(self.rows),
+            "redelivered": dict(self.again),
+            "refused": self.refused,
+            "error": self.error,
+            "latency_ms": self.latency.quantiles_ms(0.5, 0.99),
+        }
+
+
+def _decoded(msgs: list[Msg], refused: list[tuple[Msg, str]]) -> list[Item]:
+    from cloud.rows import decode
+
+    items: list[Item] = []
+    for msg in msgs:
+        try:
+            items.append((msg, *decode(msg)))
+        except ValueError as error:
+            refused.append((msg, str(error)))
+    return items
