@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.models import Model, ModelError, load_model, released_models
+from edge.model import Model, ModelError, load_model, released_models
 from edge.reading import Reading
 from edge.twin import TwinStore
 from voltflow.battery import features

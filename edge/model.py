@@ -54,10 +54,8 @@ class Model:
 
 
 def released_models() -> Path:
-    """The folder of the released models: inside the installed package, or `models/` of a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "models"
-    return inside if inside.is_dir() else package.parent / "models"
+    """The folder of the released models; in a checkout a link to `models/`."""
+    return Path(__file__).with_name("models")
 
 
 def load_model(folder: Path, name: str) -> Model:

@@ -1,0 +1,289 @@
+"""The shapes of the API's answers, and how they are made from a pack's twin.
+
+The OpenAPI document is generated from these structs. Every function reads each attribute of the twin once and copies
+containers in one call, because the flow goes on writing in its own thread.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from edge.bands import Band, is_silent, predicted, worries, worry
+from edge.comparison import Compared, compare, device_time, soh_actual
+from edge.twin import HISTORY_PERIOD_MS, PackTwin, TwinStore
+from voltflow.telemetry import Alert, Estimate, Prediction, Session, State, Telemetry
+
+
+class ErrorBody(msgspec.Struct):
+    """What went wrong, for programs (`code`) and for people (`message`)."""
+
+    code: str
+    message: str
+
+
+class Error(msgspec.Struct):
+    """Every answer that is not 2xx."""
+
+    error: ErrorBody
+
+
+class PackRow(msgspec.Struct):
+    """One pack in one line. `age_s` is by the gateway's clock, `ts_ms` is the device's."""
+
+    name: str
+    fleet: str
+    pack: str
+    online: bool | None
+    silent: bool
+    worry: int
+    worries: list[str]
+    alerts: int
+    ts_ms: int | None = None
+    age_s: float | None = None
+    charging_state: str | None = None
+    soc_pct: float | None = None
+    soc_est_pct: float | None = None
+    soh_pct: float | None = None
+    temp_c: float | None = None
+    temp_predicted_c: float | None = None
+    rul_efc: float | None = None
+    failure_pct: float | None = None
+    voltage_v: float | None = None
+    current_a: float | None = None
+    power_kw: float | None = None
+
+
+class Packs(msgspec.Struct):
+    """A page of packs; `total` counts those of all pages."""
+
+    total: int
+    limit: int
+    offset: int
+    packs: list[PackRow]
+    bands: dict[str, Band]
+
+
+class Status(msgspec.Struct):
+    """A pack now: what it measures, what the models say. `soh_pct` is measured by a charge session, else null."""
+
+    battery_id: str
+    fleet: str
+    timestamp: datetime | None
+    ts_ms: int | None
+    age_s: float | None
+    online: bool | None
+    charging_state: str | None
+    vehicle_state: str | None
+    soc_pct: float | None
+    soc_est_pct: float | None
+    soh_pct: float | None
+    temperature_c: float | None
+    voltage_v: float | None
+    current_a: float | None
+    power_kw: float | None
+    predictions: dict[str, float | None]
+    invalid: list[str]
+    alerts: list[str]
+
+
+class Detailed(msgspec.Struct):
+    """All the gateway knows of a pack: last valid telemetry, nameplate, estimate, session, predictions, alerts."""
+
+    battery_id: str
+    fleet: str
+    timestamp: datetime | None
+    online: bool | None
+    messages: int
+    late_messages: int
+    worries: list[str]
+    telemetry: Telemetry | None
+    nameplate: State | None
+    estimate: Estimate
+    session: Session | None
+    predictions: dict[str, Prediction]
+    comparisons: dict[str, Compared]
+    alerts: list[Alert]
+
+
+class HistoryPoint(msgspec.Struct):
+    """One point; predictions are those that stood at that time."""
+
+    ts_ms: int
+    soc_pct: float | None = None
+    soc_est_pct: float | None = None
+    soh_pct: float | None = None
+    voltage_v: float | None = None
+    current_a: float | None = None
+    temp_c: float | None = None
+    temp_predicted_c: float | None = None
+    rul_efc: float | None = None
+    failure_pct: float | None = None
+
+
+class History(msgspec.Struct):
+    """Points oldest first, at most one in `period_ms` of device time. The gateway keeps them in memory only."""
+
+    battery_id: str
+    fleet: str
+    period_ms: int
+    points: list[HistoryPoint]
+
+
+class Alerts(msgspec.Struct):
+    """Alerts, the newest first. `active` is how many are raised and not cleared, of all packs."""
+
+    active: int
+    alerts: list[Alert]
+
+
+class FlowNode(msgspec.Struct):
+    """A node of the running flow with its counters since the start."""
+
+    id: str
+    type: str
+    name: str
+    wires: list[list[str]]
+    messages_in: int
+    messages_out: int
+    failures: int
+    busy_s: float
+    waiting: int
+    retries: int
+    error: str
+    status: dict[str, Any]
+
+
+class Flow(msgspec.Struct):
+    """The running flow."""
+
+    revision: str
+    batches: int
+    messages: int
+    in_flight_batches: int
+    stalls: int
+    dropped: dict[str, int]
+    nodes: list[FlowNode]
+
+
+class ModelState(msgspec.Struct):
+    """A model of the flow. `predictions` counts its answers, without those that are null."""
+
+    name: str
+    loaded: bool
+    predictions: int
+    reason: str | None = None
+    hash: str | None = None
+    unit: str | None = None
+    size_bytes: int | None = None
+    outputs: list[str] = []
+    card: dict[str, Any] = {}
+
+
+class TemperatureErrors(msgspec.Struct):
+    """How the last temperature predictions compared with what was then measured (predicted minus actual)."""
+
+    compared: int
+    missed: int
+    mean_absolute_c: float | None = None
+    mean_c: float | None = None
+
+
+class Models(msgspec.Struct):
+    """The four models and how the one that can be checked within minutes has done."""
+
+    models: list[ModelState]
+    temperature_errors: TemperatureErrors
+
+
+def power_kw(telemetry: Telemetry) -> float | None:
+    """Power into the battery; null where voltage or current is."""
+    volt, ampere = telemetry.pack_voltage_v, telemetry.pack_current_a
+    return None if volt is None or ampere is None else round(volt * ampere / 1000, 3)
+
+
+def row(twin: PackTwin, now_s: float | None = None) -> PackRow:
+    """A pack in one line."""
+    now_s = time.time() if now_s is None else now_s
+    result = PackRow(
+        name=twin.name, fleet=twin.fleet, pack=twin.pack, online=online(twin), silent=is_silent(twin, now_s),
+        worry=worry(twin, now_s), worries=worries(twin, now_s), alerts=len(twin.alerts),
+        soh_pct=predicted(twin, "soh"), temp_predicted_c=predicted(twin, "temperature"),
+        rul_efc=predicted(twin, "rul"), failure_pct=predicted(twin, "failure"),
+    )  # fmt: skip
+    if (telemetry := twin.telemetry) is not None:
+        result.ts_ms, result.age_s = telemetry.ts_ms, age_s(twin, now_s)
+        result.charging_state = telemetry.charging_state
+        result.soc_pct, result.soc_est_pct = telemetry.soc_pct, twin.estimate.soc_pct
+        result.temp_c, result.voltage_v = telemetry.cell_temp_max_c, telemetry.pack_voltage_v
+        result.current_a, result.power_kw = telemetry.pack_current_a, power_kw(telemetry)
+    return result
+
+
+def online(twin: PackTwin) -> bool | None:
+    """What the device's birth and last will say; null where it has sent neither."""
+    state = twin.state
+    return None if state is None else state.online
+
+
+def age_s(twin: PackTwin, now_s: float) -> float:
+    return round(max(0.0, now_s - twin.received_ms / 1000), 1)
+
+
+def status(twin: PackTwin) -> Status:
+    """A pack now."""
+    telemetry = twin.telemetry
+    return Status(
+        battery_id=twin.pack, fleet=twin.fleet, online=online(twin),
+        timestamp=device_time(telemetry.ts_ms if telemetry else None),
+        ts_ms=telemetry.ts_ms if telemetry else None,
+        age_s=age_s(twin, time.time()) if telemetry else None,
+        charging_state=telemetry.charging_state if telemetry else None,
+        vehicle_state=telemetry.vehicle_state if telemetry else None,
+        soc_pct=telemetry.soc_pct if telemetry else None,
+        soc_est_pct=twin.estimate.soc_pct,
+        soh_pct=soh_actual(twin)[0],
+        temperature_c=telemetry.cell_temp_max_c if telemetry else None,
+        voltage_v=telemetry.pack_voltage_v if telemetry else None,
+        current_a=telemetry.pack_current_a if telemetry else None,
+        power_kw=power_kw(telemetry) if telemetry else None,
+        predictions={model: item.value for model, item in dict(twin.predictions).items()},
+        invalid=list(telemetry.quality.invalid) if telemetry else [],
+        alerts=list(twin.alerts),
+    )  # fmt: skip
+
+
+def detailed(twin: PackTwin) -> Detailed:
+    """All the gateway knows of a pack."""
+    telemetry = twin.telemetry
+    return Detailed(
+        battery_id=twin.pack, fleet=twin.fleet, online=online(twin),
+        timestamp=device_time(telemetry.ts_ms if telemetry else None),
+        messages=twin.messages, late_messages=twin.late, worries=worries(twin), telemetry=telemetry,
+        nameplate=twin.state, estimate=twin.estimate, session=twin.session, predictions=dict(twin.predictions),
+        comparisons=compare(twin).comparisons, alerts=list(twin.alerts.values()),
+    )  # fmt: skip
+
+
+def history(store: TwinStore, twin: PackTwin, limit: int) -> History:
+    """The pack's last points."""
+    points = [
+        HistoryPoint(**{**point, "ts_ms": int(point["ts_ms"] or 0)})  # type: ignore[arg-type]  # names are the fields
+        for point in _stable_history(store, twin, limit)
+    ]
+    return History(twin.pack, twin.fleet, HISTORY_PERIOD_MS, points)
+
+
+def _stable_history(store: TwinStore, twin: PackTwin, limit: int) -> list[dict[str, float | None]]:
+    """The rows, read again when the ring grew in between (which happens log2(packs) times in a gateway's life)."""
+    for _ in range(3):
+        try:
+            return store.history(twin, limit)
+        except IndexError:
+            continue
+    return []
+
+

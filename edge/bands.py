@@ -1,0 +1,95 @@
+"""Bands for people (good, fair, poor) and the points that bring the most worrying pack to the top.
+
+>>> BANDS["temperature"].of(61.0), BANDS["soc"].of(80.0), BANDS["soh"].of(None)
+('poor', 'good', None)
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import msgspec
+
+from edge.twin import PackTwin
+
+Grade = Literal["good", "fair", "poor"]
+
+SILENT_S = 60.0
+"""A pack or gateway without a message for longer is called silent."""
+
+
+class Band(msgspec.Struct, frozen=True):
+    """Limits of one quantity: beyond `fair` it is fair, beyond `poor` poor, in the direction of `poor`."""
+
+    fair: float
+    poor: float
+    unit: str
+
+    def of(self, value: float | None) -> Grade | None:
+        """The grade of a value; None when it is not known."""
+        if value is None:
+            return None
+        if self.poor > self.fair:
+            return "poor" if value > self.poor else "fair" if value > self.fair else "good"
+        return "poor" if value < self.poor else "fair" if value < self.fair else "good"
+
+
+BANDS: dict[str, Band] = {
+    "soc": Band(fair=50, poor=20, unit="%"),
+    "soh": Band(fair=85, poor=75, unit="%"),
+    "temperature": Band(fair=40, poor=60, unit="°C"),
+    "rul": Band(fair=500, poor=100, unit="EFC"),
+    "failure": Band(fair=30, poor=60, unit="%"),
+}
+"""By quantity; for people's eyes. What raises an alert is the configuration of the alert node."""
+
+ALERT_POINTS = {"critical": 1000, "warning": 300, "info": 10}
+BAND_POINTS = {"good": 0, "fair": 40, "poor": 200}
+SILENT_POINTS = 100
+
+
+def values_of(twin: PackTwin) -> dict[str, float | None]:
+    """What is graded, by quantity: SoC and temperature as measured, the others as predicted."""
+    telemetry = twin.telemetry
+    return {
+        "soc": telemetry.soc_pct if telemetry else None,
+        "temperature": telemetry.cell_temp_max_c if telemetry else None,
+        "soh": predicted(twin, "soh"),
+        "rul": predicted(twin, "rul"),
+        "failure": predicted(twin, "failure"),
+    }
+
+
+def predicted(twin: PackTwin, model: str) -> float | None:
+    """A model's last answer for the pack; None where there is none."""
+    prediction = twin.predictions.get(model)
+    return prediction.value if prediction is not None else None
+
+
+def is_silent(twin: PackTwin, now_s: float | None = None) -> bool:
+    """Whether the gateway has heard nothing of the pack for a while (its own clock, not the device's)."""
+    return (time.time() if now_s is None else now_s) - twin.received_ms / 1000 > SILENT_S
+
+
+def worry(twin: PackTwin, now_s: float | None = None) -> int:
+    """Points that sort packs, the most worrying first: active alerts, grades (a low SoC is none), silence."""
+    points = sum(ALERT_POINTS.get(alert.severity, 0) for alert in list(twin.alerts.values()))
+    values = values_of(twin)
+    for quantity in ("temperature", "soh", "rul", "failure"):
+        points += BAND_POINTS[BANDS[quantity].of(values[quantity]) or "good"]
+    points += int(values["failure"] or 0)
+    return points + (SILENT_POINTS if is_silent(twin, now_s) else 0)
+
+
+def worries(twin: PackTwin, now_s: float | None = None) -> list[str]:
+    """The same in words."""
+    found = [f"{alert.severity}: {alert.text or alert.code}" for alert in list(twin.alerts.values())]
+    values = values_of(twin)
+    for quantity in ("temperature", "soh", "rul", "failure"):
+        value, band = values[quantity], BANDS[quantity]
+        if value is not None and band.of(value) != "good":
+            found.append(f"{quantity} {value:.4g} {band.unit}")
+    if is_silent(twin, now_s):
+        found.append(f"silent for more than {SILENT_S:.0f} s")
+    return found

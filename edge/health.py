@@ -1,0 +1,159 @@
+"""Is the gateway well, and if not why: `/api/health`, and what is held where: `/api/spool`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from edge.bands import SILENT_S
+from edge.models import Model
+from voltflow import __version__
+from voltflow.battery.features import FEATURES
+from voltflow.engine import Engine
+from voltflow.node import Sink
+from voltflow.nodes.mqtt_broker import MqttBroker
+
+if TYPE_CHECKING:
+    from edge.api import AppState
+
+
+class Reason(msgspec.Struct):
+    """One thing that is not as it should be."""
+
+    code: str
+    message: str
+
+
+class Health(msgspec.Struct):
+    """`ok`, `degraded` (something is away; a restart would not bring it back), `unhealthy` (stuck; a restart may
+    help, answered with 503)."""
+
+    status: Literal["ok", "degraded", "unhealthy"]
+    reasons: list[Reason]
+    gateway: str
+    version: str
+    flow_revision: str
+    uptime_s: float
+    packs: int
+    messages: int
+    newest_message_age_s: float | None
+    active_alerts: int
+
+
+class SinkState(msgspec.Struct):
+    """What waits at one sink."""
+
+    id: str
+    type: str
+    name: str
+    waiting_messages: int
+    retries: int
+    error: str
+
+
+class Spool(msgspec.Struct):
+    """What the gateway holds that is not yet safe at its sinks."""
+
+    spool: bool
+    explanation: str
+    in_flight_batches: int
+    in_flight_messages: int
+    oldest_s: float
+    sinks: list[SinkState]
+
+
+NO_SPOOL = (
+    "This gateway keeps nothing on disk: a message that is not yet safe at every sink is not acknowledged, and the "
+    "devices' broker keeps it and sends it again. What is listed here is in memory."
+)
+
+
+def health(state: AppState) -> Health:
+    """The gateway as it is now; reasons first those that stop the flow."""
+    engine, packs = state.engine, list(state.store.packs)
+    newest_s = max((twin.received_ms for twin in packs), default=0) / 1000
+    age_s = round(max(0.0, time.time() - newest_s), 1) if newest_s else None
+    away = [*_brokers(engine), *_sinks(engine)]
+    stuck = [] if away else list(_stuck(engine))
+    reasons = [*stuck, *away, *_silence(state, age_s), *_models(state)]
+    return Health(
+        status="unhealthy" if stuck else "degraded" if reasons else "ok",
+        reasons=reasons,
+        gateway=state.gateway,
+        version=__version__,
+        flow_revision=engine.flow.revision,
+        uptime_s=round(time.time() - state.started, 1),
+        packs=len(packs),
+        messages=engine.messages,
+        newest_message_age_s=age_s,
+        active_alerts=sum(len(twin.alerts) for twin in packs),
+    )
+
+
+def spool(engine: Engine) -> Spool:
+    """What is held in memory, by sink."""
+    transactions = list(engine.transactions)
+    now = time.monotonic()
+    return Spool(
+        spool=False,
+        explanation=NO_SPOOL,
+        in_flight_batches=len(transactions),
+        in_flight_messages=sum(transaction.size for transaction in transactions),
+        oldest_s=round(max((now - transaction.started for transaction in transactions), default=0.0), 3),
+        sinks=[
+            SinkState(node_id, wired.node.type, wired.node.name, stats.waiting, stats.retries, stats.error)
+            for node_id, wired in engine.nodes.items()
+            if isinstance(wired.node, Sink) and (stats := engine.stats[node_id])
+        ],
+    )
+
+
+def _brokers(engine: Engine) -> Iterator[Reason]:
+    for wired in engine.nodes.values():
+        node = wired.node
+        if isinstance(node, MqttBroker) and not (node.link is not None and node.link.connected.is_set()):
+            why = (node.link.last_error if node.link is not None else "") or "not connected yet"
+            yield Reason("broker_not_connected", f"{node.label} at {node.broker}:{node.port}: {why}")
+
+
+def _sinks(engine: Engine) -> Iterator[Reason]:
+    for node_id, wired in engine.nodes.items():
+        stats = engine.stats[node_id]
+        if isinstance(wired.node, Sink) and stats.error:
+            yield Reason("sink_waiting", f"{wired.node.label}: {stats.waiting} messages wait: {stats.error}")
+
+
+def _stuck(engine: Engine) -> Iterator[Reason]:
+    """A batch that nothing outside explains."""
+    now = time.monotonic()
+    for transaction in list(engine.transactions):
+        age_s = now - transaction.started
+        if age_s > engine.watchdog_s:
+            holding = [node_id for node_id, count in dict(transaction.waiting_for).items() if count]
+            where = ", ".join(engine.nodes[node_id].node.label for node_id in holding) or "no sink"
+            yield Reason("stalled", f"{where} has not confirmed a batch of {transaction.size} for {age_s:.0f} s")
+
+
+def _silence(state: AppState, age_s: float | None) -> Iterator[Reason]:
+    up_s = time.time() - state.started
+    if age_s is None and up_s > SILENT_S:
+        yield Reason("no_telemetry", f"no telemetry since the gateway started {up_s:.0f} s ago")
+    elif age_s is not None and age_s > SILENT_S:
+        yield Reason("no_telemetry", f"no telemetry for {age_s:.0f} s")
+
+
+def loaded_models(state: AppState) -> dict[str, Model | None]:
+    """The flow's models by name; None where one is not loaded (yet)."""
+    return {node.model: getattr(node, "loaded", None) for node in state.models}
+
+
+def _models(state: AppState) -> Iterator[Reason]:
+    loaded = loaded_models(state)
+    for name in FEATURES:
+        if name not in loaded:
+            yield Reason("model_missing", f"model {name}: the flow has no onnx node for it")
+        elif loaded[name] is None:
+            yield Reason("model_missing", f"model {name}: not loaded; the flow has not started or refused it")
