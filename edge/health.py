@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from edge.bands import SILENT_S
-from edge.models import Model
+from edge.model import Model
 from voltflow import __version__
 from voltflow.battery.features import FEATURES
 from voltflow.engine import Engine
