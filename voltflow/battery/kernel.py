@@ -107,7 +107,9 @@ def predict(s: State, x: Row, p: Pack, w: Work) -> None:
     if not known(s.soc):
         start_soc(s, x, p, w)
     w.r0_ohm = p.r_nominal_ohm * s.r_rel * s.arrhenius
-    r1_a = p.rc_ratio * w.r0_ohm * w.mid_a
+    # Diffusion does not grow in step with R0, so the RC element follows the resistance found only half way.
+    w.r1_ohm = p.rc_ratio * p.r_nominal_ohm * s.arrhenius * (0.5 + 0.5 * s.r_rel)
+    r1_a = w.r1_ohm * w.mid_a
     before_v = s.rc_v
     s.soc += w.moved_ah * p.per_rated_ah * s.per_capacity
     s.rc_v += w.a * (r1_a - s.rc_v)
@@ -142,7 +144,7 @@ def bridge_gap(s: State, x: Row, p: Pack, w: Work) -> None:
     slack = 4e-4 + 1e-8 * least(w.dt_s, DAY_S)
     s.p00 = least(s.p00 + slack, 0.09)
     s.p01 = 0.0
-    doubt_v = 0.003 + 0.5 * p.rc_ratio * w.r0_ohm * w.current_a
+    doubt_v = 0.003 + 0.5 * w.r1_ohm * w.current_a
     s.p11 = doubt_v * doubt_v if known(doubt_v) else 1e-5
     s.rc_v = 0.0
 

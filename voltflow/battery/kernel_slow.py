@@ -11,8 +11,6 @@ from voltflow.battery.ops import INF, NAN, emit, gains, index, known, least, log
 from voltflow.battery.records import Pack, Row, State, Work
 from voltflow.battery.tables import (
     ARRHENIUS,
-    OCV_CELLS,
-    OCV_V,
     SOC_AT_V,
     TEMP_CELLS,
     TEMP_LOW_C,
@@ -55,21 +53,21 @@ def close_session(s: State, x: Row, p: Pack, w: Work) -> None:
 
 def end_session(s: State, x: Row, p: Pack, w: Work) -> None:
     """Charge over the window of open-circuit SoC = capacity; its error from the curve's slope at both ends."""
-    place = least(most((s.session_rest_v - VOLT_LOW) * VOLT_PER_CELL, 0.0), VOLT_CELLS)
-    w.soc_low = SOC_AT_V[index(place) + p.volt_base]
-    place = least(most((s.rest_v - VOLT_LOW) * VOLT_PER_CELL, 0.0), VOLT_CELLS)
-    w.soc_high = SOC_AT_V[index(place) + p.volt_base]
-    cell = index(least(w.soc_low * OCV_CELLS, OCV_CELLS - 1.0)) + p.ocv_base
-    low_v_per_soc = most((OCV_V[cell + 1] - OCV_V[cell]) * OCV_CELLS, 0.02)
-    cell = index(least(w.soc_high * OCV_CELLS, OCV_CELLS - 1.0)) + p.ocv_base
-    high_v_per_soc = most((OCV_V[cell + 1] - OCV_V[cell]) * OCV_CELLS, 0.02)
-    low_sigma = (p.ocv_sigma_v + s.session_doubt_v) / low_v_per_soc
     doubt_v = 0.15 * p.r_nominal_ohm * s.r_rel * s.arrhenius * most(s.current_a, 0.0 - s.current_a)
-    high_sigma = (p.ocv_sigma_v + doubt_v) / high_v_per_soc
+    w.rest_v = s.session_rest_v
+    w.doubt_v = p.session_sigma_v + most(s.session_doubt_v, 0.0 - s.session_doubt_v)
+    soc_told(s, x, p, w)
+    w.soc_low = w.soc_told
+    low_sigma = w.soc_doubt
+    w.rest_v = s.rest_v
+    w.doubt_v = p.session_sigma_v + doubt_v
+    soc_told(s, x, p, w)
+    w.soc_high = w.soc_told
+    high_sigma = w.soc_doubt
     span = most(w.soc_high - w.soc_low, 0.02)
     w.depth = s.soc - s.session_soc
-    w.capacity_rel = s.session_ah * p.per_rated_ah / span
-    w.capacity_sigma = w.capacity_rel * sqrt(low_sigma * low_sigma + high_sigma * high_sigma) / span
+    w.capacity_rel = least(s.session_ah * p.per_rated_ah / span, 3.0)
+    w.capacity_sigma = least(w.capacity_rel * sqrt(low_sigma * low_sigma + high_sigma * high_sigma) / span, 3.0)
     w.gap_share = s.session_gap_s / most(s.session_s, 1.0)
     w.capacity_told = w.depth >= CAPACITY_SOC and s.session_ah > 0.0
     if w.capacity_told:
@@ -89,6 +87,20 @@ def end_session(s: State, x: Row, p: Pack, w: Work) -> None:
         temp_avg_c=s.session_temp * per_s if known(s.temp_c) else NAN,
         current_avg_a=s.session_ah * 3600.0 * per_s,
     )
+
+
+def soc_told(s: State, x: Row, p: Pack, w: Work) -> None:
+    """State of charge at a rest voltage, and the larger of the distances to those at one sigma above and below.
+
+    The slope at the point itself would call the foot of LFP's final rise certain, one sigma from the plateau.
+    """
+    place = least(most((w.rest_v - VOLT_LOW) * VOLT_PER_CELL, 0.0), VOLT_CELLS)
+    w.soc_told = SOC_AT_V[index(place) + p.volt_base]
+    place = least(most((w.rest_v - w.doubt_v - VOLT_LOW) * VOLT_PER_CELL, 0.0), VOLT_CELLS)
+    below = w.soc_told - SOC_AT_V[index(place) + p.volt_base]
+    place = least(most((w.rest_v + w.doubt_v - VOLT_LOW) * VOLT_PER_CELL, 0.0), VOLT_CELLS)
+    above = SOC_AT_V[index(place) + p.volt_base] - w.soc_told
+    w.soc_doubt = most(below, above)
 
 
 def learn_capacity(s: State, x: Row, p: Pack, w: Work) -> None:

@@ -45,7 +45,8 @@ class Pack:
     """NaN when chemistry or capacity is unknown."""
     rc_ratio: float
     """Resistance of the RC element over R0."""
-    ocv_sigma_v: float
+    session_sigma_v: float
+    """Of a rest voltage at either end of a charge session."""
     ocv_var: float
     start_var: float
     """Variance of a first state of charge that was read off the voltage."""
@@ -195,6 +196,7 @@ class Work:
     source_var: float = 0.0
     a: float = 0.0
     r0_ohm: float = 0.0
+    r1_ohm: float = 0.0
     rc_step_v: float = 0.0
     residual_v: float = 0.0
     temp_c: float = 0.0
@@ -213,6 +215,10 @@ class Work:
     m3600: float = 0.0
     long: float = 0.0
     month: float = 0.0
+    rest_v: float = 0.0
+    doubt_v: float = 0.0
+    soc_told: float = 0.0
+    soc_doubt: float = 0.0
     soc_low: float = 0.0
     soc_high: float = 0.0
     depth: float = 0.0
