@@ -285,5 +285,3 @@ def _stable_history(store: TwinStore, twin: PackTwin, limit: int) -> list[dict[s
         except IndexError:
             continue
     return []
-
-

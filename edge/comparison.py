@@ -75,7 +75,10 @@ def soh_actual(twin: PackTwin) -> tuple[float | None, str | None]:
         return None, "the last charge session gave no capacity estimate"
     span = session.soc_end_pct - session.soc_start_pct
     if span < SESSION_SPAN_PCT:
-        return None, f"the last charge session spanned {span:.0f} %, at least {SESSION_SPAN_PCT:.0f} % are needed"
+        return (
+            None,
+            f"the last charge session spanned {span:.0f} %, at least {SESSION_SPAN_PCT:.0f} % are needed",
+        )
     if state is None or not state.capacity_rated_ah:
         return None, "the rated capacity is not known: the device sent no nameplate (bms.state/1)"
     return round(100.0 * session.capacity_est_ah / state.capacity_rated_ah, 2), None

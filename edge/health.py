@@ -17,7 +17,7 @@ from voltflow.node import Sink
 from voltflow.nodes.mqtt_broker import MqttBroker
 
 if TYPE_CHECKING:
-    from edge.api import AppState
+    from edge.state import AppState
 
 
 class Reason(msgspec.Struct):
@@ -106,7 +106,8 @@ def spool(engine: Engine) -> Spool:
         sinks=[
             SinkState(node_id, wired.node.type, wired.node.name, stats.waiting, stats.retries, stats.error)
             for node_id, wired in engine.nodes.items()
-            if isinstance(wired.node, Sink) and (stats := engine.stats[node_id])
+            if isinstance(wired.node, Sink)
+            for stats in [engine.stats[node_id]]
         ],
     )
 
@@ -134,7 +135,9 @@ def _stuck(engine: Engine) -> Iterator[Reason]:
         if age_s > engine.watchdog_s:
             holding = [node_id for node_id, count in dict(transaction.waiting_for).items() if count]
             where = ", ".join(engine.nodes[node_id].node.label for node_id in holding) or "no sink"
-            yield Reason("stalled", f"{where} has not confirmed a batch of {transaction.size} for {age_s:.0f} s")
+            yield Reason(
+                "stalled", f"{where} has not confirmed a batch of {transaction.size} for {age_s:.0f} s"
+            )
 
 
 def _silence(state: AppState, age_s: float | None) -> Iterator[Reason]:

@@ -1,0 +1,265 @@
+"""The API's routes, declared once: the Bottle application and the OpenAPI document both come from here.
+
+Handlers run in threads beside the event loop and only read. To add an answer, add a struct to `edge/answers.py` and a
+`Route` or `PackView` here; the document, the checks of its parameters and the tests follow from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Meta
+
+from edge import answers, health
+from edge.answers import Alerts, Detailed, Error, ErrorBody, Flow, History, Models, ModelState, Packs, Status
+from edge.bands import BANDS, predicted
+from edge.comparison import Comparison, compare
+from edge.state import AppState
+from edge.twin import ALERTS_KEPT, PackTwin, TwinStore
+from voltflow.battery.features import FEATURES
+from voltflow.telemetry import Name
+from voltflow.topics import NAME_PATTERN
+
+
+class ApiError(Exception):
+    """An answer that is not 2xx."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = Error(ErrorBody(code, message))
+
+
+# -- parameters -------------------------------------------------------------------------------------------------
+
+PackName = Annotated[
+    str,
+    Meta(
+        pattern=f"^{NAME_PATTERN}(/{NAME_PATTERN})?$",
+        description="`fleet/pack`, or the pack's id alone where only one fleet has it",
+    ),
+]
+Limit = Annotated[int, Meta(ge=1, le=1000, description="how many at most")]
+
+
+class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+class HistoryQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which part of the history."""
+
+    limit: Limit = 360
+
+
+class PacksQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which packs in which order."""
+
+    limit: Limit = 100
+    offset: Annotated[int, Meta(ge=0, le=1_000_000, description="how many to skip")] = 0
+    sort: Annotated[
+        Literal["worry", "name", "newest", "soc", "soh", "temperature", "rul", "failure"],
+        Meta(description="what decides; the worst first, unknown values last"),
+    ] = "worry"
+    fleet: Annotated[Name, Meta(description="packs of this fleet only")] | None = None
+
+
+class AlertsQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which alerts."""
+
+    state: Annotated[
+        Literal["active", "recent"],
+        Meta(description=f"raised and not cleared, or the last {ALERTS_KEPT} changes"),
+    ] = "active"
+    pack: PackName | None = None
+    limit: Limit = 100
+
+
+class StreamQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which packs."""
+
+    pack: PackName | None = None
+
+
+def parse_query(query_string: str, struct: type[msgspec.Struct]) -> Any:
+    """The parameters, checked; raises ApiError 400 naming what is wrong.
+
+    >>> parse_query("limit=5", HistoryQuery).limit
+    5
+    """
+    pairs = parse_qsl(query_string, keep_blank_values=True)
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ApiError(400, "bad_parameter", "a parameter is given twice")
+    try:
+        return msgspec.convert(values, struct, strict=False)
+    except msgspec.ValidationError as error:
+        allowed = ", ".join(struct.__struct_fields__) or "none"
+        raise ApiError(400, "bad_parameter", f"{error}; parameters here: {allowed}") from None
+
+
+def find_pack(state: AppState, name: str | None) -> PackTwin:
+    """The pack of that name, or the one with the newest message; raises ApiError 404."""
+    store = state.store
+    if name is None:
+        newest = max(list(store.packs), key=lambda twin: twin.received_ms, default=None)
+        if newest is None:
+            raise ApiError(
+                404, "no_packs", "no pack has sent anything yet; /api/health says what may be wrong"
+            )
+        return newest
+    if (found := store.find(name)) is not None:
+        return found
+    fleets = sorted(twin.fleet for twin in list(store.packs) if twin.pack == name)
+    if fleets:
+        raise ApiError(
+            404, "ambiguous_pack", f"fleets {', '.join(fleets)} have a pack {name}: ask for fleet/{name}"
+        )
+    raise ApiError(404, "unknown_pack", f"there is no pack {name} at this gateway; /api/packs lists them")
+
+
+# -- handlers ---------------------------------------------------------------------------------------------------
+
+
+def _history(state: AppState, twin: PackTwin, query: HistoryQuery) -> History:
+    return answers.history(state.store, twin, query.limit)
+
+
+_SORT_KEYS: dict[str, Callable[[PackTwin], float | str | None]] = {
+    "name": lambda twin: twin.name,
+    "newest": lambda twin: -twin.received_ms,
+    "soc": lambda twin: twin.telemetry.soc_pct if twin.telemetry else None,
+    "soh": lambda twin: predicted(twin, "soh"),
+    "temperature": lambda twin: _negative(twin.telemetry.cell_temp_max_c if twin.telemetry else None),
+    "rul": lambda twin: predicted(twin, "rul"),
+    "failure": lambda twin: _negative(predicted(twin, "failure")),
+}
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def _packs(state: AppState, query: PacksQuery) -> Packs:
+    twins = state.roster.ranked()
+    if query.fleet is not None:
+        twins = [twin for twin in twins if twin.fleet == query.fleet]
+    if query.sort != "worry":
+        keyed = [(_SORT_KEYS[query.sort](twin), twin) for twin in twins]
+        known = sorted((pair for pair in keyed if pair[0] is not None), key=lambda pair: pair[0])  # type: ignore[arg-type, return-value]  # one sort has one type
+        twins = [twin for _, twin in known] + [twin for key, twin in keyed if key is None]
+    page = twins[query.offset : query.offset + query.limit]
+    return Packs(len(twins), query.limit, query.offset, [answers.row(twin) for twin in page], BANDS)
+
+
+def _alerts(state: AppState, query: AlertsQuery) -> Alerts:
+    twins = list(state.store.packs)
+    active = [alert for twin in twins for alert in list(twin.alerts.values())]
+    found = active if query.state == "active" else list(state.store.recent_alerts)
+    if query.pack is not None:
+        twin = find_pack(state, query.pack)
+        found = [alert for alert in found if (alert.fleet, alert.pack) == (twin.fleet, twin.pack)]
+    found = sorted(found, key=lambda alert: alert.ts_ms, reverse=True)
+    return Alerts(len(active), found[: query.limit])
+
+
+def _models(state: AppState, _: NoQuery) -> Models:
+    loaded = health.loaded_models(state)
+    made = dict(state.store.predictions_made)
+    models = []
+    for name in dict.fromkeys([*FEATURES, *loaded]):
+        model, item = loaded.get(name), ModelState(name, loaded=False, predictions=made.get(name, 0))
+        if model is None:
+            item.reason = "not loaded; the flow has not started or refused it" if name in loaded else (
+                "the flow has no onnx node for it"
+            )  # fmt: skip
+        else:
+            item = msgspec.convert(
+                {**model.describe(), "loaded": True, "predictions": item.predictions}, ModelState
+            )
+        models.append(item)
+    return Models(models, _temperature_errors(state.store))
+
+
+def _temperature_errors(store: TwinStore) -> answers.TemperatureErrors:
+    errors = list(store.joined_errors)  # actual minus predicted
+    result = answers.TemperatureErrors(len(errors), store.missed_joins)
+    if errors:
+        result.mean_absolute_c = round(sum(map(abs, errors)) / len(errors), 3)
+        result.mean_c = round(-sum(errors) / len(errors), 3)
+    return result
+
+
+# -- the declaration --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path that answers GET. `statuses` are codes whose answer has the same shape as 200's."""
+
+    path: str
+    summary: str
+    answer: Any
+    handle: Callable[[AppState, Mapping[str, str], Any], Any]
+    query: type[msgspec.Struct] = NoQuery
+    media: str = "application/json"
+    statuses: tuple[int, ...] = ()
+    status_of: Callable[[Any], int] = lambda _: 200
+    native: bool = False  # answered by the event loop itself, not by Bottle
+
+
+@dataclass(frozen=True)
+class PackView:
+    """An answer about one pack, below `/api/battery` (the seed's paths, `?pack=`) and below `/api/packs/{pack}`."""
+
+    name: str
+    summary: str
+    answer: Any
+    handle: Callable[[AppState, PackTwin, Any], Any]
+    query: type[msgspec.Struct] = NoQuery
+
+    def routes(self) -> Iterator[Route]:
+        fields = [
+            (f.name, f.type, f.default) for f in msgspec.structs.fields(self.query)
+        ]  # every parameter of a route has a default
+        with_pack = msgspec.defstruct(
+            f"Pack{self.query.__name__}",
+            [("pack", PackName | None, None), *fields],
+            forbid_unknown_fields=True,
+        )
+        yield Route(f"/api/battery/{self.name}", f"{self.summary} (default: the pack with the newest message)",
+                    self.answer, lambda state, _, q: self.handle(state, find_pack(state, q.pack), q), with_pack)  # fmt: skip
+        yield Route(f"/api/packs/{{pack}}/{self.name}", self.summary, self.answer,
+                    lambda state, path, q: self.handle(state, _pack_of(state, path), q), self.query)  # fmt: skip
+
+
+def _pack_of(state: AppState, path: Mapping[str, str]) -> PackTwin:
+    try:
+        return find_pack(state, msgspec.convert(path["pack"], PackName))
+    except msgspec.ValidationError:
+        raise ApiError(400, "bad_parameter", "pack must be `fleet/pack` or a pack's id") from None
+
+
+PACK_VIEWS = (
+    PackView("status", "A pack now", Status, lambda _, twin, __: answers.status(twin)),
+    PackView("detailed", "All that is known of a pack", Detailed, lambda _, twin, __: answers.detailed(twin)),
+    PackView("comparison", "Predictions beside actual values", Comparison, lambda _, twin, __: compare(twin)),
+    PackView("history", "The pack's last points", History, _history, HistoryQuery),
+)
+
+ROUTES: tuple[Route, ...] = (
+    *(route for view in PACK_VIEWS for route in view.routes()),
+    Route("/api/packs", "All packs, the most worrying first", Packs, lambda state, _, q: _packs(state, q), PacksQuery),
+    Route("/api/alerts", "Alerts, the newest first", Alerts, lambda state, _, q: _alerts(state, q), AlertsQuery),
+    Route("/api/health", "Is the gateway well, and if not why", health.Health, lambda state, *_: health.health(state),
+          statuses=(503,), status_of=lambda answer: 503 if answer.status == "unhealthy" else 200),
+    Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: state.engine.describe()),
+    Route("/api/models", "The models and how they do", Models, lambda state, _, q: _models(state, q)),
+    Route("/api/spool", "What is held and not yet safe", health.Spool, lambda state, *_: health.spool(state.engine)),
+    Route("/api/stream", "Server-sent events `packs` with the packs that changed, at most every 0.5 s", str,
+          lambda *_: None, StreamQuery, media="text/event-stream", native=True),  # edge/stream.py answers
+)  # fmt: skip

@@ -1,0 +1,270 @@
+"""The web server inside the agent's event loop: page, API and stream on one port, `/metrics` on another.
+
+Bottle runs in a few threads (a2wsgi), the stream in the loop itself. In front of both stands `_Guard`: who may ask,
+and the headers that keep browsers from being used against the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from a2wsgi import WSGIMiddleware
+from prometheus_client import generate_latest
+
+from edge.api import AppState, create_app, error_json
+from edge.metrics import make_registry
+from edge.openapi import METRICS_PATH, METRICS_TYPE
+from edge.routes import ApiError
+from edge.stream import Streams
+from voltflow.settings import SettingsError
+
+log = logging.getLogger(__name__)
+
+WORKERS = 4
+STREAM_PATH = "/api/stream"
+MIN_TOKEN_LENGTH = 16
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SECURITY_HEADERS = [
+    (b"content-security-policy", _CONTENT_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+class PortTakenError(OSError):
+    """An address cannot be served on; the message names the settings."""
+
+
+class _Uvicorn(uvicorn.Server):
+    """A uvicorn that leaves signals to the agent and says when it is up."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
+class _Server:
+    """Serves an ASGI application on a socket of its own. `section` is `api` or `metrics`, as the settings say it."""
+
+    def __init__(self, section: str, host: str, port: int, token: str | None) -> None:
+        self.section, self.host, self.port, self.token = section, host, port, token
+        self._server: _Uvicorn | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def app(self) -> App:
+        """What answers, made at the start."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    async def start(self) -> None:
+        """Return when requests are answered; raises PortTakenError or SettingsError."""
+        sock = self._bind()
+        self.port = sock.getsockname()[1]
+        guarded = _Guard(self.app(), self.token, self.open_paths)
+        config = uvicorn.Config(
+            guarded, http="h11", ws="none", lifespan="off", log_config=None, log_level="warning", access_log=False,
+            server_header=False, proxy_headers=False, timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        self._server = _Uvicorn(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[sock]), name=f"{self.section} server")
+        up = asyncio.create_task(self._server.up.wait())
+        await asyncio.wait({self._task, up}, return_when=asyncio.FIRST_COMPLETED)
+        if self._task.done():
+            up.cancel()
+            self._task.result()
+
+    async def stop(self) -> None:
+        """End it; what is being answered gets a second. Does nothing where it was not started."""
+        if self._server is not None and self._task is not None:
+            self._server.should_exit = True
+            await self._task
+            self._server = self._task = None
+
+    open_paths: frozenset[str] = frozenset()
+
+    def _bind(self) -> socket.socket:
+        """The listening socket, opened here because uvicorn ends the process when a port is taken."""
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, _, _, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
+            _require_token(self.section, self.host, str(address[0]), self.token)
+            return socket.create_server(address, family=family, backlog=128)
+        except OSError as error:
+            raise PortTakenError(
+                error.errno,
+                f"{self.section}_host = '{self.host}', {self.section}_port = {self.port} cannot be served on: "
+                f"{error.strerror or error}; end the other program or set another {self.section}_port",
+            ) from error
+
+
+def _require_token(section: str, host: str, address: str, token: str | None) -> None:
+    if token is not None and len(token) < MIN_TOKEN_LENGTH:
+        raise SettingsError(
+            f"api_token has {len(token)} characters, at least {MIN_TOKEN_LENGTH} are needed; "
+            "`openssl rand -hex 16` makes one"
+        )
+    if token is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        raise SettingsError(
+            f"{section}_host = '{host}' is reachable from other machines and api_token is not set: set api_token "
+            f"(or api_token_file), or {section}_host to 127.0.0.1"
+        )
+
+
+class WebServer(_Server):
+    """Page, API and stream. Use: `await server.start()` … `await server.stop()`; `token` is required off-loopback."""
+
+    open_paths = frozenset({"/", "/app.js", "/charts.js", "/style.css"})
+
+    def __init__(self, state: AppState, host: str, port: int, token: str | None = None) -> None:
+        super().__init__("api", host, port, token)
+        self.streams = Streams(state)
+        self._state = state
+        self._wsgi: Any = None
+
+    def app(self) -> App:
+        registry = make_registry(self._state, self.streams)
+        bottle_app = create_app(self._state, registry, token_required=self.token is not None)
+        self._wsgi = WSGIMiddleware(bottle_app, workers=WORKERS)
+        return self._dispatch
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != STREAM_PATH or scope["method"] not in {"GET", "HEAD"}:
+            await self._wsgi(scope, receive, send)
+        elif scope["method"] == "HEAD":
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+            await _respond(send, 200, b"", headers)
+        else:
+            try:
+                await self.streams(scope, receive, send)
+            except ApiError as error:
+                await _respond(
+                    send, error.status, error_json(error.body.error.code, error.body.error.message)
+                )
+
+    async def stop(self) -> None:
+        await self.streams.close()
+        await super().stop()
+        if self._wsgi is not None:
+            self._wsgi.executor.shutdown(wait=False)
+
+
+class MetricsServer(_Server):
+    """`/metrics` on a port of its own."""
+
+    def __init__(self, state: AppState, host: str, port: int, token: str | None = None) -> None:
+        super().__init__("metrics", host, port, token)
+        self._registry = make_registry(state)
+
+    def app(self) -> App:
+        return self._answer
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != METRICS_PATH:
+            await _respond(send, 404, error_json("not_found", f"only {METRICS_PATH} is here"))
+        elif scope["method"] not in {"GET", "HEAD"}:
+            body = error_json("method_not_allowed", f"{scope['method']} is not possible here; use GET")
+            await _respond(send, 405, body, [(b"allow", b"GET, HEAD")])
+        else:
+            text = await asyncio.to_thread(generate_latest, self._registry)
+            await _respond(send, 200, text, [(b"content-type", METRICS_TYPE.encode())])
+
+
+class _Guard:
+    """Asks for the token; without one, for a Host that a foreign web page cannot have (DNS rebinding)."""
+
+    def __init__(self, app: App, token: str | None, open_paths: frozenset[str]) -> None:
+        self._app = app
+        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def secured(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_SECURITY_HEADERS]
+            await send(message)
+
+        refusal = self._refusal(scope["path"], dict(scope["headers"]))
+        if refusal is None:
+            await self._app(scope, receive, secured)
+        else:
+            status, code, text = refusal
+            headers = [(b"www-authenticate", b"Bearer")] if status == 401 else []
+            await _respond(secured, status, error_json(code, text), headers)
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
+        """Status, code and text for who may not ask."""
+        if self._expected is None:
+            if _is_local_name(headers.get(b"host", b"").decode("latin-1")):
+                return None
+            return 421, "wrong_host", "without api_token the gateway answers to localhost and addresses only"
+        if path in self._open_paths or self._is_authorized(headers.get(b"authorization", b"")):
+            return None
+        return 401, "unauthorized", "send the header Authorization: Bearer TOKEN with the gateway's api_token"
+
+    def _is_authorized(self, given: bytes) -> bool:
+        return self._expected is not None and hmac.compare_digest(given, self._expected)
+
+
+def _is_local_name(host: str) -> bool:
+    """Whether a Host header names this machine or is an address.
+
+    >>> [_is_local_name(host) for host in ("localhost:5002", "[::1]:5002", "127.0.0.1", "evil.example")]
+    [True, True, True, False]
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name in {"", "localhost"} or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def _respond(
+    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    headers = list(headers or [])
+    if not any(name == b"content-type" for name, _ in headers):
+        headers.append((b"content-type", b"application/json"))
+    headers += [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

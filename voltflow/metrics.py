@@ -1,0 +1,120 @@
+"""Prometheus metrics of an engine, read when scraped, so that the hot path pays nothing for them.
+
+Agent and bridge register the same collector beside their own. What is read are plain numbers and copies made by one
+C call (`list(...)`, `dict(...)`), so a scrape in another thread never sees a container change under it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from voltflow.engine import Engine, NodeStats
+from voltflow.node import Node, Sink
+from voltflow.nodes.mqtt_broker import MqttBroker
+
+_NODE = ("node", "type")
+
+
+class EngineCollector(Collector):
+    """What an engine has to tell: nodes, sinks, batches, MQTT connections."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._batches()
+        yield from self._nodes()
+        yield from self._sinks()
+        yield from self._connections()
+
+    def _batches(self) -> Iterator[Metric]:
+        engine = self._engine
+        started = [transaction.started for transaction in list(engine.transactions)]
+        oldest_s = time.monotonic() - min(started) if started else 0.0
+        yield CounterMetricFamily("voltflow_batches", "Batches that entered the flow.", engine.batches)
+        yield GaugeMetricFamily("voltflow_batches_in_flight", "Batches that are not yet safe.", len(started))
+        yield GaugeMetricFamily(
+            "voltflow_oldest_batch_seconds", "Age of the oldest batch that is not yet safe.", oldest_s
+        )
+        yield CounterMetricFamily("voltflow_stalls", "Nodes or batches the watchdog reported.", engine.stalls)
+        dropped = CounterMetricFamily("voltflow_dropped", "Messages dropped, by reason.", labels=["reason"])
+        for reason, count in sorted(self._dropped().items()):
+            dropped.add_metric([reason], count)
+        yield dropped
+
+    def _dropped(self) -> dict[str, int]:
+        """Every drop of the flow by reason; those that a node counts itself are named `<type>_<what>`."""
+        dropped = dict(self._engine.dropped)
+        for node, _ in self._pairs():
+            for what in ("dropped", "dropped_qos0"):
+                count = getattr(node, what, 0)
+                if isinstance(count, int) and count:
+                    reason = f"{node.type}_{what}".replace(" ", "_")
+                    dropped[reason] = dropped.get(reason, 0) + count
+        return dropped
+
+    def _nodes(self) -> Iterator[Metric]:
+        messages = CounterMetricFamily(
+            "voltflow_messages", "Messages in and out of each node.", labels=[*_NODE, "direction"]
+        )
+        failures = CounterMetricFamily(
+            "voltflow_node_failures", "Messages a node failed on or its far side refused.", labels=_NODE
+        )
+        seconds = CounterMetricFamily(
+            "voltflow_node_seconds",
+            "Time spent in each node; for a sink with waiting for its far side.",
+            labels=_NODE,
+        )
+        for node, stats in self._pairs():
+            if not node.spec.inputs and not node.spec.outputs:
+                continue  # a config node has no messages
+            labels = [node.id, node.type]
+            messages.add_metric([*labels, "in"], stats.messages_in)
+            messages.add_metric([*labels, "out"], stats.messages_out)
+            failures.add_metric(labels, stats.failures)
+            seconds.add_metric(labels, stats.busy_s)
+        yield from (messages, failures, seconds)
+
+    def _sinks(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily(
+            "voltflow_sink_waiting_messages",
+            "Messages that wait at a sink or are being written.",
+            labels=_NODE,
+        )
+        up = GaugeMetricFamily("voltflow_sink_up", "1 while a sink's far side takes batches.", labels=_NODE)
+        retries = CounterMetricFamily(
+            "voltflow_sink_retries", "Writes tried again because the far side was away.", labels=_NODE
+        )
+        for node, stats in self._pairs():
+            if isinstance(node, Sink):
+                labels = [node.id, node.type]
+                waiting.add_metric(labels, stats.waiting)
+                up.add_metric(labels, 0 if stats.error else 1)
+                retries.add_metric(labels, stats.retries)
+        yield from (waiting, up, retries)
+
+    def _connections(self) -> Iterator[Metric]:
+        connected = GaugeMetricFamily("voltflow_mqtt_connected", "1 while connected.", labels=["node"])
+        reconnects = CounterMetricFamily("voltflow_mqtt_reconnects", "Lost connections.", labels=["node"])
+        messages = CounterMetricFamily(
+            "voltflow_mqtt_messages", "Messages received, published, and confirmed by the broker.",
+            labels=["node", "event"],
+        )  # fmt: skip
+        for node, _ in self._pairs():
+            if not isinstance(node, MqttBroker) or node.link is None:
+                continue
+            link = node.link
+            connected.add_metric([node.id], int(link.connected.is_set()))
+            reconnects.add_metric([node.id], link.reconnects)
+            for event in ("received", "published", "confirmed"):
+                messages.add_metric([node.id, event], getattr(link, event))
+        yield from (connected, reconnects, messages)
+
+    def _pairs(self) -> Iterator[tuple[Node, NodeStats]]:
+        for node_id, wired in self._engine.nodes.items():
+            yield wired.node, self._engine.stats[node_id]
