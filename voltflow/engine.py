@@ -9,150 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import operator
 import threading
 import time
-from collections import deque
+import typing
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voltflow.backoff import Backoff
 from voltflow.flow import Flow, Wired
 from voltflow.message import Msg
 from voltflow.node import (
+    ConfigNode,
     Context,
     DeadLetterSink,
     Failure,
     Node,
     Ports,
-    Rejected,
     Sink,
-    SinkUnavailable,
     Source,
     Transform,
 )
+from voltflow.sink_queue import NodeStats, SinkQueue, Transaction
+
+__all__ = ["Engine", "NodeStats"]
 
 log = logging.getLogger(__name__)
-
-MAX_WRITE = 5000
-"""Messages that one write of a sink gets at most; what waits beyond it is the next write."""
-
-
-@dataclass
-class NodeStats:
-    """What happened at a node since the start; times in seconds."""
-
-    messages_in: int = 0
-    messages_out: int = 0
-    failures: int = 0
-    busy_s: float = 0.0
-    waiting: int = 0
-    retries: int = 0
-    error: str = ""
-
-
-@dataclass(eq=False)
-class _Transaction:
-    """One batch on its way: done when no sink has anything of it left."""
-
-    source: str
-    first: Msg
-    size: int
-    done: asyncio.Future[None]
-    started: float = field(default_factory=time.monotonic)
-    open_writes: int = 1
-    waiting_for: dict[str, int] = field(default_factory=dict)
-    reported: bool = False
-
-    def settle(self) -> None:
-        self.open_writes -= 1
-        if self.open_writes == 0 and not self.done.done():
-            self.done.set_result(None)
-
-
-class _SinkQueue:
-    """Feeds one sink: in order, one write at a time unless the sink is pipelined, whatever waits as one write."""
-
-    def __init__(self, engine: Engine, node_id: str, sink: Sink) -> None:
-        self.engine = engine
-        self.node_id = node_id
-        self.sink = sink
-        self.stats = engine.stats[node_id]
-        self.waiting: deque[tuple[list[Msg], _Transaction]] = deque()
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def put(self, msgs: list[Msg], transaction: _Transaction) -> None:
-        transaction.open_writes += 1
-        transaction.waiting_for[self.node_id] = transaction.waiting_for.get(self.node_id, 0) + 1
-        self.stats.messages_in += len(msgs)
-        self.stats.waiting += len(msgs)
-        self.waiting.append((msgs, transaction))
-        if self.sink.pipelined or not self.tasks:
-            task = asyncio.create_task(self._drain(), name=f"sink {self.sink.label}")
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
-
-    async def _drain(self) -> None:
-        while self.waiting:
-            msgs, transactions = self._take()
-            started = time.perf_counter()
-            await self._write(msgs)
-            self.stats.busy_s += time.perf_counter() - started
-            self.stats.waiting -= len(msgs)
-            for transaction in transactions:
-                transaction.waiting_for[self.node_id] -= 1
-                transaction.settle()
-
-    def _take(self) -> tuple[list[Msg], list[_Transaction]]:
-        msgs, first = self.waiting.popleft()
-        transactions = [first]
-        if self.sink.pipelined:
-            return msgs, transactions
-        msgs = list(msgs)
-        while self.waiting and len(msgs) + len(self.waiting[0][0]) <= MAX_WRITE:
-            more, transaction = self.waiting.popleft()
-            msgs += more
-            transactions.append(transaction)
-        return msgs, transactions
-
-    async def _write(self, msgs: list[Msg]) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                await self.sink.write(msgs)
-            except SinkUnavailable as error:
-                self.stats.retries += 1
-                if self.stats.error != str(error):
-                    log.warning(
-                        "%s is not available, its batches wait: %s",
-                        self.sink.label,
-                        error,
-                    )
-                self.stats.error = str(error)
-                await asyncio.sleep(backoff.next_s())
-                continue
-            except Rejected as rejected:
-                await self._refuse(rejected.refused)
-            except Exception as error:
-                if len(msgs) == 1:
-                    await self._refuse([(msgs[0], f"{type(error).__name__}: {error}")])
-                else:
-                    middle = len(msgs) // 2
-                    await self._write(msgs[:middle])
-                    await self._write(msgs[middle:])
-            if self.stats.error:
-                log.info("%s is available again", self.sink.label)
-                self.stats.error = ""
-            return
-
-    async def _refuse(self, refused: list[tuple[Msg, str]]) -> None:
-        """Make dead letters of refused messages; several batches may be in this write, so it waits until they are safe."""
-        failed = [_failed(self.sink, msg, error) for msg, error in refused]
-        self.stats.failures += len(failed)
-        async with self.engine.transaction(self.node_id, failed) as transaction:
-            self.engine.dead_letter(self.sink, failed, transaction)
 
 
 def _failed(node: Node, msg: Msg, error: str) -> Msg:
@@ -195,12 +80,12 @@ class Engine:
         self.messages = 0
         self.grace_s = grace_s
         self.watchdog_s = watchdog_s
-        self.transactions: set[_Transaction] = set()
+        self.transactions: set[Transaction] = set()
         self.running: tuple[Node, Msg, float] | None = None
         plain = {node_id: wired.node for node_id, wired in self.nodes.items()}
         self._context = Context(plain, services or {}, gateway, flow.revision, state_dir)
         self._queues = {
-            node_id: _SinkQueue(self, node_id, wired.node)
+            node_id: SinkQueue(wired.node, self.stats[node_id], self._refuse)
             for node_id, wired in self.nodes.items()
             if isinstance(wired.node, Sink)
         }
@@ -220,9 +105,9 @@ class Engine:
         watchdog = _Watchdog(self)
         started: list[Node] = []
         try:
-            for wired in self.nodes.values():
-                await wired.node.start(self._context)
-                started.append(wired.node)
+            for node in self._start_order():
+                await node.start(self._context)
+                started.append(node)
             watchdog.start()
             await self._run_sources(stop)
         finally:
@@ -240,6 +125,14 @@ class Engine:
                 left,
             )
         return left == 0
+
+    def _start_order(self) -> list[Node]:
+        """Config nodes, sources, the rest: a source's subscription stands before a sink opens the connection they
+        share; what the broker's session sends at once would else be acknowledged unseen."""
+        nodes = [wired.node for wired in self.nodes.values()]
+        return sorted(
+            nodes, key=lambda node: (not isinstance(node, ConfigNode), not isinstance(node, Source))
+        )
 
     async def _stop_node(self, node: Node) -> None:
         try:
@@ -295,9 +188,9 @@ class Engine:
             self._run_plan(source, msgs, transaction)
 
     @contextlib.asynccontextmanager
-    async def transaction(self, node_id: str, msgs: list[Msg]) -> AsyncIterator[_Transaction]:
+    async def transaction(self, node_id: str, msgs: list[Msg]) -> AsyncIterator[Transaction]:
         """Leaving the block waits until every write put under the transaction is safe."""
-        transaction = _Transaction(node_id, msgs[0], len(msgs), asyncio.get_running_loop().create_future())
+        transaction = Transaction(node_id, msgs[0], len(msgs), asyncio.get_running_loop().create_future())
         self.transactions.add(transaction)
         try:
             yield transaction
@@ -306,10 +199,10 @@ class Engine:
         finally:
             self.transactions.discard(transaction)
 
-    def _run_plan(self, source: str, msgs: list[Msg], transaction: _Transaction) -> None:
+    def _run_plan(self, source: str, msgs: list[Msg], transaction: Transaction) -> None:
         inputs: dict[str, list[Msg]] = {}
-        wired = self.nodes[source]
-        self._distribute(self._transform(wired.node, msgs, transaction), wired.targets, inputs)
+        wired, order = self.nodes[source], _Order(msgs)
+        self._distribute(self._transform(wired.node, msgs, transaction), wired.targets, inputs, order)
         for step in self._plans[source]:
             batch = inputs.pop(step.node_id, None)
             if not batch:
@@ -318,18 +211,20 @@ class Engine:
             if queue is not None:
                 queue.put(batch, transaction)
             else:
-                self._distribute(self._transform(step.node, batch, transaction), step.targets, inputs)
+                self._distribute(self._transform(step.node, batch, transaction), step.targets, inputs, order)
 
     @staticmethod
-    def _distribute(ports: Ports, targets: tuple[tuple[str, ...], ...], inputs: dict[str, list[Msg]]) -> None:
+    def _distribute(
+        ports: Ports, targets: tuple[tuple[str, ...], ...], inputs: dict[str, list[Msg]], order: _Order
+    ) -> None:
         for msgs, port_targets in zip(ports, targets, strict=False):
             if not msgs:
                 continue
             for target in port_targets:
                 # a list is shared by all it goes to; only where wires join is a new one made
-                inputs[target] = inputs[target] + msgs if target in inputs else msgs
+                inputs[target] = order.merge(inputs[target], msgs) if target in inputs else msgs
 
-    def _transform(self, node: Node, msgs: list[Msg], transaction: _Transaction) -> Ports:
+    def _transform(self, node: Node, msgs: list[Msg], transaction: Transaction) -> Ports:
         assert isinstance(node, Transform | Source)
         stats = self.stats[node.id]
         started = time.perf_counter()
@@ -350,8 +245,7 @@ class Engine:
     def _process(self, node: Transform | Source, msgs: list[Msg], failed: list[Msg]) -> Ports:
         """The node's outputs; where it raises, the batch is halved until the messages it fails on stand alone."""
         try:
-            result = node.process(msgs)
-            return result if isinstance(result, tuple) else (result,)
+            return _ports_of(node.process(msgs))
         except Exception as error:
             if len(msgs) == 1:
                 log.debug("%s failed on a message", node.label, exc_info=True)
@@ -363,7 +257,7 @@ class Engine:
             self._process(node, msgs[middle:], failed),
         )
 
-    def dead_letter(self, node: Node, failed: list[Msg], transaction: _Transaction) -> None:
+    def dead_letter(self, node: Node, failed: list[Msg], transaction: Transaction) -> None:
         """Send messages a node failed on to the flow's dead-letter sinks, within their transaction."""
         queues = [] if isinstance(node, DeadLetterSink) else self._dead_letter_queues()
         for queue in queues:
@@ -376,7 +270,12 @@ class Engine:
                 log.error("%s failed, dropped (%s): %s: %s: %.200r",
                           node.label, reason, origin.topic, msg.payload.error, origin.payload)  # fmt: skip
 
-    def _dead_letter_queues(self) -> list[_SinkQueue]:
+    async def _refuse(self, sink: Sink, refused: list[tuple[Msg, str]]) -> None:
+        failed = [_failed(sink, msg, error) for msg, error in refused]
+        async with self.transaction(sink.id, failed) as transaction:
+            self.dead_letter(sink, failed, transaction)
+
+    def _dead_letter_queues(self) -> list[SinkQueue]:
         return [queue for queue in self._queues.values() if isinstance(queue.sink, DeadLetterSink)]
 
     def _plan(self, source: str) -> Iterator[_Step]:
@@ -413,10 +312,39 @@ class Engine:
         }
 
 
+def _ports_of(result: list[Msg] | Ports) -> Ports:
+    """What `process` returned as one list for each port; a node that forgets its `return` fails like one that raises."""
+    ports = result if isinstance(result, tuple) else (result,)
+    for port in ports:
+        if not isinstance(port, list):
+            raise TypeError(f"process returned {type(port).__name__}, expected a list of messages")
+    return typing.cast("Ports", ports)
+
+
 def _join(first: Ports, second: Ports) -> Ports:
-    if not first or not second:
-        return first or second
-    return tuple(a + b for a, b in zip(first, second, strict=True))
+    nothing: list[Msg] = []
+    return tuple(a + b for a, b in itertools.zip_longest(first, second, fillvalue=nothing))
+
+
+class _Order:
+    """Where wires join, messages stand in the order in which the source emitted what they were made from."""
+
+    def __init__(self, msgs: list[Msg]) -> None:
+        self._msgs = msgs
+        self._positions: dict[int, int] = {}
+
+    def merge(self, first: list[Msg], second: list[Msg]) -> list[Msg]:
+        if not self._positions:  # most batches never join
+            self._positions = {id(msg.origin or msg): i for i, msg in enumerate(self._msgs)}
+        keyed = [*self._keyed(first), *self._keyed(second)]
+        keyed.sort(key=operator.itemgetter(0))
+        return [msg for _, msg in keyed]
+
+    def _keyed(self, msgs: list[Msg]) -> Iterator[tuple[int, Msg]]:
+        position = 0
+        for msg in msgs:  # one that a node made from nothing stays behind the one before it
+            position = self._positions.get(id(msg.origin or msg), position)
+            yield position, msg
 
 
 class _Watchdog(threading.Thread):
@@ -451,7 +379,8 @@ class _Watchdog(threading.Thread):
         for transaction in list(engine.transactions):
             if now - transaction.started > engine.watchdog_s and not transaction.reported:
                 transaction.reported = True
-                holding = [node_id for node_id, count in transaction.waiting_for.items() if count]
+                # a copy: this thread is not the one that changes it
+                holding = [node_id for node_id, count in transaction.waiting_for.copy().items() if count]
                 labels = ", ".join(engine.nodes[node_id].node.label for node_id in holding) or "no sink"
                 self._report(f"{labels} has not confirmed a batch of {transaction.size}", transaction.first,
                              now - transaction.started)  # fmt: skip

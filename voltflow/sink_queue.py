@@ -1,0 +1,193 @@
+"""The way into one sink: batches in order, whatever waits as one write, and what to do when a write fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from voltflow.backoff import Backoff
+from voltflow.message import Msg
+from voltflow.node import Rejected, Sink, SinkUnavailable
+
+log = logging.getLogger(__name__)
+
+MAX_WRITE = 5000
+"""Messages that one write of a sink gets at most; what waits beyond it is the next write."""
+
+
+@dataclass
+class NodeStats:
+    """What happened at a node since the start; times in seconds."""
+
+    messages_in: int = 0
+    messages_out: int = 0
+    failures: int = 0
+    busy_s: float = 0.0
+    waiting: int = 0
+    retries: int = 0
+    error: str = ""
+
+
+@dataclass(eq=False)
+class Transaction:
+    """One batch on its way: done when no sink has anything of it left."""
+
+    source: str
+    first: Msg
+    size: int
+    done: asyncio.Future[None]
+    started: float = field(default_factory=time.monotonic)
+    open_writes: int = 1
+    waiting_for: dict[str, int] = field(default_factory=dict)
+    """Writes that are not safe yet, by the sink's id."""
+    reported: bool = False
+
+    def settle(self) -> None:
+        self.open_writes -= 1
+        if self.open_writes == 0 and not self.done.done():
+            self.done.set_result(None)
+
+
+@dataclass(eq=False)
+class _Write:
+    """What one call of the sink gets. `turn` is set when no older write is under way."""
+
+    msgs: list[Msg]
+    transactions: list[Transaction]
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+Refuse = Callable[[Sink, list[tuple[Msg, str]]], Awaitable[None]]
+"""Makes dead letters of messages and returns when they are safe."""
+
+
+class SinkQueue:
+    """Feeds one sink: in order, one write at a time unless the sink is pipelined, whatever waits as one write.
+
+    A write that fails is tried again or taken apart only when all older ones are done, and nothing new is written
+    meanwhile, so that the order holds where a pipelined sink has several under way.
+    """
+
+    def __init__(self, sink: Sink, stats: NodeStats, refuse: Refuse) -> None:
+        self.sink = sink
+        self.stats = stats
+        self.waiting: deque[tuple[list[Msg], Transaction]] = deque()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._refuse_messages = refuse
+        self._draining = False
+        self._under_way: deque[_Write] = deque()
+        self._in_trouble = 0
+        self._calm = asyncio.Event()
+
+    def put(self, msgs: list[Msg], transaction: Transaction) -> None:
+        transaction.open_writes += 1
+        transaction.waiting_for[self.sink.id] = transaction.waiting_for.get(self.sink.id, 0) + 1
+        self.stats.messages_in += len(msgs)
+        self.stats.waiting += len(msgs)
+        self.waiting.append((msgs, transaction))
+        if self.sink.pipelined or not self._draining:
+            self._draining = True
+            task = asyncio.create_task(self._drain(), name=f"sink {self.sink.label}")
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _drain(self) -> None:
+        while self.waiting:
+            if self._in_trouble:
+                await self._calm.wait()
+                continue
+            write = self._take()
+            started = time.perf_counter()
+            await self._write(write)
+            self.stats.busy_s += time.perf_counter() - started
+            self.stats.waiting -= len(write.msgs)
+            for transaction in write.transactions:
+                transaction.waiting_for[self.sink.id] -= 1
+                transaction.settle()
+        # at once, not when the task's callbacks run: who was just settled may put the next batch before those
+        self._draining = False
+
+    def _take(self) -> _Write:
+        msgs, first = self.waiting.popleft()
+        if self.sink.pipelined:
+            return _Write(msgs, [first])
+        write = _Write(list(msgs), [first])
+        while self.waiting and len(write.msgs) + len(self.waiting[0][0]) <= MAX_WRITE:
+            more, transaction = self.waiting.popleft()
+            write.msgs += more
+            write.transactions.append(transaction)
+        return write
+
+    async def _write(self, write: _Write) -> None:
+        self._under_way.append(write)
+        try:
+            error = await self._attempt(write.msgs)
+            if error is not None:
+                await self._mend(write, error)
+        finally:
+            self._under_way.remove(write)
+            if self._under_way:
+                self._under_way[0].turn.set()
+
+    async def _attempt(self, msgs: list[Msg]) -> Exception | None:
+        try:
+            await self.sink.write(msgs)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return SinkUnavailable(
+                "its write was cancelled"
+            )  # by something inside the sink, not by the engine
+        except Exception as error:  # noqa: BLE001 - whatever a sink raises is the answer
+            return error
+        return None
+
+    async def _mend(self, write: _Write, error: Exception) -> None:
+        self._in_trouble += 1
+        self._calm.clear()
+        try:
+            if self._under_way[0] is not write:
+                await write.turn.wait()
+            await self._resolve(write.msgs, error)
+        finally:
+            self._in_trouble -= 1
+            if not self._in_trouble:
+                self._calm.set()
+
+    async def _resolve(self, msgs: list[Msg], error: Exception | None) -> None:
+        error = await self._until_available(msgs, error)
+        if error is None:
+            return
+        if isinstance(error, Rejected):
+            await self._refuse(error.refused)
+        elif len(msgs) == 1:
+            await self._refuse([(msgs[0], f"{type(error).__name__}: {error}")])
+        else:
+            middle = len(msgs) // 2
+            for half in (msgs[:middle], msgs[middle:]):
+                await self._resolve(half, await self._attempt(half))
+
+    async def _until_available(self, msgs: list[Msg], error: Exception | None) -> Exception | None:
+        """Try again with back-off as long as the far side cannot take anything; what came of it then."""
+        backoff = Backoff()
+        while isinstance(error, SinkUnavailable):
+            self.stats.retries += 1
+            if self.stats.error != str(error):
+                log.warning("%s is not available, its batches wait: %s", self.sink.label, error)
+            self.stats.error = str(error)
+            await asyncio.sleep(backoff.next_s())
+            error = await self._attempt(msgs)
+        if self.stats.error:
+            log.info("%s is available again", self.sink.label)
+            self.stats.error = ""
+        return error
+
+    async def _refuse(self, refused: list[tuple[Msg, str]]) -> None:
+        """Make dead letters; several batches may be in this write, so it waits until they are safe."""
+        self.stats.failures += len(refused)
+        await self._refuse_messages(self.sink, refused)
