@@ -36,8 +36,9 @@ INVALID_SHARE = 0.002
 CHATTER_SHARE, CHATTER_INVALID = 0.04, 0.3
 """A few packs lose one cell voltage in a third of their messages, as two of the three vehicles of the field month do."""
 
-SHORT_GAPS_PER_S, SHORT_GAP_S = 8.0 / 86400.0, 180.0
-LONG_GAPS_PER_S, LONG_GAP_S = 0.12 / 3600.0, 7200.0
+SHORT_GAPS_PER_S, SHORT_GAP_S = 10.0 / 86400.0, 180.0
+LONG_GAPS_PER_S, LONG_GAP_S = 0.2 / 3600.0, 7200.0
+LONG_SHARE_PARKED = LONG_GAPS_PER_S / (LONG_GAPS_PER_S + SHORT_GAPS_PER_S)
 """Gaps as in the field month: some of minutes at any time, and hours while parked."""
 
 SETTLED_S, CORRECTION_TAU_S = 1800.0, 1800.0
@@ -194,6 +195,6 @@ class Bms:
         chance = step_s * np.where(parked, SHORT_GAPS_PER_S + LONG_GAPS_PER_S, SHORT_GAPS_PER_S)
         sending = truth.t_s >= self._gap_until_s
         for i in np.flatnonzero(sending & (rng.random(len(self.packs)) < chance)):
-            typical_s = LONG_GAP_S if parked[i] and rng.random() < 0.94 else SHORT_GAP_S
+            typical_s = LONG_GAP_S if parked[i] and rng.random() < LONG_SHARE_PARKED else SHORT_GAP_S
             self._gap_until_s[i] = truth.t_s[i] + typical_s * rng.lognormal(0.0, 0.7)
         return np.asarray(truth.t_s >= self._gap_until_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from sim_device import dataset
 from sim_device.options import CommonSettings, Settings
 from sim_device.publish import Summary
 from sim_device.replay import replay
-from sim_device.run import run, stop_on_signals
+from sim_device.run import run
 from voltflow.battery.chemistry import CHEMISTRIES
+from voltflow.program import set_up_logging, stop_on_signals
 from voltflow.settings import SettingsError, add_arguments, explain, load
 
 RUN_EXAMPLES = """\
@@ -164,7 +164,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _publish(work: Coroutine[Any, Any, Summary], as_json: bool) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    set_up_logging("warning")
     summary = asyncio.run(work)
     print(msgspec.json.encode(summary).decode() if as_json else summary.text())
     if not summary.complete:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import signal
 import sys
 import time
 
@@ -135,14 +134,6 @@ async def _send_turn(turn: list[int], reading: encode.Reading, outbox: Outbox) -
 
 async def _sleep_until(due_s: float) -> None:
     await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-
-
-def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM or SIGINT sets; for the running loop."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
 
 
 def _say(text: str) -> None:
