@@ -119,7 +119,7 @@ def split_rows(recipe: Recipe, sources: Sources, seed: int) -> tuple[Split, tupl
     return split, (train, calibrate, test)
 
 
-def train_one(recipe: Recipe, sources: Sources, seed: int) -> Trained:
+def train_one(recipe: Recipe, sources: Sources, seed: int, *, full: bool = True) -> Trained:
     """Fit on training packs, correct on calibration packs, score on test packs."""
     split, (train, calibrate, test) = split_rows(recipe, sources, seed)
     fitted = recipe.fit(blank(train, recipe.name, seed), calibrate, seed)
@@ -127,7 +127,7 @@ def train_one(recipe: Recipe, sources: Sources, seed: int) -> Trained:
     figures = recipe.scores(test, answers, baselines)
     if isinstance(recipe, Failure):
         figures |= recipe.alert_scores(test, answers, fitted.facts["alert_threshold_pct"])
-    left_out = _left_out(recipe, (train, calibrate, test), sources, seed)
+    left_out = _left_out(recipe, (train, calibrate, test), sources, seed) if full else {}
     return Trained(recipe, fitted, split, test, answers, baselines, figures, left_out)
 
 
@@ -155,8 +155,8 @@ def _unlike(recipe: Recipe, train: Rows, calibrate: Rows, test: Rows, seed: int)
     return recipe.scores(test, model.predict(test.features), recipe.baselines(train, test))
 
 
-def run(settings: TrainSettings, progress: Progress, *, real: bool = True) -> list[dict[str, Any]]:
-    """Everything; returns the cards that were written."""
+def run(settings: TrainSettings, progress: Progress, *, full: bool = True) -> list[dict[str, Any]]:
+    """Everything; returns the cards that were written. Not `full`: without left-out groups and real data."""
     started = time.monotonic()
     sources = make_features(settings, progress)
     tracking = Tracking(settings)
@@ -164,10 +164,10 @@ def run(settings: TrainSettings, progress: Progress, *, real: bool = True) -> li
     with tracking.run("cloud-train run", {"seed": str(settings.seed)}):
         trained = []
         for recipe in recipes():
-            trained.append(train_one(recipe, sources, settings.seed))
+            trained.append(train_one(recipe, sources, settings.seed, full=full))
             progress(f"train: {summary(trained[-1])}")
         checks = (
-            check_real(settings, {t.recipe.name: t.fitted.model for t in trained}, progress) if real else []
+            check_real(settings, {t.recipe.name: t.fitted.model for t in trained}, progress) if full else []
         )
         for one in trained:
             written.append(_release(one, sources, checks, settings, tracking))

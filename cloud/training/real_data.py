@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.dummy import DummyRegressor
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
@@ -96,12 +98,14 @@ def soh_xjtu(folder: Path, seed: int) -> Check:
     """SoH from charge features of 18650 cells, folds by cell; by the soh recipe's trees, Ridge beside it."""
     table = read_table(folder / "xjtu" / "charge_features.csv")
     names = [n for n in table if n not in ("protocol", "cell_id", "cycle", "capacity_Ah", "soh_pct")]
-    features = np.stack([table[n].astype(np.float64) for n in names], axis=1)
-    target, cell = table["soh_pct"].astype(np.float64), table["cell_id"]
+    features = np.stack([_numbers(table[n]) for n in names], axis=1)
+    target, cell = _numbers(table["soh_pct"]), table["cell_id"]
     size = Soh.size
     ours = _by_group(features, target, cell, lambda: size.regressor(seed))
-    ridge = _by_group(features, target, cell, lambda: make_pipeline(StandardScaler(), Ridge()))
-    mean = _by_group(features, target, cell, lambda: make_pipeline(StandardScaler(), Ridge(alpha=1e12)))
+    ridge = _by_group(
+        features, target, cell, lambda: make_pipeline(SimpleImputer(), StandardScaler(), Ridge())
+    )
+    mean = _by_group(features, target, cell, DummyRegressor)
     scores = {
         "mae": score(mae(target, ours), cell),
         "baseline_ridge_mae": score(mae(target, ridge), cell),
@@ -144,6 +148,10 @@ def read_table(path: Path) -> dict[str, NDArray[np.str_]]:
     with path.open(newline="") as file:
         header, *lines = csv.reader(file)
     return {name: np.array(column) for name, column in zip(header, zip(*lines, strict=True), strict=True)}
+
+
+def _numbers(texts: NDArray[np.str_]) -> F64:
+    return np.array([float(text) if text else np.nan for text in texts])
 
 
 def all_checks(folder: Path, seed: int, released: Mapping[str, EdgeModel]) -> list[Check]:

@@ -48,7 +48,7 @@ def score(metric: Metric, packs: NDArray[np.str_], seed: int = 0) -> Score:
     """A metric of all rows, and its 2.5 and 97.5 percentile when whole packs are drawn with replacement.
 
     >>> x = np.array([1.0, 3.0])
-    ... s = score(lambda rows: float(x[rows].mean()), np.array(["a", "b"]))
+    >>> s = score(lambda rows: float(x[rows].mean()), np.array(["a", "b"]))
     >>> s.value, s.packs
     (2.0, 2)
     """

@@ -42,6 +42,15 @@ class Percent:
 Head = Value | Change | Interval | Percent
 
 
+def trainable(features: F32) -> F32:
+    """Features to fit on: an input that is missing in every row becomes a constant, which no tree can split on.
+
+    scikit-learn 1.9 fails on a column of NaN only (it looks for a threshold between no values).
+    """
+    nowhere = np.isnan(features).all(axis=0)
+    return np.where(nowhere, np.float32(0.0), features) if nowhere.any() else features
+
+
 def raw_output(booster: Booster, features: F32) -> F64:
     """The sum of leaves of one ensemble, before any link function, shape (n,)."""
     if isinstance(booster, HistGradientBoostingClassifier):

@@ -12,7 +12,7 @@ from cloud.training.errors import TrainError
 from cloud.training.recipes.base import F64, Answers, Bar, Fitted, Recipe, Size
 from cloud.training.rows import Rows
 from cloud.training.scores import Metric, Score, auroc, brier, ece, pr_auc, rows_by_pack, score
-from cloud.training.trees import EdgeModel, Percent
+from cloud.training.trees import EdgeModel, Percent, trainable
 
 PREVALENCE = 0.004
 """Share of pack-visits with a fault to which probabilities and scores refer, as in the simulated fleet. Real fleets
@@ -49,7 +49,7 @@ class Failure(Recipe):
                 "failure: the training or the calibration packs hold no fault or nothing else; "
                 "raise fault_packs or take another seed"
             )
-        booster = self.size.classifier(seed).fit(train.features, train.target > 0)
+        booster = self.size.classifier(seed).fit(trainable(train.features), train.target > 0)
         model = EdgeModel.of([booster], Percent())
         slope, offset = _platt(model.raw(calibrate.features)[:, 0], calibrate)
         model = model.corrected([slope], [offset])

@@ -20,7 +20,7 @@ from cloud.training.recipes.base import F64, Answers, Bar, Fitted, Recipe, Size
 from cloud.training.recipes.soh import equal_packs
 from cloud.training.rows import Rows
 from cloud.training.scores import Score, ape, mae, score, share
-from cloud.training.trees import Booster, EdgeModel, Interval
+from cloud.training.trees import Booster, EdgeModel, Interval, trainable
 
 CAP_EFC = 6000.0
 QUANTILES = (0.1, 0.5, 0.9)
@@ -72,7 +72,8 @@ class Rul(Recipe):
     def _quantiles(self, rows: Rows, labels: F64, seed: int) -> list[Booster]:
         weight = equal_packs(rows)
         made = [self.size.regressor(seed, loss="quantile", quantile=q) for q in QUANTILES]
-        return [booster.fit(rows.features, labels, sample_weight=weight) for booster in made]
+        features = trainable(rows.features)
+        return [booster.fit(features, labels, sample_weight=weight) for booster in made]
 
     def baselines(self, train: Rows, rows: Rows) -> Answers:
         """A straight line from new (100 %) through today's true SoH to 80 %; and the mean life seen in training.

@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 from cloud.training.recipes.base import F64, Answers, Bar, Fitted, Recipe, Size
 from cloud.training.rows import Rows
 from cloud.training.scores import Score, mae, p95_of_pack_mae, rmse, score, skill
-from cloud.training.trees import EdgeModel, Value
+from cloud.training.trees import EdgeModel, Value, trainable
 
 
 class Soh(Recipe):
@@ -31,7 +31,7 @@ class Soh(Recipe):
 
     def fit(self, train: Rows, calibrate: Rows, seed: int) -> Fitted:
         weight = equal_packs(train)
-        booster = self.size.regressor(seed).fit(train.features, train.target, sample_weight=weight)
+        booster = self.size.regressor(seed).fit(trainable(train.features), train.target, sample_weight=weight)
         return Fitted(EdgeModel.of([booster], Value()), {})
 
     def baselines(self, train: Rows, rows: Rows) -> Answers:

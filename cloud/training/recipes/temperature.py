@@ -10,7 +10,7 @@ from cloud.training.errors import TrainError
 from cloud.training.recipes.base import Answers, Bar, Fitted, Recipe, Size
 from cloud.training.rows import Rows
 from cloud.training.scores import Score, mae, rmse, score, skill
-from cloud.training.trees import Change, EdgeModel
+from cloud.training.trees import Change, EdgeModel, trainable
 
 EVENT_C = 1.5
 NOW = "cell_temp_max_c"
@@ -43,7 +43,7 @@ class Temperature(Recipe):
 
     def fit(self, train: Rows, calibrate: Rows, seed: int) -> Fitted:
         change = train.target - train.features[:, self.now_index]
-        booster = self.size.regressor(seed).fit(train.features, change)
+        booster = self.size.regressor(seed).fit(trainable(train.features), change)
         return Fitted(EdgeModel.of([booster], Change(self.now_index)), {})
 
     def baselines(self, train: Rows, rows: Rows) -> Answers:
