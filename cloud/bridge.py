@@ -49,6 +49,10 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     mqtt_ca: Annotated[str, Meta(description="file with the authorities to trust (PEM); empty: the system's")] = ""
     mqtt_cert: Annotated[str, Meta(description="file with this bridge's certificate (PEM); empty: none")] = ""
     mqtt_key: Annotated[str, Meta(description="file with the key of the certificate (PEM); empty: none")] = ""
+    shared: Annotated[
+        bool,
+        Meta(description="share the messages with other bridges; off: take them all, for a broker without shared subscriptions"),
+    ] = True
     receive_maximum: Annotated[
         int, Meta(ge=1, le=65535, description="messages the broker may have under way to the bridge")
     ] = 5000
@@ -117,7 +121,9 @@ class NoSinkError(ValueError):
 
 
 def load_flow(settings: BridgeSettings) -> Flow:
-    """The flow with the sinks left out that are not configured; raises FlowError, OSError or NoSinkError.
+    """The flow with the sinks left out that are not configured, and without `$share` where `shared` is off.
+
+    Raises FlowError, OSError or NoSinkError.
 
     A node is left out (`"d": true`) when one of its properties stands for the switching setting of an inactive sink.
     """
@@ -130,11 +136,19 @@ def load_flow(settings: BridgeSettings) -> Flow:
     disabled = [raw for raw in nodes if off & {value for value in raw.values() if isinstance(value, str)}]
     for raw in disabled:
         raw["d"] = True
+    if not settings.shared:
+        _unshare(nodes)
     flow = Flow(nodes)
     if disabled and not any(_is_sink(raw) for raw in flow.active()):
         wanted = ", ".join(SWITCHES.values())
         raise NoSinkError(f"no sink is configured: set one of {wanted} (for instance {PREFIX}DATABASE)")
     return flow
+
+
+def _unshare(nodes: list[RawNode]) -> None:
+    for raw in nodes:
+        if raw["type"] == "mqtt in":
+            raw["topic"] = re.sub(r"^\$share/[^/]+/", "", str(raw.get("topic", "")))
 
 
 def _is_sink(raw: RawNode) -> bool:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from cloud.nodes.timescale_out import TimescaleOut
 from voltflow.engine import Engine, NodeStats
 from voltflow.node import Sink
+from voltflow.nodes.mqtt_broker import MqttBroker
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class BridgeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._engine_metrics()
         yield from self._node_metrics()
+        yield self._connection_metrics()
         yield from self._history_metrics()
 
     def _engine_metrics(self) -> Iterator[Metric]:
@@ -61,6 +63,14 @@ class BridgeCollector(Collector):
                 waiting.add_metric(labels, stats.waiting)
                 up.add_metric(labels, 0 if stats.error else 1)
         yield from (busy, waiting, up)
+
+    def _connection_metrics(self) -> Metric:
+        up = GaugeMetricFamily("voltflow_broker_up", "1 while connected to the broker.", labels=["node"])
+        for node_id, wired in self._engine.nodes.items():
+            if isinstance(wired.node, MqttBroker):
+                link = wired.node.link
+                up.add_metric([node_id], int(link is not None and link.connected.is_set()))
+        return up
 
     def _nodes(self) -> Iterator[tuple[list[str], NodeStats, bool]]:
         for node_id, wired in self._engine.nodes.items():
