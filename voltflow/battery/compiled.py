@@ -22,7 +22,7 @@ import numpy as np
 
 from voltflow.battery import kernel, kernel_slow, ops, tables
 from voltflow.battery.features import FEATURES
-from voltflow.battery.ops import GAIN_RC, GAINS, INF, NAN, any_of, gain_rc_of, gains_of
+from voltflow.battery.ops import GAIN_RC, GAINS, INF, NAN, gain_rc_of, gains_of
 from voltflow.battery.records import Pack, Row, State
 
 Form = Literal["float", "numpy"]
@@ -308,7 +308,7 @@ def source(form: Form) -> str:
 def _numpy_namespace() -> dict[str, Any]:
     return {
         "NAN": NAN, "INF": INF, "where": np.where, "least": np.fmin, "most": np.fmax, "sqrt": np.sqrt,
-        "log10": np.log10, "logical_not": np.logical_not, "any_of": any_of, "gain_rc": gain_rc_of, "gains": gains_of,
+        "log10": np.log10, "logical_not": np.logical_not, "any_of": np.count_nonzero, "gain_rc": gain_rc_of, "gains": gains_of,
         "index": lambda place: place.astype(np.intp), **{name: np.array(getattr(tables, name)) for name in _TABLES},
     }  # fmt: skip
 

@@ -33,6 +33,8 @@ TICK_S: Final = 9.75
 """Moving means move this often; a little under 10 s, as 0.1 Hz messages arrive with jitter."""
 DAY_S: Final = 86400.0
 CORRELATION_S: Final = 600.0
+SURPRISE: Final = 9.0
+"""Squared residual over its variance, three sigma, from which the state of charge is taken for lost."""
 REST_C_RATE: Final = 0.02
 PACK_VOLTAGE_VAR: Final = 4e-5
 """Of a cell voltage read off the pack's: 1 V of resolution over 91 cells, leads and contacts included."""
@@ -120,7 +122,7 @@ def predict(s: State, x: Row, p: Pack, w: Work) -> None:
 
 
 def start_soc(s: State, x: Row, p: Pack, w: Work) -> None:
-    """A first state of charge: what the BMS says, else what the voltage says, else half full; each with its doubt."""
+    """A first state of charge: what the BMS says unless the voltage contradicts, else what that says, else half."""
     if known(p.per_rated_ah):
         s.soc = 0.5
         s.p00 = 0.09
@@ -129,8 +131,9 @@ def start_soc(s: State, x: Row, p: Pack, w: Work) -> None:
             place = least(most(place, 0.0), VOLT_CELLS)
             s.soc = SOC_AT_V[index(place) + p.volt_base]
             s.p00 = p.start_var
-        if known(x.soc_pct):
-            s.soc = 0.01 * x.soc_pct
+        ahead = 0.01 * x.soc_pct - s.soc
+        if ahead * ahead < SURPRISE * s.p00:
+            s.soc += ahead
             s.p00 = 0.01
 
 
@@ -180,9 +183,12 @@ def correct(s: State, x: Row, p: Pack, w: Work) -> None:
         ir_v = w.r0_ohm * w.current_a
         rest_v = w.cell_v - ir_v - s.rc_v
         w.residual_v = rest_v - low_v - rise_v * (place - cell)
-        share = CORRELATION_S / w.dt_s
-        share = most(share, 1.0)
-        noise = (p.ocv_var + w.source_var + 0.06 * ir_v * ir_v) * share
+        noise = p.ocv_var + w.source_var + 0.06 * ir_v * ir_v
+        # A residual that the doubt cannot explain: the estimate is wrong, not the noise large. Learn fast again.
+        explained = s.p00 * s.ocv_slope_v * s.ocv_slope_v + s.p11 + noise
+        if w.residual_v * w.residual_v > SURPRISE * explained:
+            s.p00 = most(s.p00, 0.04)
+        noise *= most(CORRELATION_S / w.dt_s, 1.0)
         z0 = s.p00 * s.ocv_slope_v + s.p01
         z1 = s.p01 * s.ocv_slope_v + s.p11
         per = 1.0 / (z0 * s.ocv_slope_v + z1 + noise)

@@ -215,7 +215,8 @@ def bms_soc(s: State, x: Row, p: Pack, w: Work) -> None:
     s.bms_soc_pct = x.soc_pct
     if known(s.soc):
         ahead = 0.01 * x.soc_pct - s.soc
-        share = most(BMS_SOC_PERIOD_S / w.span_s, 1.0)
+        # Time heard, not time passed: after a silence, or at the start, it would otherwise be taken over whole.
+        share = BMS_SOC_PERIOD_S / most(s.tick_s, 0.001)
         per = 1.0 / (s.p00 + BMS_SOC_VAR * share)
         k0 = s.p00 * per
         k1 = s.p01 * per

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import log10, sqrt
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,11 +88,6 @@ def gain_rc_of(dt_s: Array) -> Array:
 def gains_of(dt_s: Array) -> Array:
     """`gains` of an array: shape (6, n)."""
     return -np.expm1(dt_s * (-1.0 / MEANS_S)[:, None])
-
-
-def any_of(mask: Any) -> bool:
-    """Whether a mask, or a plain bool where no row made a difference, is true anywhere."""
-    return bool(mask.any()) if isinstance(mask, np.ndarray) else bool(mask)
 
 
 GAIN_RC: Final = _GainRc()
