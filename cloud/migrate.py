@@ -85,12 +85,14 @@ def _apply(conn: connection, item: Migration, newest: int) -> bool:
         return False
     with conn, conn.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
-        if _checked_version(conn, newest) >= item.version:
-            return False
+        # Before the second look: a session that has seen that the table is not there goes on believing it (its
+        # catalog cache) until it takes a lock on a relation or schema, which an advisory lock is not.
         cursor.execute(
             "CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, name text NOT NULL, "
             "applied timestamptz NOT NULL DEFAULT now())"
         )
+        if _checked_version(conn, newest) >= item.version:
+            return False
         cursor.execute(item.sql)
         cursor.execute("INSERT INTO schema_version (version, name) VALUES (%s, %s)", (item.version, item.name))
     return True

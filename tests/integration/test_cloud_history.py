@@ -1,0 +1,204 @@
+"""`timescale out` into real databases: each message one row, whatever happens."""
+
+import asyncio
+import json
+from contextlib import ExitStack
+
+import msgspec
+import psycopg2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloud.history import _lists, _plain
+from cloud.nodes.timescale_out import TimescaleOut
+from tests import cloud_samples as samples
+from tests import servers
+from tests.cloud_samples import query, run_sink, twin
+from voltflow.message import Msg
+from voltflow.node import Rejected, SinkUnavailable
+
+
+def seqs(dsn: str) -> list[int]:
+    return [row["seq"] for row in query(dsn, "SELECT seq FROM telemetry ORDER BY seq")]
+
+
+@pytest.fixture(params=["postgres", "timescale"])
+def dsn(request: pytest.FixtureRequest) -> str:
+    """An empty database: PostgreSQL, or TimescaleDB where the same tables are hypertables."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("database"))
+    return str(request.getfixturevalue("timescale").dsn)
+
+
+def test_write_same_rows_in_postgres_and_timescale(dsn: str) -> None:
+    """Values, nulls, texts with quotes and backslashes, arrays and JSON all arrive; times are exact."""
+
+    async def use(sink: TimescaleOut) -> None:
+        await sink.write([twin(seq) for seq in range(30)])
+        await sink.write([twin(30), samples.alert(30), samples.dead(), samples.loss(40, 49)])
+        assert sink.rows == {"telemetry": 31, "alert": 1, "dead_letter": 1, "loss": 1}
+        assert sink.latency.count == 31
+
+    run_sink(TimescaleOut(database=dsn), use)
+    row = query(dsn, "SELECT *, extract(epoch FROM ts) * 1000 AS ts_ms FROM telemetry WHERE seq = 7")[0]
+    assert (row["fleet"], row["pack"], row["boot"], row["ts_ms"]) == ("demo", "SIM000001", samples.BOOT, samples.TS_MS + 3500)
+    assert (row["soc_pct"], row["twin_soc_sigma_pct"], row["twin_voltage_residual_mv"]) == (61.007, 0.1 + 0.2, -1e-9)
+    assert (row["cell_voltage_min_id"], row["speed_kmh"], row["late"], row["session"]) == (17, None, False, None)
+    assert (row["dtc"], row["invalid"]) == (["P0A80", 'a"b\\c,'], ["ambient_c"])
+    assert (row["temperature_predicted_c"], row["rul_predicted_efc"]) == (23.75, None)
+    assert row["models"] == {"temperature": "0123456789ab", "rul": "cdef01234567", "plating": "ffff01234567"}
+    assert row["reasons"] == {"rul": "no charge session yet"}
+    assert row["predictions_other"]["plating"]["value"] == 0.25
+    assert row["joined"]["temperature"]["predicted"] == 23.5
+    assert seqs(dsn) == list(range(31))
+    letter = query(dsn, "SELECT * FROM dead_letter")[0]
+    assert bytes(letter["payload"]) == b"\x00\xff'\\"
+    assert query(dsn, "SELECT seq_from, seq_to, reason FROM loss") == [{"seq_from": 40, "seq_to": 49, "reason": "quota"}]
+
+
+def test_write_redelivery_makes_no_second_row(dsn: str) -> None:
+    async def use(sink: TimescaleOut) -> None:
+        batch = [twin(seq) for seq in range(20)]
+        more = [samples.alert(3), samples.loss(40, 49), samples.dead(seq=50)]
+        for _ in range(3):
+            await sink.write([*batch, *batch[:5], *more])
+        assert sink.again["telemetry"] == 3 * 25 - 20
+
+    run_sink(TimescaleOut(database=dsn), use)
+    assert seqs(dsn) == list(range(20))
+    for table in ("alert", "loss", "dead_letter"):
+        assert query(dsn, f"SELECT count(*) AS n FROM {table}") == [{"n": 1}]
+
+
+def test_write_poisoned_rows_are_refused_and_the_others_stored(dsn: str) -> None:
+    """A number too large for its column, a NUL, bytes that are no message: each alone, with the reason."""
+    nul = twin(31, dtc=["a\0b"])
+    poison = [twin(30, balancing_cells=2**40), nul, Msg(twin(0).topic, b"{"), Msg("gw/v1/x/state", b"{}")]
+
+    async def use(sink: TimescaleOut) -> None:
+        batch = [twin(seq) for seq in range(30)]
+        for place, msg in zip((3, 4, 17, 33), poison, strict=True):
+            batch.insert(place, msg)
+        with pytest.raises(Rejected) as rejected:
+            await sink.write(batch)
+        refused = {id(msg): reason for msg, reason in rejected.value.refused}
+        assert set(refused) == {id(msg) for msg in poison}
+        assert "out of range" in refused[id(poison[0])]
+        assert refused[id(nul)] == "a text holds a NUL character, which PostgreSQL cannot store"
+        await sink.write([twin(50)])
+
+    run_sink(TimescaleOut(database=dsn), use)
+    assert seqs(dsn) == [*range(30), 50]
+
+
+def test_write_state_keeps_the_nameplate_when_the_pack_goes_offline(database: str) -> None:
+    async def use(sink: TimescaleOut) -> None:
+        birth = samples.state(boot=7, chemistry="LFP", capacity_rated_ah=150.0, cells_series=91)
+        await sink.write([birth, samples.state(online=False, boot=7, published=12)])
+        await sink.write([samples.state(online=False)])
+
+    run_sink(TimescaleOut(database=database), use)
+    row = query(database, "SELECT * FROM pack")[0]
+    assert (row["online"], row["boot"], row["chemistry"], row["cells_series"]) == (False, 7, "LFP", 91)
+    assert query(database, "SELECT boot, published FROM pack_boot") == [{"boot": 7, "published": 12}]
+
+
+def test_write_missing_table_waits_instead_of_refusing_every_row(database: str) -> None:
+    """An error that does not speak of the rows must not make dead letters of them."""
+
+    async def use(sink: TimescaleOut) -> None:
+        await sink._first
+        import psycopg2
+
+        with psycopg2.connect(database) as other, other.cursor() as cursor:
+            cursor.execute("ALTER TABLE telemetry RENAME TO elsewhere")
+        with pytest.raises(SinkUnavailable, match="telemetry"):
+            await sink.write([twin(0)])
+        with psycopg2.connect(database) as other, other.cursor() as cursor:
+            cursor.execute("ALTER TABLE elsewhere RENAME TO telemetry")
+        await sink.write([twin(0)])
+
+    run_sink(TimescaleOut(database=database), use)
+    assert seqs(database) == [0]
+
+
+def test_write_database_killed_and_restarted_no_loss_no_duplicate() -> None:
+    """What the engine does: the same batch again after SinkUnavailable. The kill comes while batches are written."""
+    with ExitStack() as stack:
+        server = stack.enter_context(servers.Postgres())
+        dsn = server.dsn
+        failures = 0
+
+        async def use(sink: TimescaleOut) -> None:
+            nonlocal failures
+            killer = None
+            for number in range(60):
+                batch = [twin(number * 50 + i) for i in range(50)]
+                if number in (10, 30):
+                    killer = asyncio.create_task(asyncio.to_thread(lambda: (server.kill(), server.start())))
+                while True:
+                    try:
+                        await sink.write(batch)
+                        break
+                    except SinkUnavailable:
+                        failures += 1
+                        await asyncio.sleep(0.01)
+                if killer is not None and killer.done():
+                    await killer
+            if killer is not None:
+                await killer
+
+        run_sink(TimescaleOut(database=dsn), use)
+        assert failures > 0
+        assert seqs(server.dsn) == list(range(3000))
+
+
+def test_start_with_the_database_away_then_there() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(servers.Postgres())
+        dsn = server.dsn
+        server.stop()
+
+        async def use(sink: TimescaleOut) -> None:
+            with pytest.raises(SinkUnavailable):
+                await sink.write([twin(0)])
+            assert sink.status()["connected"] is False
+            await asyncio.to_thread(server.start)
+            await sink.write([twin(0)])
+            assert sink.status()["error"] == ""
+
+        run_sink(TimescaleOut(database=dsn), use)
+        assert seqs(server.dsn) == [0]
+
+
+@pytest.fixture(scope="module")
+def literals(postgres: servers.Postgres) -> psycopg2.extensions.connection:
+    with servers.database(postgres) as dsn:
+        connection = psycopg2.connect(dsn)
+        yield connection
+        connection.close()
+
+
+texts = st.lists(st.one_of(st.none(), st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))))
+
+
+@settings(max_examples=300)
+@given(texts, st.lists(st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))))
+def test_array_literals_arrive_as_they_were(
+    literals: psycopg2.extensions.connection, words: list[str | None], numbers: list[float | None]
+) -> None:
+    """Quotes, backslashes, commas, braces, `NULL` as a word, line breaks, every digit of a float."""
+    with literals.cursor() as cursor:
+        lists = [[word, "x"] for word in words if word is not None]
+        cursor.execute(
+            "SELECT %s::text[], %s::double precision[], (SELECT json_agg(t::text[] ORDER BY n) "
+            "FROM unnest(%s::text[]) WITH ORDINALITY AS u(t, n))",
+            (_plain(words).decode(), _plain(numbers).decode(), _lists(lists).decode()),
+        )
+        got = cursor.fetchone()
+    assert got is not None
+    assert got[0] == words
+    assert got[1] == numbers
+    assert (got[2] or []) == lists
+    assert json.loads(msgspec.json.encode(words)) == words

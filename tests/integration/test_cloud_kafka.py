@@ -1,0 +1,98 @@
+"""`kafka out` to a real broker."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cloud.nodes.kafka_out import KafkaOut
+from tests import cloud_samples as samples
+from tests import servers
+from tests.cloud_samples import run_sink, twin
+from voltflow.message import Msg
+from voltflow.node import Rejected, SinkUnavailable
+
+
+def consume(bootstrap: str, topic: str, count: int) -> list[Any]:
+    from kafka import KafkaConsumer
+
+    consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None)
+    records: list[Any] = []
+    try:
+        servers.wait_until(
+            lambda: records.extend(r for part in consumer.poll(200).values() for r in part) or len(records) >= count,
+            f"{count} records",
+        )
+    finally:
+        consumer.close()
+    return records
+
+
+def test_write_key_headers_and_bytes(kafka: servers.Kafka, unique: str) -> None:
+    msgs = [twin(seq, f"SIM{seq % 3:06d}") for seq in range(30)]
+
+    async def use(sink: KafkaOut) -> None:
+        await sink.write(msgs)
+        assert sink.status() == {"confirmed": 30, "refused": 0, "error": ""}
+
+    run_sink(KafkaOut(bootstrap=kafka.bootstrap, topic_twin=unique), use)
+    records = consume(kafka.bootstrap, unique, 30)
+    assert sorted(r.value for r in records) == sorted(m.payload for m in msgs)
+    for record in records:
+        headers = {name: value.decode() for name, value in record.headers}
+        sent = next(m for m in msgs if m.payload == record.value)
+        assert record.key.decode() == headers["pack"] == sent.topic.split("/")[3]
+        assert (headers["fleet"], headers["boot"], headers["seq"]) == ("demo", str(samples.BOOT), str(msgs.index(sent)))
+    of_one = [dict(r.headers)["seq"] for r in records if r.key == b"SIM000000"]
+    assert of_one == [str(seq).encode() for seq in range(0, 30, 3)]
+
+
+def test_write_each_kind_has_its_topic(kafka: servers.Kafka, unique: str) -> None:
+    kinds = {"twin": twin(0), "alert": samples.alert(0), "dead": samples.dead(), "loss": samples.loss(1, 2), "state": samples.state()}
+    sink = KafkaOut(bootstrap=kafka.bootstrap, **{f"topic_{kind}": f"{unique}-{kind}" for kind in kinds})
+
+    async def use(sink: KafkaOut) -> None:
+        await sink.write(list(kinds.values()))
+
+    run_sink(sink, use)
+    for kind, msg in kinds.items():
+        assert consume(kafka.bootstrap, f"{unique}-{kind}", 1)[0].value == msg.payload
+
+
+def test_write_too_large_is_refused_and_the_others_arrive(kafka: servers.Kafka, unique: str) -> None:
+    large = Msg(twin(0).topic, b"x" * 5000)
+    letter = samples.dead(payload=b"y" * 5000, size_bytes=5000)
+
+    async def use(sink: KafkaOut) -> None:
+        with pytest.raises(Rejected) as rejected:
+            await sink.write([twin(0), large, letter, twin(1)])
+        assert rejected.value.refused == [(large, "5000 bytes, Kafka takes 4000 (max_message_bytes)")]
+
+    names = {"topic_twin": unique, "topic_dead": f"{unique}-dead"}
+    run_sink(KafkaOut(bootstrap=kafka.bootstrap, max_message_bytes=4000, **names), use)
+    assert len(consume(kafka.bootstrap, unique, 2)) == 2
+    assert b'"truncated":true' in consume(kafka.bootstrap, f"{unique}-dead", 1)[0].value
+
+
+def test_write_broker_away_is_unavailable_then_succeeds(own: Any, unique: str) -> None:
+    broker = own(servers.Kafka())
+
+    async def use(sink: KafkaOut) -> None:
+        await sink.write([twin(0)])
+        await asyncio.to_thread(broker.kill)
+        batch = [twin(seq) for seq in (1, 2)]
+        with pytest.raises(SinkUnavailable, match="kafka 127.0.0.1"):
+            await sink.write(batch)
+        assert sink.status()["error"]
+        await asyncio.to_thread(broker.start)
+        for _ in range(10):
+            try:
+                await sink.write(batch)
+                break
+            except SinkUnavailable:
+                continue
+        assert sink.status()["error"] == ""
+
+    run_sink(KafkaOut(bootstrap=broker.bootstrap, topic_twin=unique, timeout_s=2.0), use)
+    # tansu keeps topics in memory, so only what came after the kill is there
+    assert [dict(r.headers)["seq"] for r in consume(broker.bootstrap, unique, 2)] == [b"1", b"2"]
