@@ -65,7 +65,7 @@ class BridgeCollector(Collector):
         yield from (busy, waiting, up)
 
     def _connection_metrics(self) -> Metric:
-        up = GaugeMetricFamily("voltflow_broker_up", "1 while connected to the broker.", labels=["node"])
+        up = GaugeMetricFamily("voltflow_mqtt_connected", "1 while connected.", labels=["node"])
         for node_id, wired in self._engine.nodes.items():
             if isinstance(wired.node, MqttBroker):
                 link = wired.node.link
