@@ -78,6 +78,7 @@ class Engine:
         self.stalls = 0
         self.batches = 0
         self.messages = 0
+        self.abandoned = 0
         self.grace_s = grace_s
         self.watchdog_s = watchdog_s
         self.transactions: set[Transaction] = set()
@@ -112,7 +113,7 @@ class Engine:
             await self._run_sources(stop)
         finally:
             watchdog.stop()
-            left = len(self.transactions)
+            left = self.abandoned + len(self.transactions)
             for queue in self._queues.values():
                 for task in queue.tasks:
                     task.cancel()
@@ -184,8 +185,12 @@ class Engine:
             return
         self.batches += 1
         self.messages += len(msgs)
-        async with self.transaction(source, msgs) as transaction:
-            self._run_plan(source, msgs, transaction)
+        try:
+            async with self.transaction(source, msgs) as transaction:
+                self._run_plan(source, msgs, transaction)
+        except asyncio.CancelledError:
+            self.abandoned += 1
+            raise
 
     @contextlib.asynccontextmanager
     async def transaction(self, node_id: str, msgs: list[Msg]) -> AsyncIterator[Transaction]:

@@ -17,10 +17,11 @@ import contextlib
 import json
 import logging
 import ssl
+import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,31 @@ from gmqtt.mqtt.constants import MQTTv50, MQTTv311
 
 from voltflow.backoff import Backoff
 from voltflow.message import Msg, now_ms
+from voltflow.mqtt_codec import (
+    DISCONNECT,
+    DISCONNECT_WITH_WILL,
+    DUP,
+    PACKET_TOO_LARGE,
+    PUBACK,
+    PUBCOMP,
+    PUBLISH,
+    PUBREC,
+    REASONS,
+    UNSUPPORTED_VERSION,
+    matches,
+    publish_packet,
+    reason_text,
+)
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
-_PUBLISH, _PUBACK, _PUBREC, _PUBREL, _PUBCOMP = 0x30, 0x40, 0x50, 0x60, 0x70
-_DUP = 0x08
-PACKET_TOO_LARGE = 0x95
 _NEVER_EXPIRES_S = 0xFFFFFFFF
+SILENT_KEEPALIVES = 1.8
+"""Keep-alive intervals without a word from the broker after which the connection is dead; gmqtt asks (PINGREQ) after
+0.8 to 1.3 of one."""
+STEADY_S = 10.0
+"""A connection that lasted so long was a good one: the next attempt follows at once."""
 
 Delivery = tuple[int, int]
 """What identifies an inbound message until it is acknowledged: the connection's number and the packet identifier."""
@@ -93,7 +111,7 @@ class PublishRefused(Exception):
 
     def __init__(self, refused: list[tuple[int, int]]) -> None:
         super().__init__(
-            f"the broker refused {len(refused)} message(s), the first with reason code {refused[0][1]:#x}"
+            f"the broker refused {len(refused)} message(s), the first with reason code {reason_text(refused[0][1])}"
         )
         self.refused = refused
 
@@ -138,6 +156,25 @@ class _Outbound:
         self.released = False
 
 
+class _Identifiers:
+    """Packet identifiers for gmqtt's subscriptions, from the pool of the link's publishes (MQTT 5, 2.2.1).
+
+    gmqtt's own generator counts up to the broker's Receive Maximum and fails with as many subscriptions.
+    """
+
+    def __init__(self, link: MqttLink) -> None:
+        self._link = link
+        self.taken: set[int] = set()
+
+    def next_id(self) -> int:
+        mid = self._link._new_mid()
+        self.taken.add(mid)
+        return mid
+
+    def free_id(self, mid: int) -> None:
+        self.taken.discard(mid)
+
+
 class _Handler(gmqtt.mqtt.handler.MqttPackageHandler):  # type: ignore[misc]
     """gmqtt's packet handler, with publishes and their acknowledgements handed to the link."""
 
@@ -146,11 +183,13 @@ class _Handler(gmqtt.mqtt.handler.MqttPackageHandler):  # type: ignore[misc]
     def __call__(self, package: Any) -> None:
         kind = package.cmd & 0xF0
         try:
-            if kind == _PUBLISH:
+            if kind == PUBLISH:
                 self.link._on_publish(package.cmd, package.data)
-            elif kind in (_PUBACK, _PUBREC, _PUBCOMP):
+            elif kind in (PUBACK, PUBREC, PUBCOMP):
                 self.link._on_answer(kind, package.data)
             else:
+                if kind == DISCONNECT:
+                    self.link._on_disconnect(package.data)
                 self._handle_packet(package.cmd, package.data)
         except Exception:
             log.exception("%s: cannot handle a packet of type %#x", self.link.name, kind)
@@ -172,7 +211,13 @@ class MqttLink:
         self.last_error = ""
         self._receivers: dict[str, tuple[int, Receiver]] = {}
         self._routes: dict[str, list[Receiver]] = {}
+        self.refused_subscriptions: dict[str, int] = {}
+        """Reason code by topic filter."""
         self._client: gmqtt.Client | None = None
+        self._client_id = options.client_id or uuid.uuid4().hex
+        self._identifiers = _Identifiers(self)
+        self._only_v311 = False
+        self._session_present = False
         self._version = MQTTv50
         self._closed_before_connack = 0
         self._generation = 0
@@ -195,6 +240,11 @@ class MqttLink:
     def is_open(self) -> bool:
         return self._supervisor is not None
 
+    @property
+    def max_packet_bytes(self) -> int:
+        """The largest packet the broker takes, as far as it said so (MQTT 5)."""
+        return self._max_packet_bytes
+
     async def open(self) -> None:
         """Start connecting in the background; `connected` tells when."""
         self._supervisor = asyncio.create_task(self._supervise(), name=f"{self.name} supervisor")
@@ -202,17 +252,20 @@ class MqttLink:
     async def close(self, timeout_s: float = 5.0) -> None:
         """Wait up to `timeout_s` for confirmations, say farewell, disconnect; what is unconfirmed raises LinkClosed."""
         self._closing = True
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        said = self.options.farewell is None
         if self.connected.is_set():
-            with contextlib.suppress(TimeoutError, PublishRefused):
-                async with asyncio.timeout(timeout_s):
-                    await asyncio.gather(*{e.batch.future for e in (*self._inflight.values(), *self._queue)})
-                    if self.options.farewell:
-                        await self._send_own(self.options.farewell)
+            # asyncio.wait, because it neither cancels what it waits for nor stops at the first refusal
+            if waiting := {entry.batch.future for entry in (*self._inflight.values(), *self._queue)}:
+                await asyncio.wait(waiting, timeout=timeout_s)
+            if self.options.farewell and self.connected.is_set():
+                said = await self._say(self.options.farewell, deadline)
         if self._supervisor is not None:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
-        await self._disconnect()
+        # a client that could not say farewell lets the broker publish its will
+        await self._disconnect(0 if said else DISCONNECT_WITH_WILL)
         for entry in (*self._inflight.values(), *self._queue):
             if not entry.batch.future.done():
                 entry.batch.future.set_exception(
@@ -222,36 +275,62 @@ class MqttLink:
         self._inflight.clear()
         self._queue.clear()
 
+    async def _say(self, own: Publication, deadline: float) -> bool:
+        """Publish one of the client's own messages; whether the broker confirmed it in time."""
+        self._queue.append(entry := self._own_entry(own))
+        self._pump()
+        left_s = max(0.5, deadline - asyncio.get_running_loop().time())
+        await asyncio.wait({entry.batch.future}, timeout=left_s)
+        return entry.batch.future.done() and not entry.batch.future.exception()
+
     async def _supervise(self) -> None:
         backoff = Backoff()
         while True:
             try:
                 await self._connect()
-                backoff.reset()
-                await self._lost.wait()
-                log.warning("%s: connection to %s lost", self.name, self._address())
-            except (
-                OSError,
-                TimeoutError,
-                gmqtt.mqtt.handler.MQTTError,
-                ConnectionError,
-            ) as error:
+                since = time.monotonic()
+                await self._until_lost()
+                self._version = MQTTv311 if self._only_v311 else MQTTv50
+                log.warning("%s: connection to %s lost: %s", self.name, self._address(), self.last_error)
+                if time.monotonic() - since > STEADY_S:
+                    backoff.reset()
+            except Exception as error:  # whatever it was: a link that gives up would stop the gateway unseen
+                known = isinstance(error, OSError | TimeoutError | gmqtt.mqtt.handler.MQTTError)
                 self.last_error = f"{type(error).__name__}: {error}"
-                log.warning(
-                    "%s: cannot connect to %s: %s",
-                    self.name,
-                    self._address(),
-                    self.last_error,
-                )
+                log.warning("%s: cannot connect to %s: %s", self.name, self._address(), self.last_error,
+                            exc_info=not known)  # fmt: skip
             self.connected.clear()
             self._forget_connection()
             await self._disconnect()
             await asyncio.sleep(backoff.next_s())
             self.reconnects += 1
 
+    async def _until_lost(self) -> None:
+        """Until the connection is gone, or the broker has said nothing for longer than its keep-alive allows.
+
+        gmqtt closes a silent connection as well, but in order: what waits to be sent would hold that up until the
+        kernel gives up, a quarter of an hour later.
+        """
+        assert self._client is not None
+        connection: Any = self._client._connection
+        allowed_s = SILENT_KEEPALIVES * connection.keepalive or None
+        while not self._lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), allowed_s and allowed_s / 4)
+            silent_s = time.monotonic() - connection._last_data_in
+            if allowed_s and silent_s > allowed_s and not self._lost.is_set():
+                # an event loop that was held up has not read yet what came meanwhile
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._lost.wait(), 1.0)
+                if time.monotonic() - connection._last_data_in > allowed_s:
+                    self.last_error = f"no answer for {silent_s:.0f} s"
+                    connection._transport.abort()
+                    return
+
     async def _connect(self) -> None:
         options, self._lost = self.options, asyncio.Event()
         self._generation += 1
+        self._identifiers.taken.clear()
         client = self._client = self._new_client()
         connecting = asyncio.create_task(
             client.connect(
@@ -270,10 +349,15 @@ class MqttLink:
                 timeout=CONNECT_TIMEOUT_S,
                 return_when=asyncio.FIRST_COMPLETED,
             )
+            client._package_handler.propagate_error()  # it may have refused, and closed before `connecting` saw it
             if not connecting.done():
                 self._consider_older_protocol(closed=lost.done())
                 raise ConnectionError("the broker did not answer CONNECT")
             connecting.result()
+        except gmqtt.mqtt.handler.MQTTConnectError as error:
+            if error._code == UNSUPPORTED_VERSION:
+                self._only_v311, self._version = True, MQTTv311
+            raise
         finally:
             for task in (connecting, lost):
                 task.cancel()
@@ -290,7 +374,7 @@ class MqttLink:
             }
         will = options.will
         client = gmqtt.Client(
-            options.client_id or None,
+            self._client_id.encode(),  # as text gmqtt counts its characters, not its bytes
             clean_session=options.clean_start,
             will_message=gmqtt.Message(will.topic, will.payload, qos=will.qos, retain=will.retain)
             if will
@@ -303,6 +387,9 @@ class MqttLink:
         handler = client._package_handler
         handler.__class__ = _Handler  # gmqtt offers no hook before its own QoS 1 handler has acknowledged
         handler.link = self
+        handler.id_generator = self._identifiers
+        handler.on_connect = self._on_connack
+        handler.on_subscribe = self._on_suback
         lost = self._lost
 
         async def on_lost(delay: bool = False) -> None:
@@ -312,22 +399,47 @@ class MqttLink:
         return client
 
     def _consider_older_protocol(self, *, closed: bool) -> None:
-        """A broker of MQTT 3.1.1 answers CONNECT of version 5 with code 1 or by closing the connection."""
-        refused = self._client is not None and self._client._connection_state.protocol_version == MQTTv311
+        """A broker of MQTT 3.1.1 answers CONNECT of version 5 with code 1 or by closing the connection.
+
+        The latter happens for other reasons too: it counts for one connection only.
+        """
+        assert self._client is not None
+        if self._version == MQTTv50 and self._client._connection_state.protocol_version == MQTTv311:
+            self._only_v311 = True  # gmqtt notes code 1 there
         self._closed_before_connack += closed
-        if refused or self._closed_before_connack % 3 == 2:
+        if self._only_v311 or self._closed_before_connack % 3 == 2:
             self._version = MQTTv311
         elif self._closed_before_connack:
             self._version = MQTTv50
 
+    def _on_connack(self, session_present: int, result: int, properties: dict[str, Any]) -> None:
+        self._session_present = bool(session_present & 1)
+
+    def _on_suback(self, mid: int, granted: Sequence[int], properties: dict[str, Any]) -> None:
+        assert self._client is not None
+        for subscription, code in zip(
+            self._client._package_handler.get_subscriptions_by_mid(mid), granted, strict=False
+        ):
+            self.refused_subscriptions.pop(subscription.topic, None)
+            if code >= 0x80:
+                self.refused_subscriptions[subscription.topic] = code
+                log.error("%s: the broker refused the subscription to %s with reason code %#x (%s)", self.name,
+                          subscription.topic, code, REASONS.get(code, "see its log"))  # fmt: skip
+
+    def _on_disconnect(self, packet: bytes) -> None:
+        """The broker's DISCONNECT (gmqtt makes an empty one when the connection ends)."""
+        if packet:
+            reason = REASONS.get(packet[0], "see the broker's log")
+            self.last_error = f"the broker disconnected with reason code {packet[0]:#x} ({reason})"
+
     async def _on_connected(self, client: gmqtt.Client) -> None:
+        self.last_error = ""
         limits = client._package_handler._connack_properties
         self._window = limits.get("receive_maximum", [65535])[0]
         self._max_packet_bytes = limits.get("maximum_packet_size", [2**28])[0]
-        await self._drop_left_subscriptions()
+        self._drop_left_subscriptions()
         for topic_filter, (qos, _) in self._receivers.items():
             client.subscribe(topic_filter, qos=qos)
-        self._remember_subscriptions()
         self.connected.set()
         log.info(
             "%s: connected to %s (MQTT %s)",
@@ -336,7 +448,9 @@ class MqttLink:
             "5" if self._version == 5 else "3.1.1",
         )
         for entry in reversed(self._inflight.values()):
-            entry.flags |= 0 if entry.released else _DUP
+            # Without its session the broker has forgotten what it received: sent anew it may come twice, never not at all.
+            entry.released = entry.released and self._session_present
+            entry.flags = entry.flags & ~DUP | (DUP if self._session_present else 0)
             self._queue.appendleft(entry)
         self._inflight.clear()
         if self.options.birth:
@@ -348,17 +462,21 @@ class MqttLink:
         self._answers.clear()
         self._out.clear()
 
-    async def _disconnect(self) -> None:
+    async def _disconnect(self, reason_code: int = 0) -> None:
         client, self._client = self._client, None
         self.connected.clear()
         if client is None or client._connection is None:
             return
         self._flush_to(client)
+        if reason_code and client._connection_state.protocol_version != MQTTv50:
+            client._connection._transport.abort()  # 3.1.1 publishes the will when no DISCONNECT came
+            return
         with contextlib.suppress(
             Exception
         ):  # the socket may be gone in any state; there is nothing left to save
-            async with asyncio.timeout(2):
-                await client.disconnect()
+            async with asyncio.timeout(1):
+                await client.disconnect(reason_code)
+        client._connection._transport.abort()
 
     def _address(self) -> str:
         return f"{self.options.host}:{self.options.port}"
@@ -372,16 +490,15 @@ class MqttLink:
         self._receivers[topic_filter] = (qos, receiver)
         self._routes.clear()
         if self.connected.is_set() and self._client is not None:
+            self._remember_subscriptions(set(self._receivers))
             self._client.subscribe(topic_filter, qos=qos)
-            self._remember_subscriptions()
 
     def unsubscribe(self, topic_filter: str) -> None:
         """Stop a subscription; what the broker still sends of it is acknowledged and dropped."""
         self._receivers.pop(topic_filter, None)
         self._routes.clear()
         if self.connected.is_set() and self._client is not None:
-            self._client.unsubscribe(topic_filter)
-            self._remember_subscriptions()
+            self._send_unsubscribe(self._client, {topic_filter})
 
     def _on_publish(self, header: int, packet: bytes) -> None:
         qos = (header >> 1) & 3
@@ -407,7 +524,7 @@ class MqttLink:
         delivery = None
         if qos:
             self._unacked[mid] = max(len(receivers), 1)
-            self._answers[mid] = (_PUBACK if qos == 1 else _PUBREC).to_bytes(1) + b"\x02" + mid.to_bytes(2)
+            self._answers[mid] = (PUBACK if qos == 1 else PUBREC).to_bytes(1) + b"\x02" + mid.to_bytes(2)
             delivery = (self._generation, mid)
         if not receivers:
             self.unrouted += 1
@@ -417,6 +534,14 @@ class MqttLink:
         msg = Msg(topic, payload, None, now_ms(), props)
         for receiver in receivers:
             receiver(msg, delivery)
+
+    def current(self, received: list[tuple[Msg, Delivery | None]]) -> list[tuple[Msg, Delivery | None]]:
+        """Without what came over a connection that is no more: the broker sends it again."""
+        if not received or all(
+            delivery is None or delivery[0] == self._generation for _, delivery in received
+        ):
+            return received
+        return [item for item in received if item[1] is None or item[1][0] == self._generation]
 
     def _route(self, topic: str) -> list[Receiver]:
         found = self._routes.get(topic)
@@ -472,7 +597,7 @@ class MqttLink:
         if self._closing:
             batch.future.set_exception(LinkClosed(f"{self.name} is closing"))
             return batch.future
-        flags = _PUBLISH | qos << 1 | retain
+        flags = PUBLISH | qos << 1 | retain
         self._queue.extend(
             [_Outbound(topic, payload, flags, batch, i) for i, (topic, payload) in enumerate(items)]
         )
@@ -481,22 +606,20 @@ class MqttLink:
 
     def _publish_qos0(self, items: Sequence[tuple[str, bytes]], retain: bool, batch: _Batch) -> None:
         if self.connected.is_set():
-            self._out.extend([self._packet(_PUBLISH | retain, topic, 0, payload) for topic, payload in items])
+            v5 = self._version == MQTTv50
+            self._out.extend(
+                [publish_packet(PUBLISH | retain, topic, 0, payload, v5) for topic, payload in items]
+            )
             self._schedule_flush()
         else:
             self.dropped_offline_qos0 += len(items)
         batch.future.set_result(None)
 
-    async def _send_own(self, own: Publication) -> None:
-        self._queue.append(entry := self._own_entry(own))
-        self._pump()
-        await entry.batch.future
-
     def _own_entry(self, own: Publication) -> _Outbound:
         entry = _Outbound(
             own.topic,
             own.payload,
-            _PUBLISH | (own.qos or 1) << 1 | own.retain,
+            PUBLISH | (own.qos or 1) << 1 | own.retain,
             _Batch(1),
             0,
         )
@@ -513,7 +636,7 @@ class MqttLink:
             self._out,
             self._window,
         )
-        sent = 0
+        sent, v5 = 0, self._version == MQTTv50
         while queue and len(inflight) < window:
             entry = queue.popleft()
             mid = entry.mid = entry.mid or self._new_mid()
@@ -521,7 +644,7 @@ class MqttLink:
             if entry.released:
                 out.append(b"\x62\x02" + mid.to_bytes(2))
                 continue
-            packet = self._packet(entry.flags, entry.topic, mid, entry.payload)
+            packet = publish_packet(entry.flags, entry.topic, mid, entry.payload, v5)
             if len(packet) > self._max_packet_bytes:  # MQTT 5, 3.2.2.3.6: it must not be sent
                 del inflight[mid]
                 entry.batch.settle(entry.index, PACKET_TOO_LARGE)
@@ -533,22 +656,16 @@ class MqttLink:
             self._schedule_flush()
 
     def _new_mid(self) -> int:
-        taken = self._inflight
+        taken, of_subscriptions = self._inflight, self._identifiers.taken
         while True:
             self._next_mid = self._next_mid % 65535 + 1
-            if self._next_mid not in taken:
+            if self._next_mid not in taken and self._next_mid not in of_subscriptions:
                 return self._next_mid
-
-    def _packet(self, flags: int, topic: str, mid: int, payload: bytes) -> bytes:
-        encoded = topic.encode()
-        properties = b"\x00" if self._version == MQTTv50 else b""
-        variable = len(encoded).to_bytes(2) + encoded + (mid.to_bytes(2) if mid else b"") + properties
-        return bytes((flags,)) + _varint(len(variable) + len(payload)) + variable + payload
 
     def _on_answer(self, kind: int, packet: bytes) -> None:
         mid = packet[0] << 8 | packet[1]
         reason = packet[2] if len(packet) > 2 else 0
-        if kind == _PUBREC and reason < 0x80:
+        if kind == PUBREC and reason < 0x80:
             entry = self._inflight.get(mid)
             if entry is not None:
                 entry.released = True
@@ -559,7 +676,7 @@ class MqttLink:
         if entry is None:
             return
         self.confirmed += 1
-        entry.batch.settle(entry.index, 0 if kind == _PUBCOMP else reason)
+        entry.batch.settle(entry.index, 0 if kind == PUBCOMP else reason)
         if self._queue:
             self._pump()
 
@@ -580,25 +697,35 @@ class MqttLink:
 
     # -- subscriptions over restarts ------------------------------------------------------------------------------
 
-    async def _drop_left_subscriptions(self) -> None:
+    def _drop_left_subscriptions(self) -> None:
         """Unsubscribe what this session had in an earlier run and the configuration no longer names."""
         if self.options.memory is None or self._client is None:
             return
-        for topic_filter in _read_memory(self.options.memory) - set(self._receivers):
-            log.info(
-                "%s: unsubscribing from %s, no longer configured",
-                self.name,
-                topic_filter,
-            )
-            self._client.unsubscribe(topic_filter)
+        wanted, left = set(self._receivers), _read_memory(self.options.memory) - set(self._receivers)
+        if left:
+            log.info("%s: unsubscribing from %s, no longer configured", self.name, ", ".join(sorted(left)))
+            self._remember_subscriptions(wanted | left)
+            self._send_unsubscribe(self._client, left)
+        else:
+            self._remember_subscriptions(wanted)
 
-    def _remember_subscriptions(self) -> None:
+    def _send_unsubscribe(self, client: gmqtt.Client, filters: set[str]) -> None:
+        """Unsubscribe, and forget the filters when the broker has confirmed."""
+
+        def confirmed(*_: object) -> None:
+            self._remember_subscriptions(set(self._receivers))
+
+        client._package_handler.on_unsubscribe = confirmed
+        client.unsubscribe([topic_filter.encode() for topic_filter in sorted(filters)])
+
+    def _remember_subscriptions(self, filters: set[str]) -> None:
+        """Written before a filter is subscribed and after it is unsubscribed, so that no crash leaves one behind."""
         memory = self.options.memory
-        if memory is None or _read_memory(memory) == set(self._receivers):
+        if memory is None or _read_memory(memory) == filters:
             return
         memory.parent.mkdir(parents=True, exist_ok=True)
         temporary = memory.with_suffix(".tmp")
-        temporary.write_text(json.dumps(sorted(self._receivers)))
+        temporary.write_text(json.dumps(sorted(filters)))
         temporary.replace(memory)
 
 
@@ -614,44 +741,6 @@ def _read_memory(memory: Path) -> set[str]:
             error,
         )
         return set()
-
-
-def _varint(value: int) -> bytes:
-    if value < 128:
-        return bytes((value,))
-    if value < 16384:
-        return bytes((value & 0x7F | 0x80, value >> 7))
-    encoded = bytearray()
-    while True:
-        value, digit = value >> 7, value & 0x7F
-        encoded.append(digit | 0x80 if value else digit)
-        if not value:
-            return bytes(encoded)
-
-
-@lru_cache(maxsize=1024)
-def _levels(topic_filter: str) -> tuple[str, ...]:
-    parts = topic_filter.split("/")
-    return tuple(parts[2:] if parts[0] == "$share" else parts)
-
-
-def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a topic belongs to a filter (MQTT 5, 4.7), the share name of a shared subscription aside.
-
-    >>> matches("ev/v1/+/+/telemetry", "ev/v1/f/p/telemetry"), matches("$share/g/ev/#", "ev/v1")
-    (True, True)
-    >>> matches("#", "$SYS/uptime"), matches("a/+", "a/b/c")
-    (False, False)
-    """
-    pattern, levels = _levels(topic_filter), topic.split("/")
-    if topic.startswith("$") and pattern[0] in ("+", "#"):
-        return False
-    for index, part in enumerate(pattern):
-        if part == "#":
-            return True
-        if index >= len(levels) or part not in ("+", levels[index]):
-            return False
-    return len(pattern) == len(levels)
 
 
 _quiet = logging.getLogger("voltflow.mqtt.gmqtt")

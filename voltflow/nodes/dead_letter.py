@@ -8,20 +8,21 @@ from typing import Any, ClassVar
 
 from voltflow import topics
 from voltflow.message import Msg, encode_payload
-from voltflow.mqtt import LinkClosed, PublishRefused
 from voltflow.node import (
     Context,
     DeadLetterSink,
     Failure,
-    Rejected,
-    SinkUnavailable,
     config,
     node,
 )
 from voltflow.nodes.mqtt_broker import MqttBroker
+from voltflow.nodes.mqtt_out import publish
 from voltflow.telemetry import Dead
 
 log = logging.getLogger(__name__)
+
+PACKET_OVERHEAD_BYTES = 16
+"""What a PUBLISH packet has around topic and payload, at most."""
 
 
 @node("dead letter", category="common", color="#e2a8a8", icon="font-awesome/fa-envelope")
@@ -29,8 +30,9 @@ class DeadLetter(DeadLetterSink):
     """Publish what a node failed on as `dead/1`: the node, the error, the original topic and bytes.
 
     The engine sends failed messages here by itself; a wire may bring more. The message is acknowledged at its source
-    only when the broker has confirmed the dead letter. Bytes beyond `max_bytes` are cut off; size and SHA-256 of the
-    whole stay.
+    only when the broker has confirmed the dead letter. Bytes beyond `max_bytes`, or beyond what the broker takes in one
+    packet, are cut off; size and SHA-256 of the whole stay. A dead letter that the broker refuses is logged, counted
+    and dropped.
     """
 
     pipelined: ClassVar[bool] = True
@@ -54,16 +56,19 @@ class DeadLetter(DeadLetterSink):
 
     async def write(self, msgs: list[Msg]) -> None:
         msgs = [msg for msg in msgs if not self._is_dead_letter(msg)]
-        items = [(_dead_topic((msg.origin or msg).topic), encode_payload(self._dead(msg))) for msg in msgs]
-        try:
-            await self._link.publish_batch(items)
-        except PublishRefused as error:
-            raise Rejected(
-                [(msgs[i], f"the broker refused it: {reason:#x}") for i, reason in error.refused]
-            ) from None
-        except LinkClosed as error:
-            raise SinkUnavailable(str(error)) from None
+        await publish(self._link, msgs, self._item)
         self.count += len(msgs)
+
+    def _item(self, msg: Msg) -> tuple[str, bytes]:
+        topic = _dead_topic((msg.origin or msg).topic)
+        dead = self._dead(msg)
+        encoded = encode_payload(dead)
+        over = len(encoded) + len(topic) + PACKET_OVERHEAD_BYTES - self._link.max_packet_bytes
+        if over > 0:  # rather a part of the original than no dead letter
+            dead.payload = dead.payload[: max(0, len(dead.payload) - over * 3 // 4 - 3)]
+            dead.truncated = True
+            encoded = encode_payload(dead)
+        return topic, encoded
 
     def _is_dead_letter(self, msg: Msg) -> bool:
         """A dead letter that fails must not become one again: that would go round for ever."""
@@ -72,9 +77,9 @@ class DeadLetter(DeadLetterSink):
             return False
         self.dropped += 1
         log.error(
-            "a dead letter failed itself and is dropped: %s: %r",
+            "a dead letter failed itself and is dropped: %s: %.200r",
             msg.payload,
-            (msg.origin or msg).payload[:200],
+            (msg.origin or msg).payload,
         )
         return True
 

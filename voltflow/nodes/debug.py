@@ -46,7 +46,7 @@ class Debug(Sink):
             payload = _property(payload, self.complete)
         try:
             return encode_payload(payload)[:TEXT_LIMIT].decode(errors="replace")
-        except (TypeError, msgspec.MsgspecError):
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):  # to look must not fail
             return repr(payload)[:TEXT_LIMIT]
 
     def status(self) -> dict[str, Any]:

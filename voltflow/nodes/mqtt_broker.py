@@ -74,7 +74,7 @@ class MqttBroker(ConfigNode):
         self.link = MqttLink(options, name=self.label)
 
     async def connected_link(self) -> MqttLink:
-        """The link, opened. Nodes subscribe while they start; the connection is made at the first use after that."""
+        """The link, opened. Sources subscribe before: the engine starts them first."""
         assert self.link is not None, "started before use"
         if not self.link.is_open:
             await self.link.open()
@@ -82,7 +82,7 @@ class MqttBroker(ConfigNode):
 
     async def stop(self) -> None:
         if self.link is not None:
-            await self.link.close()
+            await self.link.close(timeout_s=2.0)  # the engine has waited for what is under way already
 
     def status(self) -> dict[str, Any]:
         link = self.link
@@ -96,6 +96,8 @@ class MqttBroker(ConfigNode):
             "published": link.published,
             "confirmed": link.confirmed,
             "unrouted": link.unrouted,
+            "dropped_qos0": link.dropped_offline_qos0,
+            "refused_subscriptions": dict(link.refused_subscriptions),
             "error": "" if link.connected.is_set() else link.last_error,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,14 @@ from voltflow.mqtt import Delivery, MqttLink
 from voltflow.node import Context, Emit, Ports, Source, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 
+log = logging.getLogger(__name__)
+
 QOS0_LIMIT = 10_000
 """Messages of QoS 0 that may wait; nothing slows their sender, so more are dropped and counted."""
+
+IN_FLOW_LIMIT = 10_000
+"""Messages that may be in the flow; MQTT's Receive Maximum bounds those of one connection at QoS 1 and 2, but not those
+of QoS 0 and not what a connection that is lost again and again brings anew."""
 
 
 @node("mqtt in", category="network", color="#d8bfd8", icon="bridge.svg")
@@ -43,23 +50,33 @@ class MqttIn(Source):
         self._broker = ctx.config_node(self.broker, MqttBroker)
         self._waiting: list[tuple[Msg, Delivery | None]] = []
         self._arrived = asyncio.Event()
-
-    async def run(self, emit: Emit) -> None:
+        self._in_flow = 0
         assert self._broker.link is not None
         self._broker.link.subscribe(self.topic, self.qos, self._receive)
+
+    async def run(self, emit: Emit) -> None:
         link = await self._broker.connected_link()
         under_way: set[asyncio.Task[None]] = set()
         try:
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()
-                batch, self._waiting = self._waiting, []
+                batch, self._waiting = link.current(self._waiting), []
+                if not batch:
+                    continue
+                self._in_flow += len(batch)
                 task = asyncio.create_task(self._settle(emit, batch, link), name=f"batch of {self.label}")
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
+                while self._in_flow >= IN_FLOW_LIMIT and under_way:
+                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if under_way:
-                await asyncio.wait(under_way)
+            try:
+                if under_way:
+                    await asyncio.wait(under_way)
+            finally:
+                for task in under_way:  # cancelled once more: the time is up
+                    task.cancel()
 
     def _receive(self, msg: Msg, delivery: Delivery | None) -> None:
         if delivery is None and len(self._waiting) >= QOS0_LIMIT:
@@ -69,15 +86,23 @@ class MqttIn(Source):
         self._arrived.set()
 
     async def _settle(self, emit: Emit, batch: list[tuple[Msg, Delivery | None]], link: MqttLink) -> None:
-        await emit([msg for msg, _ in batch])
-        link.acknowledge([delivery for _, delivery in batch if delivery is not None])
+        try:
+            await emit([msg for msg, _ in batch])
+        except Exception:
+            log.exception(
+                "%s: a batch of %d is not acknowledged, the broker will send it again", self.label, len(batch)
+            )
+        else:
+            link.acknowledge([delivery for _, delivery in batch if delivery is not None])
+        finally:
+            self._in_flow -= len(batch)
 
     def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
         decode = _DECODERS[self.datatype]
         return msgs if decode is None else [msg.derive(payload=decode(msg.payload)) for msg in msgs]
 
     def status(self) -> dict[str, Any]:
-        return {"topic": self.topic, "dropped_qos0": self.dropped_qos0}
+        return {"topic": self.topic, "dropped_qos0": self.dropped_qos0, "in_flow": self._in_flow}
 
 
 def _auto(data: bytes) -> Any:

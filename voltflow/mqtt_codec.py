@@ -1,0 +1,82 @@
+"""What the MQTT client reads and writes by itself: packet types, reason codes, PUBLISH packets, topic filters."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, DISCONNECT = 0x30, 0x40, 0x50, 0x60, 0x70, 0xE0
+"""Packet types (MQTT 5, 2.1.2), in the upper half of the first byte."""
+
+DUP = 0x08
+UNSUPPORTED_VERSION = 0x84
+PACKET_TOO_LARGE = 0x95
+DISCONNECT_WITH_WILL = 0x04
+REASONS = {
+    0x87: "not authorized",
+    0x8B: "the broker shuts down",
+    0x8D: "keep-alive timeout",
+    0x8E: "another client came with the same client id",
+    0x93: "Receive Maximum exceeded",
+    PACKET_TOO_LARGE: "packet too large",
+}
+"""Reason codes (MQTT 5, 2.4) that an operator can do something about."""
+
+
+def reason_text(code: int) -> str:
+    """A reason code for people.
+
+    >>> reason_text(0x95), reason_text(0x97)
+    ('0x95 (packet too large)', '0x97')
+    """
+    return f"{code:#x} ({REASONS[code]})" if code in REASONS else f"{code:#x}"
+
+
+def publish_packet(flags: int, topic: str, mid: int, payload: bytes, v5: bool) -> bytes:
+    """A PUBLISH packet (MQTT 5, 3.3); `flags` is the first byte, `mid` is 0 at QoS 0."""
+    encoded = topic.encode()
+    properties = b"\x00" if v5 else b""
+    variable = len(encoded).to_bytes(2) + encoded + (mid.to_bytes(2) if mid else b"") + properties
+    return bytes((flags,)) + varint(len(variable) + len(payload)) + variable + payload
+
+
+def varint(value: int) -> bytes:
+    """A Variable Byte Integer (MQTT 5, 1.5.5).
+
+    >>> varint(127), varint(128), varint(16384)
+    (b'\\x7f', b'\\x80\\x01', b'\\x80\\x80\\x01')
+    """
+    if value < 128:
+        return bytes((value,))
+    if value < 16384:
+        return bytes((value & 0x7F | 0x80, value >> 7))
+    encoded = bytearray()
+    while True:
+        value, digit = value >> 7, value & 0x7F
+        encoded.append(digit | 0x80 if value else digit)
+        if not value:
+            return bytes(encoded)
+
+
+@lru_cache(maxsize=1024)
+def _levels(topic_filter: str) -> tuple[str, ...]:
+    parts = topic_filter.split("/")
+    return tuple(parts[2:] if parts[0] == "$share" else parts)
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a topic belongs to a filter (MQTT 5, 4.7), the share name of a shared subscription aside.
+
+    >>> matches("ev/v1/+/+/telemetry", "ev/v1/f/p/telemetry"), matches("$share/g/ev/#", "ev/v1")
+    (True, True)
+    >>> matches("#", "$SYS/uptime"), matches("a/+", "a/b/c")
+    (False, False)
+    """
+    pattern, levels = _levels(topic_filter), topic.split("/")
+    if topic.startswith("$") and pattern[0] in ("+", "#"):
+        return False
+    for index, part in enumerate(pattern):
+        if part == "#":
+            return True
+        if index >= len(levels) or part not in ("+", levels[index]):
+            return False
+    return len(pattern) == len(levels)
