@@ -31,7 +31,9 @@ def load(vehicle: str) -> Columns:
     chemistry, _, cells = VEHICLES[vehicle]
     with (FOLDER / f"{vehicle}.csv").open() as file:
         rows = list(csv.DictReader(file))
-    columns = {ours: np.array([float(row[theirs] or "nan") for row in rows]) for theirs, ours in RENAMED.items()}
+    columns = {
+        ours: np.array([float(row[theirs] or "nan") for row in rows]) for theirs, ours in RENAMED.items()
+    }
     stamps = [datetime.fromisoformat(row["timestamp_placeholder_year"] + "+00:00") for row in rows]
     columns["ts_ms"] = np.array([1000.0 * stamp.timestamp() for stamp in stamps])
     columns["pack_current_a"] = -np.array([float(row["pack_current_A"] or "nan") for row in rows])

@@ -19,7 +19,9 @@ def measured(chemistry: str, current_a: F64, dt_s: float, soc: float, *, r_scale
     """What an ideal BMS of a pack with two RC elements reports; `soc` is the true start, SoC in `true_soc_pct`."""
     cell = CHEMISTRIES[chemistry]
     rng = np.random.default_rng(seed)
-    r0, r1, r2 = (r_scale * r / CAPACITY_AH / 1000.0 for r in (cell.r0_mohm_ah, cell.r1_mohm_ah, cell.r2_mohm_ah))
+    r0, r1, r2 = (
+        r_scale * r / CAPACITY_AH / 1000.0 for r in (cell.r0_mohm_ah, cell.r1_mohm_ah, cell.r2_mohm_ah)
+    )
     a1, a2 = np.exp(-dt_s / cell.tau1_s), np.exp(-dt_s / cell.tau2_s)
     v1 = v2 = 0.0
     volts, socs = np.empty(len(current_a)), np.empty(len(current_a))
@@ -46,7 +48,9 @@ def measured(chemistry: str, current_a: F64, dt_s: float, soc: float, *, r_scale
     }
 
 
-def run(columns: dict[str, F64], chemistry: str | None = "NMC", capacity_ah: float | None = CAPACITY_AH) -> Outputs:
+def run(
+    columns: dict[str, F64], chemistry: str | None = "NMC", capacity_ah: float | None = CAPACITY_AH
+) -> Outputs:
     twins = TwinStates()
     slot = twins.slot_for("f/p")
     twins.set_nameplate(slot, chemistry, capacity_ah, CELLS)

@@ -33,9 +33,15 @@ def random_fleet(seed: int, packs: int, rows: int) -> tuple[NDArray[np.intp], Co
     place = np.empty(n, np.intp)
     for slot in range(packs):
         place[slots == slot] = np.arange(rows)
-    dt_ms = rng.choice([500.0, 1000.0, 10_000.0, 60_000.0, 400_000.0, 4e6], (packs, rows), p=[0.2, 0.2, 0.5, 0.06, 0.03, 0.01])
+    dt_ms = rng.choice(
+        [500.0, 1000.0, 10_000.0, 60_000.0, 400_000.0, 4e6],
+        (packs, rows),
+        p=[0.2, 0.2, 0.5, 0.06, 0.03, 0.01],
+    )
     phase = (np.arange(rows)[None, :] // 60 + np.arange(packs)[:, None]) % 3
-    c_rate = np.choose(phase, [np.full((packs, rows), 0.5), -rng.random((packs, rows)), np.zeros((packs, rows))])
+    c_rate = np.choose(
+        phase, [np.full((packs, rows), 0.5), -rng.random((packs, rows)), np.zeros((packs, rows))]
+    )
     soc = np.clip(0.3 + np.cumsum(c_rate * np.minimum(dt_ms, 1e5) / 3.6e6, axis=1), 0.02, 0.99)
     volts = 3.2 + 0.9 * soc + 0.05 * c_rate + rng.normal(0.0, 0.002, soc.shape)
     temp = np.round(20.0 + 12.0 * rng.random((packs, rows)))
@@ -60,7 +66,9 @@ def fleet_twins(packs: int) -> TwinStates:
     return twins
 
 
-def everything(twins: TwinStates, slots: NDArray[np.intp], columns: Columns, cuts: list[int]) -> dict[str, Any]:
+def everything(
+    twins: TwinStates, slots: NDArray[np.intp], columns: Columns, cuts: list[int]
+) -> dict[str, Any]:
     """Outputs of the batches between the cuts, put together, and the state at the end."""
     edges = [0, *sorted(cuts), len(slots)]
     parts: list[tuple[int, Outputs]] = [
@@ -89,7 +97,9 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), packs=st.integers(1, 9), cuts=st.lists(st.integers(0, 2000), max_size=8))
+@given(
+    seed=st.integers(0, 2**32 - 1), packs=st.integers(1, 9), cuts=st.lists(st.integers(0, 2000), max_size=8)
+)
 def test_any_interleaving_and_any_cut_give_the_same(seed: int, packs: int, cuts: list[int]) -> None:
     """Loop and numpy forms, one batch and many, the same to the last bits."""
     slots, columns = random_fleet(seed, packs, 240)
@@ -126,7 +136,9 @@ def test_fast_forms_equal_the_plain_step() -> None:
         assert [row for row, _ in rows] == out.features[model].rows.tolist()
         if rows:
             expected = np.array([values for _, values in rows], np.float32)
-            np.testing.assert_allclose(out.features[model].values.astype(float), expected.astype(float), rtol=1e-6)
+            np.testing.assert_allclose(
+                out.features[model].values.astype(float), expected.astype(float), rtol=1e-6
+            )
     assert len(emitted["session"]) == len(out.sessions.rows) > 0
 
 

@@ -85,8 +85,14 @@ def _inline(function: str, node: ast.stmt) -> ast.stmt:
     """A statement with what it calls put in its place; a called part becomes `if True:` with the part's body."""
     if isinstance(node, ast.If):
         test = _Names(function).visit(copy.deepcopy(node.test))
-        return ast.If(test, [_inline(function, n) for n in node.body], [_inline(function, n) for n in node.orelse])
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+        return ast.If(
+            test, [_inline(function, n) for n in node.body], [_inline(function, n) for n in node.orelse]
+        )
+    if (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+    ):
         called = node.value.func.id
         if called in _PARTS:
             return ast.If(ast.Constant(True), list(_body(called)), [])
@@ -120,7 +126,9 @@ def _emission(call: ast.Call) -> tuple[str, list[ast.expr]]:
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     expected = EMITTED[kind.value]
     if set(given) != set(expected):
-        raise KernelError(f"emit {kind.value!r}: {sorted(set(expected) ^ {str(k) for k in given})} do not agree")
+        raise KernelError(
+            f"emit {kind.value!r}: {sorted(set(expected) ^ {str(k) for k in given})} do not agree"
+        )
     return kind.value, [given[name] for name in expected]
 
 
@@ -187,7 +195,9 @@ class _Arrays(ast.NodeTransformer):
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         """`not` of a mask."""
         self.generic_visit(node)
-        return ast.Call(_expression("logical_not"), [node.operand], []) if isinstance(node.op, ast.Not) else node
+        return (
+            ast.Call(_expression("logical_not"), [node.operand], []) if isinstance(node.op, ast.Not) else node
+        )
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         """`a < b < c` -> (a < b) & (b < c)."""
@@ -233,7 +243,11 @@ class _Masks:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             kind, values = _emission(node.value)
             row = ast.Tuple([_Arrays().visit(value) for value in values], ast.Load())
-            return [ast.Expr(ast.Call(_expression("emit"), [ast.Constant(kind), ast.Name(mask, ast.Load()), row], []))]
+            return [
+                ast.Expr(
+                    ast.Call(_expression("emit"), [ast.Constant(kind), ast.Name(mask, ast.Load()), row], [])
+                )
+            ]
         if isinstance(node, ast.AugAssign):
             assert isinstance(node.target, ast.Name)
             read = ast.Name(node.target.id, ast.Load())

@@ -45,16 +45,40 @@ def _need(name: str, unit: str, text: str) -> Feature:
 _IS_LFP: Final = _need("is_lfp", "1", "1 for LFP, else 0, from the nameplate")
 _IS_NCA: Final = _need("is_nca", "1", "1 for NCA, else 0, from the nameplate")
 _RESISTANCE: Final = Feature(
-    "resistance_rel", "1", "ohmic resistance at 25 °C over the chemistry's nominal one, from steps of the current"
+    "resistance_rel",
+    "1",
+    "ohmic resistance at 25 °C over the chemistry's nominal one, from steps of the current",
 )
 
 _SOH: Final = (
-    _need("capacity_ocv_rel", "1", "charge of the session over its open-circuit SoC window, over rated capacity"),
-    _need("capacity_sigma_rel", "1", "expected standard deviation of capacity_ocv_rel from both ends' OCV slopes"),
-    _need("capacity_filtered_rel", "1", "Kalman mean of capacity_ocv_rel over the sessions so far, this one included"),
-    Feature("charge_window_1_rel", "1", "charge between rest voltages 1 and 2 of the chemistry, over rated capacity"),
-    Feature("charge_window_2_rel", "1", "charge between rest voltages 2 and 3 of the chemistry, over rated capacity"),
-    Feature("charge_window_3_rel", "1", "charge between rest voltages 3 and 4 of the chemistry, over rated capacity"),
+    _need(
+        "capacity_ocv_rel", "1", "charge of the session over its open-circuit SoC window, over rated capacity"
+    ),
+    _need(
+        "capacity_sigma_rel",
+        "1",
+        "expected standard deviation of capacity_ocv_rel from both ends' OCV slopes",
+    ),
+    _need(
+        "capacity_filtered_rel",
+        "1",
+        "Kalman mean of capacity_ocv_rel over the sessions so far, this one included",
+    ),
+    Feature(
+        "charge_window_1_rel",
+        "1",
+        "charge between rest voltages 1 and 2 of the chemistry, over rated capacity",
+    ),
+    Feature(
+        "charge_window_2_rel",
+        "1",
+        "charge between rest voltages 2 and 3 of the chemistry, over rated capacity",
+    ),
+    Feature(
+        "charge_window_3_rel",
+        "1",
+        "charge between rest voltages 3 and 4 of the chemistry, over rated capacity",
+    ),
     _need("charge_rel", "1", "charge of the session over rated capacity"),
     _need("soc_start_pct", "%", "SoC at its start from the rest-corrected cell voltage"),
     _need("soc_end_pct", "%", "SoC at its end from the rest-corrected cell voltage"),
@@ -96,7 +120,9 @@ _TEMPERATURE: Final = (
 _RUL: Final = (
     _need("capacity_filtered_pct", "%", "capacity over rated: Kalman mean over the charge sessions so far"),
     _need("capacity_sigma_pct", "%", "standard deviation that the filter claims for it"),
-    Feature("fade_pct_per_100efc", "%", "slope of the sessions' capacity over cycles, weighted by their certainty"),
+    Feature(
+        "fade_pct_per_100efc", "%", "slope of the sessions' capacity over cycles, weighted by their certainty"
+    ),
     _need("sessions", "1", "charge sessions that told about capacity"),
     _RESISTANCE,
     _need("efc", "1", "equivalent full cycles: the BMS's charge counters over rated capacity"),
@@ -109,7 +135,9 @@ _RUL: Final = (
     Feature("share_soc_above_80", "1", "share of observed time above 80 % state of charge"),
     Feature("session_depth_pct", "%", "mean SoC span of charge sessions"),
     Feature("session_c_rate", "1/h", "mean current of charge sessions over rated capacity"),
-    Feature("c_rate_sq_30d", "1/h²", "mean square of current over rated capacity over about 30 observed days"),
+    Feature(
+        "c_rate_sq_30d", "1/h²", "mean square of current over rated capacity over about 30 observed days"
+    ),
     _IS_LFP,
     _IS_NCA,
 )
@@ -118,16 +146,28 @@ _FAILURE: Final = (
     _need("spread_mv", "mV", "highest minus lowest cell voltage, 10 min moving mean"),
     Feature("spread_rest_mv", "mV", "the same at rest, moving mean over 1 h of rest: what differs is charge"),
     Feature("spread_rest_trend_mv", "mV", "spread_rest_mv minus its mean over 5 d: a cell that drifts away"),
-    Feature("spread_load_mv", "mV", "spread above 0.2 C, moving mean over 30 min of load: what differs is resistance"),
+    Feature(
+        "spread_load_mv",
+        "mV",
+        "spread above 0.2 C, moving mean over 30 min of load: what differs is resistance",
+    ),
     Feature("spread_load_trend_mv", "mV", "spread_load_mv minus its mean over 5 d"),
     Feature("weak_cell_rest_mv", "mV", "mean minus lowest cell voltage at rest, over 1 h of rest"),
-    Feature("weak_cell_rest_trend_mv", "mV", "weak_cell_rest_mv minus its mean over 5 d: self-discharge of one group"),
+    Feature(
+        "weak_cell_rest_trend_mv",
+        "mV",
+        "weak_cell_rest_mv minus its mean over 5 d: self-discharge of one group",
+    ),
     Feature("residual_mv", "mV", "measured minus modelled cell voltage, 1 h moving mean"),
     Feature("residual_abs_mv", "mV", "its absolute value, 1 h moving mean"),
     Feature("residual_abs_trend_mv", "mV", "residual_abs_mv minus its mean over 5 d"),
     _RESISTANCE,
     Feature("resistance_trend_rel", "1", "resistance_rel minus its mean over 5 d"),
-    Feature("contact_mv", "mV", "extra pack voltage per cell in the direction of the current, above 0.2 C: contacts"),
+    Feature(
+        "contact_mv",
+        "mV",
+        "extra pack voltage per cell in the direction of the current, above 0.2 C: contacts",
+    ),
     Feature("contact_trend_mv", "mV", "contact_mv minus its mean over 5 d"),
     Feature("insulation_log10", "1", "log10 of insulation in Ω/V, 10 min moving mean (critical at 2.0)"),
     Feature("insulation_trend", "1", "insulation_log10 minus its mean over 5 d"),
@@ -136,9 +176,17 @@ _FAILURE: Final = (
     Feature("over_coolant_c", "°C", "highest cell temperature minus coolant inlet, 30 min moving mean"),
     Feature("over_coolant_trend_c", "°C", "over_coolant_c minus its mean over 5 d: cooling that fails"),
     Feature("coolant_rise_c", "°C", "coolant outlet minus inlet, 30 min moving mean"),
-    Feature("soc_residual_pct", "%", "the BMS's SoC minus the twin's, 1 h moving mean: a current sensor that drifts"),
+    Feature(
+        "soc_residual_pct",
+        "%",
+        "the BMS's SoC minus the twin's, 1 h moving mean: a current sensor that drifts",
+    ),
     _need("cell_temp_max_c", "°C", "highest cell temperature now"),
-    _need("c_rate_sq_1h", "1/h²", "1 h moving mean of (current over rated capacity)²: tells hard use from a fault"),
+    _need(
+        "c_rate_sq_1h",
+        "1/h²",
+        "1 h moving mean of (current over rated capacity)²: tells hard use from a fault",
+    ),
     Feature("resting", "1", "1 at rest, else 0"),
 )
 

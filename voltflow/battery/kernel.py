@@ -243,4 +243,3 @@ def begin_session(s: State, x: Row, p: Pack, w: Work) -> None:
     s.edge2_ah = INF if s.rest_v >= p.edge2_v else NAN
     s.edge3_ah = INF if s.rest_v >= p.edge3_v else NAN
     s.edge4_ah = INF if s.rest_v >= p.edge4_v else NAN
-

@@ -67,7 +67,9 @@ def end_session(s: State, x: Row, p: Pack, w: Work) -> None:
     span = most(w.soc_high - w.soc_low, 0.02)
     w.depth = s.soc - s.session_soc
     w.capacity_rel = least(s.session_ah * p.per_rated_ah / span, 3.0)
-    w.capacity_sigma = least(w.capacity_rel * sqrt(low_sigma * low_sigma + high_sigma * high_sigma) / span, 3.0)
+    w.capacity_sigma = least(
+        w.capacity_rel * sqrt(low_sigma * low_sigma + high_sigma * high_sigma) / span, 3.0
+    )
     w.gap_share = s.session_gap_s / most(s.session_s, 1.0)
     w.capacity_told = w.depth >= CAPACITY_SOC and s.session_ah > 0.0
     if w.capacity_told:
@@ -283,14 +285,18 @@ def spreads(s: State, x: Row, p: Pack, w: Work) -> None:
         s.spread = s.spread + w.m600 * (spread - s.spread) if known(s.spread) else spread
         if w.resting and s.rest_s > SETTLED_S:
             weak = 1000.0 * (w.cell_v - x.cell_voltage_min_v)
-            s.spread_rest = s.spread_rest + w.m3600 * (spread - s.spread_rest) if known(s.spread_rest) else spread
+            s.spread_rest = (
+                s.spread_rest + w.m3600 * (spread - s.spread_rest) if known(s.spread_rest) else spread
+            )
             s.weak_rest = s.weak_rest + w.m3600 * (weak - s.weak_rest) if known(s.weak_rest) else weak
             s.rest_n += 1.0
             long = most(w.long, 1.0 / s.rest_n)
             s.spread_rest_long += long * (s.spread_rest - s.spread_rest_long)
             s.weak_rest_long += long * (s.weak_rest - s.weak_rest_long)
         if loaded:
-            s.spread_load = s.spread_load + w.m1800 * (spread - s.spread_load) if known(s.spread_load) else spread
+            s.spread_load = (
+                s.spread_load + w.m1800 * (spread - s.spread_load) if known(s.spread_load) else spread
+            )
             s.load_n += 1.0
             long = most(w.long, 1.0 / s.load_n)
             s.spread_load_long += long * (s.spread_load - s.spread_load_long)
