@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from voltflow.flow_lines import NodeLines, lines_of
 from voltflow.node import (
     REGISTRY,
     ConfigError,
@@ -80,6 +81,8 @@ class Flow:
             nodes = json.loads(text)
         except json.JSONDecodeError as error:
             raise FlowError([Problem("", "flow file", f"not JSON: {error.msg}", line=error.lineno)]) from None
+        except RecursionError:
+            raise FlowError([Problem("", "flow file", "not a flow: nested too deeply")]) from None
         if not isinstance(nodes, list):
             raise FlowError(
                 [
@@ -106,7 +109,7 @@ class Flow:
     @classmethod
     def load(cls, path: Path) -> Flow:
         """From a file."""
-        return cls.parse(path.read_text(encoding="utf-8"))
+        return cls.parse(path.read_text(encoding="utf-8-sig"))
 
     def dumps(self) -> str:
         """The text of the flow file, indented as Node-RED writes it; unknown fields and all orders are kept."""
@@ -116,7 +119,7 @@ class Flow:
     def revision(self) -> str:
         """12 hex digits that change with the flow."""
         compact = json.dumps(self.nodes, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(compact.encode()).hexdigest()[:12]
+        return hashlib.sha256(compact.encode(errors="surrogatepass")).hexdigest()[:12]
 
     def check(self, env: Mapping[str, str], *, elsewhere: bool = False) -> list[Problem]:
         """Everything that is wrong with the flow, in the order of the file; empty when it can run.
@@ -143,27 +146,24 @@ class Flow:
 
     def active(self) -> Iterator[RawNode]:
         """The nodes that do something and are not disabled, themselves or by their tab."""
-        off = {raw["id"] for raw in self.nodes if raw["type"] == "tab" and raw.get("disabled")}
+        off = [raw["id"] for raw in self.nodes if raw["type"] == "tab" and raw.get("disabled")]
         for raw in self.nodes:
             if raw["type"] not in STRUCTURE and not raw.get("d") and raw.get("z") not in off:
                 yield raw
 
-    def line_of(self, node_id: str, name: str | None = None) -> int | None:
-        """The line of the file where a node, or a property of it, stands."""
+    def line_of(self, raw: RawNode, name: str | None = None) -> int | None:
+        """The line of the file where a node of this flow, or a property of it, stands."""
         if self._text is None:
             return None
-        found = re.search(rf'"id"\s*:\s*{re.escape(json.dumps(node_id))}', self._text)
-        if found is None:
+        index = next((i for i, other in enumerate(self.nodes) if other is raw), None)
+        if index is None:
             return None
-        position = found.start()
-        if name is not None:
-            end = self._text.find('"id"', found.end())
-            inside = re.search(
-                rf"{re.escape(json.dumps(name))}\s*:",
-                self._text[position : end if end > 0 else None],
-            )
-            position += inside.start() if inside else 0
-        return self._text.count("\n", 0, position) + 1
+        lines = self._lines[index]
+        return lines.properties.get(name or "id", lines.properties.get("id", lines.start))
+
+    @cached_property
+    def _lines(self) -> list[NodeLines]:
+        return lines_of(self._text or "[]")
 
 
 def _predecessors(by_id: Mapping[str, RawNode]) -> dict[str, list[str]]:
@@ -176,8 +176,9 @@ def _predecessors(by_id: Mapping[str, RawNode]) -> dict[str, list[str]]:
 
 
 def _targets(raw: RawNode) -> Iterator[str]:
-    for port in raw.get("wires", []):
-        yield from port
+    wires = raw.get("wires")
+    for port in wires if isinstance(wires, list) else ():
+        yield from (target for target in (port if isinstance(port, list) else ()) if isinstance(target, str))
 
 
 class _Checker:
@@ -205,7 +206,7 @@ class _Checker:
             label,
             text,
             "warning" if warning else "error",
-            self.flow.line_of(raw["id"], name),
+            self.flow.line_of(raw, name),
         )
 
     def _double_ids(self) -> Iterator[Problem]:
@@ -244,13 +245,18 @@ class _Checker:
             if target not in self.all_ids:
                 text = f'property "{field.name}": config node "{target}" is not in the flow'
                 yield self._problem(raw, text, field.name)
+            elif target not in self.active:
+                text = f'property "{field.name}": config node "{target}" is disabled'
+                yield self._problem(raw, text, field.name)
             elif self.all_ids[target]["type"] != field.reference:
                 text = f'property "{field.name}": "{target}" is a {self.all_ids[target]["type"]}, not a {field.reference}'
                 yield self._problem(raw, text, field.name)
 
     def _wires(self, raw: RawNode, spec: NodeSpec) -> Iterator[Problem]:
         wires = raw.get("wires", [])
-        if not isinstance(wires, list) or not all(isinstance(port, list) for port in wires):
+        if not isinstance(wires, list) or not all(
+            isinstance(port, list) and all(isinstance(target, str) for target in port) for port in wires
+        ):
             yield self._problem(
                 raw,
                 '"wires" is a list of lists of node ids, one for each output',

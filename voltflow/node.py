@@ -98,6 +98,8 @@ class Field:
         """The value in the field's type (editors save numbers as text); raises ConfigError naming what is allowed."""
         if self.reference is not None and not value and not self.required:
             return ""
+        if value in ("", None) and not self.required and self.type is not str:
+            return self.default  # how an editor saves an empty field of a number or a choice
         try:
             converted = msgspec.convert(value, self.type, strict=False)
         except msgspec.ValidationError as error:
@@ -105,8 +107,9 @@ class Field:
         if self.choices is not None and converted not in self.choices:
             allowed = ", ".join(repr(choice) for choice in self.choices)
             raise ConfigError(f'property "{self.name}": {converted!r} is not one of {allowed}')
-        if (self.low is not None and converted < self.low) or (
-            self.high is not None and converted > self.high
+        # asked this way round a NaN, for which every comparison is false, is out of range
+        if (self.low is not None and not converted >= self.low) or (
+            self.high is not None and not converted <= self.high
         ):
             raise ConfigError(
                 f'property "{self.name}": {converted!r} is out of range, allowed is {self.range_text()}'
@@ -217,8 +220,9 @@ class Source(Node):
 class Transform(Node):
     """Messages in, messages out: synchronous, no I/O.
 
-    It is called with a whole batch. When it raises, the engine calls it again with each message alone, so a
-    transform that keeps state changes it only after nothing can fail any more.
+    It is called with a whole batch. When it raises, the engine halves the batch and calls it again until the messages
+    it fails on stand alone, so a transform that keeps state changes it only after nothing can fail any more. The list
+    it is given may also be another node's: it makes new ones.
     """
 
     def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
@@ -231,7 +235,8 @@ class Sink(Node):
 
     The engine calls `write` in the order of the batches. Without `pipelined` the next call comes when the last has
     returned, with everything that waited in between as one batch; with it calls overlap, and the sink itself keeps
-    the order in which they were made.
+    the order in which they were made: it names messages at fault with `Rejected` after the others are safe, because
+    what another exception makes the engine write again comes after the batches that were already under way.
     """
 
     pipelined: ClassVar[bool] = False
@@ -356,23 +361,36 @@ def _fields(cls: type[Node]) -> Iterator[Field]:
 
 def load_nodes(*packages: str) -> None:
     """Import every module below the packages (`voltflow.nodes`, `edge.nodes`), which registers their nodes."""
+    for module in _modules(*packages):
+        importlib.import_module(module)
+
+
+def _modules(*packages: str) -> Iterator[str]:
     for package in packages:
-        module = importlib.import_module(package)
-        for found in pkgutil.iter_modules(module.__path__):
-            importlib.import_module(f"{package}.{found.name}")
+        for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            yield f"{package}.{found.name}"
 
 
 def load_installed_nodes() -> list[str]:
     """Import the node packages of everything installed here (entry points `voltflow.nodes`).
 
-    Returns what could not be imported, with the reason: a gateway has not the bridge's libraries.
+    Returns the modules that could not be imported, with the reason: a gateway has not the bridge's libraries.
     """
     left_out = []
-    for entry in importlib.metadata.entry_points(group="voltflow.nodes"):
+    entries = importlib.metadata.entry_points(group="voltflow.nodes")
+    if not entries:
+        left_out.append('all of them: the installation names none ("voltflow.nodes"); install Voltflow again')
+    for entry in entries:
         try:
-            load_nodes(entry.value)
+            modules = list(_modules(entry.value))
         except ImportError as error:
             left_out.append(f"{entry.value}: {error}")
+            continue
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                left_out.append(f"{module}: {error}")
     return left_out
 
 
