@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from voltflow.battery import kernel, kernel_slow, ops, tables
+from voltflow.battery import kernel, kernel_session, kernel_slow, ops, tables
 from voltflow.battery.features import FEATURES
 from voltflow.battery.ops import GAIN_RC, GAINS, INF, NAN, gain_rc_of, gains_of
 from voltflow.battery.records import Pack, Row, State
@@ -39,11 +39,11 @@ EMITTED: Final = {model: tuple(f.name for f in features) for model, features in 
 """Names of each kind's values, in the order of the columns."""
 _RECORDS: Final = ("s", "x", "p", "w")
 _TABLES: Final = ("OCV_V", "SOC_AT_V", "ARRHENIUS")
-_PARTS: Final = {name: f for module in (kernel, kernel_slow) for name, f in vars(module).items()
+_PARTS: Final = {name: f for module in (kernel, kernel_session, kernel_slow) for name, f in vars(module).items()
                  if inspect.isfunction(f) and f.__module__ == module.__name__}  # fmt: skip
 _NUMBERS: Final = {
     name: value
-    for module in (tables, kernel_slow, kernel)
+    for module in (tables, kernel_session, kernel_slow, kernel)
     for name, value in vars(module).items()
     if isinstance(value, float) and value == value and abs(value) != INF  # noqa: PLR0124
 }

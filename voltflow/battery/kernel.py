@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from voltflow.battery.kernel_slow import close_session, tick
+from voltflow.battery.kernel_session import close_session
+from voltflow.battery.kernel_slow import tick
 from voltflow.battery.ops import INF, NAN, gain_rc, index, known, least, most
 from voltflow.battery.records import Pack, Row, State, Work
 from voltflow.battery.tables import OCV_CELLS, OCV_V, SOC_AT_V, VOLT_CELLS, VOLT_LOW, VOLT_PER_CELL
