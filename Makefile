@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/stamps
 NPM_STAMP := tests/npm/node_modules/.installed
+BENCH_NPM_STAMP := bench/npm/node_modules/.installed
 PACKAGES := voltflow edge cloud sim_device
 APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2
 
@@ -29,7 +30,7 @@ format: $(STAMPS)/test ## lay out the code and repair what ruff can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install-test ## measure side by side with others; bench/README.md says what and how
+bench: install-test $(BENCH_NPM_STAMP) ## measure beside others (docs/benchmarks.md): make bench ARGS="--only agent,bare"
 	$(BIN)/python -m bench $(ARGS)
 
 clean: ## forget everything that was installed, built or measured here
@@ -70,3 +71,7 @@ $(STAMPS)/apt: $(STAMPS)/venv Makefile
 $(NPM_STAMP): tests/npm/package.json tests/npm/package-lock.json
 	@if command -v npm >/dev/null; then npm --prefix tests/npm ci --silent && touch $@; \
 	else echo "the TimescaleDB tests will be skipped; for all of them: sudo apt-get install nodejs npm" >&2; fi
+
+$(BENCH_NPM_STAMP): bench/npm/package.json bench/npm/package-lock.json
+	@if command -v npm >/dev/null; then npm --prefix bench/npm ci --silent && touch $@; \
+	else echo "Node-RED will not be measured; for it: sudo apt-get install nodejs npm" >&2; fi
