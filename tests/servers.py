@@ -28,7 +28,7 @@ from typing import Any, Self
 REPOSITORY = Path(__file__).resolve().parent.parent
 NPM_FOLDER = REPOSITORY / "tests" / "npm"
 START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 15.0
 SYSTEM_FOLDERS = "/usr/sbin:/usr/local/sbin"
 """Where the broker is; not on every user's path."""
 
@@ -74,6 +74,7 @@ class Server:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix=f"voltflow-{type(self).__name__.lower()}-"))
         self.process: subprocess.Popen[bytes] | None = None
+        self.exit_code: int | None = None
 
     def command(self) -> Sequence[str]:
         raise NotImplementedError
@@ -147,6 +148,7 @@ class Server:
             process.kill()
             process.wait()
             raise AssertionError(f"{type(self).__name__} did not end within {STOP_TIMEOUT_S:g} s") from None
+        self.exit_code = process.returncode
 
     def __enter__(self) -> Self:
         try:
