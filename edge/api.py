@@ -41,8 +41,8 @@ def create_app(
     """The application; `registry` is what `/metrics` answers with."""
     app = bottle.Bottle()
     for route in ROUTES:
-        if not route.native:
-            app.get(_bottle_path(route.path), callback=_callback(state, route))
+        callback = _head(route) if route.native else _callback(state, route)
+        app.get(_bottle_path(route.path), callback=callback)
     described = _encode(document(token_required=token_required))
     app.get("/api/openapi.json", callback=lambda: _answer(described))
     app.get(METRICS_PATH, callback=lambda: _answer(generate_latest(registry), METRICS_TYPE))
@@ -81,6 +81,11 @@ def _callback(state: AppState, route: Route) -> Callable[..., bytes]:
             )
 
     return handle
+
+
+def _head(route: Route) -> Callable[..., bytes]:
+    """For a route whose GET the event loop answers: HEAD, and through it 405 for other methods."""
+    return lambda: _answer(b"", route.media)
 
 
 def _answer(body: bytes, media: str = "application/json", *, status: int = 200) -> bytes:

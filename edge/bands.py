@@ -44,6 +44,15 @@ BANDS: dict[str, Band] = {
 }
 """By quantity; for people's eyes. What raises an alert is the configuration of the alert node."""
 
+WORDS = {
+    "soc": "charge",
+    "soh": "health",
+    "temperature": "hottest cell",
+    "rul": "cycles left",
+    "failure": "failure in 7 days",
+}
+"""What people call a quantity."""
+
 ALERT_POINTS = {"critical": 1000, "warning": 300, "info": 10}
 BAND_POINTS = {"good": 0, "fair": 40, "poor": 200}
 SILENT_POINTS = 100
@@ -89,7 +98,7 @@ def worries(twin: PackTwin, now_s: float | None = None) -> list[str]:
     for quantity in ("temperature", "soh", "rul", "failure"):
         value, band = values[quantity], BANDS[quantity]
         if value is not None and band.of(value) != "good":
-            found.append(f"{quantity} {value:.4g} {band.unit}")
+            found.append(f"{WORDS[quantity]} {value:.4g} {band.unit}".replace(" EFC", ""))
     if is_silent(twin, now_s):
         found.append(f"silent for more than {SILENT_S:.0f} s")
     return found

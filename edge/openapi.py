@@ -57,6 +57,7 @@ def _operation(route: Route, answer: Json, error: Json, *, token_required: bool)
     failures = {"400": "A parameter is wrong"} if parameters else {"400": "This route takes no parameters"}
     if has_pack or any(parameter["name"] == "pack" for parameter in parameters):
         failures["404"] = "There is no such pack, or several"
+    failures |= route.failures
     if token_required:
         failures["401"] = "The token is missing or wrong"
     responses = {"200": _response(route.summary, route.media, answer)}

@@ -7,7 +7,7 @@ Handlers run in threads beside the event loop and only read. To add an answer, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 
@@ -167,6 +167,13 @@ def _alerts(state: AppState, query: AlertsQuery) -> Alerts:
     return Alerts(len(active), found[: query.limit])
 
 
+def _flow(state: AppState) -> dict[str, Any]:
+    try:
+        return state.engine.describe()
+    except AttributeError:  # a node that has not started yet has nothing to tell its status from
+        raise ApiError(503, "starting", "the flow's nodes are starting; ask again") from None
+
+
 def _models(state: AppState, _: NoQuery) -> Models:
     loaded = health.loaded_models(state)
     made = dict(state.store.predictions_made)
@@ -199,7 +206,7 @@ def _temperature_errors(store: TwinStore) -> answers.TemperatureErrors:
 
 @dataclass(frozen=True)
 class Route:
-    """One path that answers GET. `statuses` are codes whose answer has the same shape as 200's."""
+    """One path that answers GET. `statuses` are codes whose answer has the shape of 200's, `failures` those of an error."""
 
     path: str
     summary: str
@@ -208,6 +215,7 @@ class Route:
     query: type[msgspec.Struct] = NoQuery
     media: str = "application/json"
     statuses: tuple[int, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
     status_of: Callable[[Any], int] = lambda _: 200
     native: bool = False  # answered by the event loop itself, not by Bottle
 
@@ -257,9 +265,11 @@ ROUTES: tuple[Route, ...] = (
     Route("/api/alerts", "Alerts, the newest first", Alerts, lambda state, _, q: _alerts(state, q), AlertsQuery),
     Route("/api/health", "Is the gateway well, and if not why", health.Health, lambda state, *_: health.health(state),
           statuses=(503,), status_of=lambda answer: 503 if answer.status == "unhealthy" else 200),
-    Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: state.engine.describe()),
+    Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: _flow(state),
+          failures={"503": "The flow is starting"}),
     Route("/api/models", "The models and how they do", Models, lambda state, _, q: _models(state, q)),
     Route("/api/spool", "What is held and not yet safe", health.Spool, lambda state, *_: health.spool(state.engine)),
     Route("/api/stream", "Server-sent events `packs` with the packs that changed, at most every 0.5 s", str,
-          lambda *_: None, StreamQuery, media="text/event-stream", native=True),  # edge/stream.py answers
+          lambda *_: None, StreamQuery, media="text/event-stream",
+          failures={"503": "Too many streams are open"}, native=True),  # edge/stream.py answers
 )  # fmt: skip

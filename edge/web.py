@@ -159,18 +159,13 @@ class WebServer(_Server):
         return self._dispatch
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] != STREAM_PATH or scope["method"] not in {"GET", "HEAD"}:
+        if scope["path"] != STREAM_PATH or scope["method"] != "GET":
             await self._wsgi(scope, receive, send)
-        elif scope["method"] == "HEAD":
-            headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-            await _respond(send, 200, b"", headers)
-        else:
-            try:
-                await self.streams(scope, receive, send)
-            except ApiError as error:
-                await _respond(
-                    send, error.status, error_json(error.body.error.code, error.body.error.message)
-                )
+            return
+        try:
+            await self.streams(scope, receive, send)
+        except ApiError as error:
+            await _respond(send, error.status, error_json(error.body.error.code, error.body.error.message))
 
     async def stop(self) -> None:
         await self.streams.close()
