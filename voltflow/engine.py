@@ -79,6 +79,7 @@ class Engine:
         self.batches = 0
         self.messages = 0
         self.abandoned = 0
+        self._started: list[Node] = []
         self.grace_s = grace_s
         self.watchdog_s = watchdog_s
         self.transactions: set[Transaction] = set()
@@ -104,11 +105,10 @@ class Engine:
         What could not be made safe within the grace period is not acknowledged: its source sends it again.
         """
         watchdog = _Watchdog(self)
-        started: list[Node] = []
         try:
             for node in self._start_order():
                 await node.start(self._context)
-                started.append(node)
+                self._started.append(node)
             watchdog.start()
             await self._run_sources(stop)
         finally:
@@ -117,9 +117,9 @@ class Engine:
             for queue in self._queues.values():
                 for task in queue.tasks:
                     task.cancel()
-            for node in reversed(started):
+            while self._started:
                 with contextlib.suppress(asyncio.CancelledError):
-                    await self._stop_node(node)
+                    await self._stop_node(self._started.pop())
         if left:
             log.warning(
                 "stopped with %d batch(es) not yet safe; their sources will send them again",
@@ -295,7 +295,8 @@ class Engine:
     # -- what people see ----------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
-        """The flow with what happened at each node, for `/api/flow` and the metrics."""
+        """The flow with what happened at each node, for `/api/flow` and the metrics; before the start and after the
+        stop without the nodes' own status."""
         return {
             "revision": self.flow.revision,
             "batches": self.batches,
@@ -310,7 +311,7 @@ class Engine:
                     "name": wired.node.name,
                     "wires": wired.targets,
                     **vars(self.stats[node_id]),
-                    "status": wired.node.status(),
+                    "status": wired.node.status() if wired.node in self._started else {},
                 }
                 for node_id, wired in self.nodes.items()
             ],
@@ -391,7 +392,6 @@ class _Watchdog(threading.Thread):
                              now - transaction.started)  # fmt: skip
 
     def _report(self, what: str, msg: Msg, age_s: float) -> None:
-        self._engine.stalls += 1
         log.error(
             "stall: %s for %.0f s; first message: topic %s, key %s",
             what,
@@ -399,3 +399,4 @@ class _Watchdog(threading.Thread):
             msg.topic,
             msg.key,
         )
+        self._engine.stalls += 1

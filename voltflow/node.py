@@ -322,9 +322,9 @@ def node(
     """Register a class as a node type: makes it a dataclass and its fields the configuration."""
 
     def register(cls: builtins.type[N]) -> builtins.type[N]:
-        cls = dataclass(kw_only=True, eq=False)(cls)
-        if not cls.__doc__:
+        if not cls.__doc__:  # asked before dataclass() puts a signature there
             raise TypeError(f"node {type}: a docstring is its help")
+        cls = dataclass(kw_only=True, eq=False)(cls)
         is_sink, is_source = issubclass(cls, Sink), issubclass(cls, Source)
         is_config = issubclass(cls, ConfigNode)
         cls.type = type
