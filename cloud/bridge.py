@@ -46,12 +46,16 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     mqtt_user: Annotated[str, Meta(description="user at the broker; empty: none")] = ""
     mqtt_password: Annotated[Secret, Meta(description="password at the broker")] = ""
     mqtt_tls: Annotated[bool, Meta(description="encrypt the connection to the broker")] = False
-    mqtt_ca: Annotated[str, Meta(description="file with the authorities to trust (PEM); empty: the system's")] = ""
+    mqtt_ca: Annotated[
+        str, Meta(description="file with the authorities to trust (PEM); empty: the system's")
+    ] = ""
     mqtt_cert: Annotated[str, Meta(description="file with this bridge's certificate (PEM); empty: none")] = ""
     mqtt_key: Annotated[str, Meta(description="file with the key of the certificate (PEM); empty: none")] = ""
     shared: Annotated[
         bool,
-        Meta(description="share the messages with other bridges; off: take them all, for a broker without shared subscriptions"),
+        Meta(
+            description="share the messages with other bridges; off: take them all, for a broker without shared subscriptions"
+        ),
     ] = True
     receive_maximum: Annotated[
         int, Meta(ge=1, le=65535, description="messages the broker may have under way to the bridge")
@@ -67,13 +71,16 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     influx_org: Annotated[str, Meta(description="organisation in InfluxDB")] = "voltflow"
     influx_bucket: Annotated[str, Meta(description="bucket in InfluxDB")] = "voltflow"
     sinks: Annotated[
-        list[SinkName], Meta(description="sinks to use, of timescale, kafka, influx; empty: all that are configured")
+        list[SinkName],
+        Meta(description="sinks to use, of timescale, kafka, influx; empty: all that are configured"),
     ] = []
     metrics_host: Annotated[str, Meta(description="address where /metrics is served")] = "127.0.0.1"
     metrics_port: Annotated[
         int, Meta(ge=0, le=65535, description="port where /metrics is served; 0: not served")
     ] = 9092
-    flow: Annotated[Path | None, Meta(description="flow file; empty: the one that comes with the bridge")] = None
+    flow: Annotated[Path | None, Meta(description="flow file; empty: the one that comes with the bridge")] = (
+        None
+    )
     state_dir: Annotated[Path, Meta(description="folder for what the bridge keeps between runs")] = Path(
         ".voltflow/bridge"
     )
@@ -92,7 +99,9 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"name = {self.name!r} is not allowed: letters, digits, - and _, at most 64")
         for sink in self.sinks:
             if not getattr(self, SWITCHES[sink]):
-                raise ValueError(f"sinks names {sink}, but {SWITCHES[sink]} is not set: set it, or leave {sink} out")
+                raise ValueError(
+                    f"sinks names {sink}, but {SWITCHES[sink]} is not set: set it, or leave {sink} out"
+                )
 
     @property
     def bridge_name(self) -> str:
@@ -102,7 +111,11 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def active_sinks(self) -> list[SinkName]:
         """The sinks that are to be there."""
-        return [s for s, setting in SWITCHES.items() if getattr(self, setting) and (not self.sinks or s in self.sinks)]
+        return [
+            s
+            for s, setting in SWITCHES.items()
+            if getattr(self, setting) and (not self.sinks or s in self.sinks)
+        ]
 
     def variables(self) -> dict[str, str]:
         """The settings as what a flow's `${VOLTFLOW_BRIDGE_…}` stands for."""

@@ -69,7 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     ]
     for name, command, text in commands:
         action = actions.add_parser(
-            name, help=text, description=text, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=text,
+            description=text,
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_arguments(action, BridgeSettings)
         action.set_defaults(run=command)

@@ -9,7 +9,10 @@ table for `ON CONFLICT` and is not understood by every server that speaks this p
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
+import os
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -55,7 +58,12 @@ _UPSERTS = {
 
 PACK_BOOT = Table(
     "pack_boot",
-    (Column("fleet", "text"), Column("pack", "text"), Column("boot", "bigint"), Column("published", "bigint")),
+    (
+        Column("fleet", "text"),
+        Column("pack", "text"),
+        Column("boot", "bigint"),
+        Column("published", "bigint"),
+    ),
     TABLES["state"].decode,
 )
 _PACK = Table("pack", TABLES["state"].columns[:-1], TABLES["state"].decode)
@@ -198,6 +206,16 @@ class History:
             self.close()
             raise SinkUnavailable(f"database: {str(error).strip()}") from error
         raise ValueError(f"the database refused it: {str(error).strip()}") from error
+
+    def abort(self) -> None:
+        """From another thread: make a statement that waits for a database which does not answer fail now."""
+        conn = self._conn
+        if conn is not None and not conn.closed:
+            with (
+                contextlib.suppress(OSError, psycopg2.Error),
+                socket.socket(fileno=os.dup(conn.fileno())) as line,
+            ):
+                line.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; the next write opens a new one."""

@@ -41,8 +41,12 @@ class BridgeCollector(Collector):
         engine = self._engine
         yield CounterMetricFamily("voltflow_batches", "Batches that entered the flow.", engine.batches)
         yield CounterMetricFamily("voltflow_messages", "Messages that entered the flow.", engine.messages)
-        yield CounterMetricFamily("voltflow_stalls", "Batches or nodes that the watchdog reported.", engine.stalls)
-        yield GaugeMetricFamily("voltflow_in_flight_batches", "Batches not yet safe.", len(engine.transactions))
+        yield CounterMetricFamily(
+            "voltflow_stalls", "Batches or nodes that the watchdog reported.", engine.stalls
+        )
+        yield GaugeMetricFamily(
+            "voltflow_in_flight_batches", "Batches not yet safe.", len(engine.transactions)
+        )
         dropped = CounterMetricFamily("voltflow_dropped", "Messages dropped, by reason.", labels=["reason"])
         for reason, count in sorted(engine.dropped.items()):
             dropped.add_metric([reason], count)
@@ -54,9 +58,15 @@ class BridgeCollector(Collector):
             for labels, stats, _ in self._nodes():
                 family.add_metric(labels, getattr(stats, name))
             yield family
-        busy = CounterMetricFamily("voltflow_node_busy_seconds", "Time spent in the node.", labels=["node", "type"])
-        waiting = GaugeMetricFamily("voltflow_sink_waiting", "Messages waiting at a sink.", labels=["node", "type"])
-        up = GaugeMetricFamily("voltflow_sink_up", "1 while the sink's far side takes batches.", labels=["node", "type"])
+        busy = CounterMetricFamily(
+            "voltflow_node_busy_seconds", "Time spent in the node.", labels=["node", "type"]
+        )
+        waiting = GaugeMetricFamily(
+            "voltflow_sink_waiting", "Messages waiting at a sink.", labels=["node", "type"]
+        )
+        up = GaugeMetricFamily(
+            "voltflow_sink_up", "1 while the sink's far side takes batches.", labels=["node", "type"]
+        )
         for labels, stats, is_sink in self._nodes():
             busy.add_metric(labels, stats.busy_s)
             if is_sink:
@@ -82,7 +92,9 @@ class BridgeCollector(Collector):
             "voltflow_redelivered", "Messages that were in the history already.", labels=["node", "table"]
         )
         latency = HistogramMetricFamily(
-            "voltflow_latency_seconds", "From the device's publish to the row being committed.", labels=["node"]
+            "voltflow_latency_seconds",
+            "From the device's publish to the row being committed.",
+            labels=["node"],
         )
         for node_id, wired in self._engine.nodes.items():
             if not isinstance(wired.node, TimescaleOut):

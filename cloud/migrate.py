@@ -94,7 +94,9 @@ def _apply(conn: connection, item: Migration, newest: int) -> bool:
         if _checked_version(conn, newest) >= item.version:
             return False
         cursor.execute(item.sql)
-        cursor.execute("INSERT INTO schema_version (version, name) VALUES (%s, %s)", (item.version, item.name))
+        cursor.execute(
+            "INSERT INTO schema_version (version, name) VALUES (%s, %s)", (item.version, item.name)
+        )
     return True
 
 

@@ -149,7 +149,9 @@ class Decoded(NamedTuple):
 def _twin(topic: PackTopic, msg: Msg) -> Decoded:
     twin = _decode_twin(encode_payload(msg.payload))
     if twin.pack != topic.pack or twin.fleet != topic.fleet:
-        raise ValueError(f"the message is of {twin.fleet}/{twin.pack}, its topic of {topic.fleet}/{topic.pack}")
+        raise ValueError(
+            f"the message is of {twin.fleet}/{twin.pack}, its topic of {topic.fleet}/{topic.pack}"
+        )
     return Decoded(telemetry_row(twin), twin.telemetry.sent_ms)
 
 

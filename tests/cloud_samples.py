@@ -33,7 +33,9 @@ FLEET = "demo"
 N = TypeVar("N", bound=Sink)
 
 
-def twin(seq: int, pack: str = "SIM000001", *, boot: int = BOOT, ts_ms: int | None = None, **telemetry: Any) -> Msg:
+def twin(
+    seq: int, pack: str = "SIM000001", *, boot: int = BOOT, ts_ms: int | None = None, **telemetry: Any
+) -> Msg:
     """A twin message; `telemetry` replaces fields of the reading."""
     ts_ms = TS_MS + 500 * seq if ts_ms is None else ts_ms
     reading = Telemetry(
@@ -59,7 +61,22 @@ def twin(seq: int, pack: str = "SIM000001", *, boot: int = BOOT, ts_ms: int | No
 
 
 def alert(seq: int, pack: str = "SIM000001", state: Any = "raised") -> Msg:
-    message = Alert("alert/1", FLEET, pack, BOOT, seq, "over_temperature", "critical", state, TS_MS, TS_MS, 61.0, 60.0, "°C", "hot")
+    message = Alert(
+        "alert/1",
+        FLEET,
+        pack,
+        BOOT,
+        seq,
+        "over_temperature",
+        "critical",
+        state,
+        TS_MS,
+        TS_MS,
+        61.0,
+        60.0,
+        "°C",
+        "hot",
+    )
     return Msg(topics.ALERT.of(FLEET, pack), msgspec.json.encode(message))
 
 

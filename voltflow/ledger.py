@@ -138,7 +138,9 @@ Key = tuple[str, str, int]
 """Fleet, pack, boot."""
 
 
-def verify(dsn: str, expected: Mapping[str, Expected] | None = None, progress: Progress | None = None) -> Report:
+def verify(
+    dsn: str, expected: Mapping[str, Expected] | None = None, progress: Progress | None = None
+) -> Report:
     """The ledger of the whole history; `expected` by pack makes lost tails and wholly lost packs visible.
 
     Raises LedgerError when the database cannot be reached or holds no history.
@@ -146,13 +148,17 @@ def verify(dsn: str, expected: Mapping[str, Expected] | None = None, progress: P
     import psycopg2
 
     try:
-        with contextlib.closing(psycopg2.connect(dsn, connect_timeout=10, application_name="voltflow-ledger")) as conn:
+        with contextlib.closing(
+            psycopg2.connect(dsn, connect_timeout=10, application_name="voltflow-ledger")
+        ) as conn:
             # One snapshot for all queries: rows that arrive meanwhile are not holes in the next query.
             conn.set_session(isolation_level="REPEATABLE READ", readonly=True)
             return _verify(conn, expected or {}, progress)
     except psycopg2.errors.UndefinedTable as error:
         first = str(error).splitlines()[0]
-        raise LedgerError(f"the database holds no history ({first}); `cloud-bridge migrate` makes the tables") from None
+        raise LedgerError(
+            f"the database holds no history ({first}); `cloud-bridge migrate` makes the tables"
+        ) from None
     except psycopg2.Error as error:
         raise LedgerError(f"the database cannot be read: {str(error).strip()}") from None
 
@@ -185,7 +191,9 @@ def _query(conn: connection, sql: str, parameters: Any = None) -> list[tuple[Any
 def _entries(conn: connection, packs: list[str], expected: Mapping[str, Expected]) -> list[Entry]:
     islands = _grouped(_query(conn, _ISLANDS, (packs,)))
     reasons = _grouped(_query(conn, _EXPLANATIONS, {"packs": packs}))
-    ends = {(fleet, pack, boot): published for fleet, pack, boot, published in _query(conn, _FAREWELLS, (packs,))}
+    ends = {
+        (fleet, pack, boot): published for fleet, pack, boot, published in _query(conn, _FAREWELLS, (packs,))
+    }
     for key, published in _expected_ends(expected, set(islands) | set(ends)):
         ends[key] = max(published, ends.get(key, 0))
     keys = sorted({*islands, *reasons, *(key for key, published in ends.items() if published)})
@@ -217,7 +225,9 @@ def _entry(key: Key, islands: list[tuple[Any, ...]], reasons: list[tuple[Any, ..
             entry.duplicates.append(Range(first, last, f"{copies} rows each"))
     if islands:
         entry.first, entry.last = islands[0][0], max(last for _, last, _ in islands)
-    end = max(published, -1 if entry.last is None else entry.last + 1, *(last + 1 for _, last, _ in reasons), 0)
+    end = max(
+        published, -1 if entry.last is None else entry.last + 1, *(last + 1 for _, last, _ in reasons), 0
+    )
     holes = list(_holes([(first, last) for first, last, _ in islands], end))
     entry.missing, entry.explained = explain(holes, [Range(*reason) for reason in reasons])
     return entry
@@ -277,9 +287,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="From the sequence numbers in the history, for each pack and boot: received, missing, duplicates.",
     )  # fmt: skip
-    check.add_argument("--database", metavar="DSN", help="connection string without a password (see PGPASSWORD, ~/.pgpass)")
+    check.add_argument(
+        "--database", metavar="DSN", help="connection string without a password (see PGPASSWORD, ~/.pgpass)"
+    )
     check.add_argument("--config", metavar="FILE", help="settings file with the bridge's database")
-    check.add_argument("--expected", metavar="FILE", type=Path, help="JSON summary of sim-device: what was published")
+    check.add_argument(
+        "--expected", metavar="FILE", type=Path, help="JSON summary of sim-device: what was published"
+    )
     check.add_argument("--json", action="store_true", help="print the whole ledger as JSON")
     check.set_defaults(run=main)
 
@@ -316,7 +330,9 @@ def _database(args: argparse.Namespace, environ: Mapping[str, str]) -> str:
         found = _from_file(path, must_exist=bool(named))
         if found:
             return found
-    raise LedgerError(f"no database is given: use --database, {DATABASE_VARIABLE} or `database` in the table [bridge]")
+    raise LedgerError(
+        f"no database is given: use --database, {DATABASE_VARIABLE} or `database` in the table [bridge]"
+    )
 
 
 def _from_file(path: Path, *, must_exist: bool) -> str | None:

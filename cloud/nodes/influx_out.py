@@ -36,7 +36,9 @@ class InfluxOut(Sink):
     token: str = config("", help="API token", secret=True)
     org: str = config("voltflow", help="organisation")
     bucket: str = config("voltflow", help="bucket")
-    timeout_s: float = config(10.0, help="wait for an answer at most", unit="s", low=0.1, high=300, advanced=True)
+    timeout_s: float = config(
+        10.0, help="wait for an answer at most", unit="s", low=0.1, high=300, advanced=True
+    )
 
     # state
     points: int = 0
@@ -44,7 +46,7 @@ class InfluxOut(Sink):
     refused: int = 0
     error: str = ""
 
-    async def start(self, ctx: Context) -> None:  # noqa: ARG002
+    async def start(self, ctx: Context) -> None:
         from influxdb_client.client.influxdb_client import InfluxDBClient
         from influxdb_client.client.write_api import SYNCHRONOUS
 
@@ -125,7 +127,12 @@ class InfluxOut(Sink):
         self._client.close()  # type: ignore[no-untyped-call]
 
     def status(self) -> dict[str, Any]:
-        return {"points": self.points, "passed_over": self.passed_over, "refused": self.refused, "error": self.error}
+        return {
+            "points": self.points,
+            "passed_over": self.passed_over,
+            "refused": self.refused,
+            "error": self.error,
+        }
 
 
 _TAGS = frozenset({"fleet", "pack"})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import field
@@ -51,8 +53,12 @@ class KafkaOut(Sink):
     topic_dead: str = config("ev.dead", help="Kafka topic of dead letters")
     topic_loss: str = config("ev.loss", help="Kafka topic of losses")
     topic_state: str = config("ev.state", help="Kafka topic of nameplates")
-    linger_ms: int = config(2, help="wait for more to send together", unit="ms", low=0, high=1000, advanced=True)
-    timeout_s: float = config(20.0, help="wait for a confirmation at most", unit="s", low=1, high=600, advanced=True)
+    linger_ms: int = config(
+        2, help="wait for more to send together", unit="ms", low=0, high=1000, advanced=True
+    )
+    timeout_s: float = config(
+        20.0, help="wait for a confirmation at most", unit="s", low=1, high=600, advanced=True
+    )
     max_message_bytes: int = config(
         1_000_000, help="largest message the brokers take", unit="bytes", low=1000, advanced=True
     )
@@ -66,6 +72,7 @@ class KafkaOut(Sink):
     async def start(self, ctx: Context) -> None:
         self._client_id = f"voltflow-{ctx.gateway}"
         self._producer: KafkaProducer | None = None
+        self._stopping = threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-out")
 
     async def write(self, msgs: list[Msg]) -> None:
@@ -93,11 +100,11 @@ class KafkaOut(Sink):
 
         refused: list[tuple[Msg, str]] = []
         failure: KafkaError | None = None
-        deadline = time.monotonic() + self.timeout_s
+        deadline = time.monotonic() + self.timeout_s + 2  # by then the producer itself has given up
         pending = [(msg, future) for msg in msgs if (future := self._send_one(msg, refused)) is not None]
         for msg, future in pending:
             try:
-                future.get(timeout=max(0.0, deadline - time.monotonic()))
+                self._await(future, deadline)
                 self.confirmed += 1
                 self._done[id(msg)] = msg
             except KafkaError as error:
@@ -105,6 +112,17 @@ class KafkaOut(Sink):
         if failure is not None:
             raise failure
         return refused
+
+    def _await(self, future: Any, deadline: float) -> None:
+        """Return when the brokers have it; raises KafkaError, also when the bridge stops meanwhile."""
+        from kafka.errors import KafkaTimeoutError
+
+        while not future.is_done:
+            if self._stopping.is_set() or time.monotonic() > deadline:
+                raise KafkaTimeoutError("no confirmation from the broker")
+            with contextlib.suppress(KafkaTimeoutError):
+                future.get(timeout=0.2)
+        future.get()
 
     def _send_one(self, msg: Msg, refused: list[tuple[Msg, str]]) -> Any:
         found = parse(msg.topic)
@@ -116,7 +134,9 @@ class KafkaOut(Sink):
         if len(data) > self.max_message_bytes and found.kind == "dead":
             data = _shortened(data)
         if len(data) > self.max_message_bytes:
-            refused.append((msg, f"{len(data)} bytes, Kafka takes {self.max_message_bytes} (max_message_bytes)"))
+            refused.append(
+                (msg, f"{len(data)} bytes, Kafka takes {self.max_message_bytes} (max_message_bytes)")
+            )
             return None
         headers = [("fleet", found.fleet.encode()), ("pack", found.pack.encode()), *_key_headers(data)]
         return self._connected().send(topic, key=found.pack.encode(), value=data, headers=headers)
@@ -146,11 +166,21 @@ class KafkaOut(Sink):
         return self._producer
 
     def _close(self) -> None:
+        """End the producer and what it still holds. Its `close` flushes first and gives up, still sending, while
+        something is pending (kafka-python 3.0), and then only its sender can be told."""
+        from kafka.errors import KafkaError
+
         producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.close(timeout=0)
+        if producer is None:
+            return
+        try:
+            producer.close(timeout=1)
+        except KafkaError:
+            producer._sender.force_close()
+            producer._sender.join(5)
 
     async def stop(self) -> None:
+        self._stopping.set()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
@@ -165,7 +195,9 @@ def _key_headers(data: bytes) -> Headers:
     except ValueError:
         return []
     return [
-        (name, str(value).encode()) for name, value in (("boot", key.boot), ("seq", key.seq)) if value is not None
+        (name, str(value).encode())
+        for name, value in (("boot", key.boot), ("seq", key.seq))
+        if value is not None
     ]
 
 

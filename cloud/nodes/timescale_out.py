@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STOP_TIMEOUT_S = 2.0
+"""When stopping, a statement that the database does not answer gets this long before it is given up."""
+
 Item = tuple[Msg, str, "Decoded"]
 """A message, the kind of its topic, its row."""
 
@@ -35,10 +38,14 @@ class TimescaleOut(Sink):
     """
 
     database: str = config(
-        help="connection string of the database", secret=True, example="postgresql://voltflow@db.example.org/voltflow"
+        help="connection string of the database",
+        secret=True,
+        example="postgresql://voltflow@db.example.org/voltflow",
     )
     migrate: bool = config(default=True, help="bring the schema up to date when connecting", advanced=True)
-    connect_timeout_s: int = config(5, help="wait for a connection at most", unit="s", low=1, high=300, advanced=True)
+    connect_timeout_s: int = config(
+        5, help="wait for a connection at most", unit="s", low=1, high=300, advanced=True
+    )
 
     # state
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
@@ -47,7 +54,7 @@ class TimescaleOut(Sink):
     refused: int = 0
     error: str = ""
 
-    async def start(self, ctx: Context) -> None:  # noqa: ARG002
+    async def start(self, ctx: Context) -> None:
         from cloud.history import History
 
         self._history: History = History(
@@ -108,7 +115,11 @@ class TimescaleOut(Sink):
             self.again["telemetry"] += len(rows["twin"]) - stored["telemetry"]
 
     async def stop(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._history.close)
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._history.close)
+        done, _ = await asyncio.wait({closing}, timeout=STOP_TIMEOUT_S)
+        if not done:
+            self._history.abort()
+        await closing
         self._thread.shutdown()
 
     def status(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from contextlib import ExitStack
 
 import msgspec
@@ -42,9 +44,23 @@ def test_write_same_rows_in_postgres_and_timescale(dsn: str) -> None:
 
     run_sink(TimescaleOut(database=dsn), use)
     row = query(dsn, "SELECT *, extract(epoch FROM ts) * 1000 AS ts_ms FROM telemetry WHERE seq = 7")[0]
-    assert (row["fleet"], row["pack"], row["boot"], row["ts_ms"]) == ("demo", "SIM000001", samples.BOOT, samples.TS_MS + 3500)
-    assert (row["soc_pct"], row["twin_soc_sigma_pct"], row["twin_voltage_residual_mv"]) == (61.007, 0.1 + 0.2, -1e-9)
-    assert (row["cell_voltage_min_id"], row["speed_kmh"], row["late"], row["session"]) == (17, None, False, None)
+    assert (row["fleet"], row["pack"], row["boot"], row["ts_ms"]) == (
+        "demo",
+        "SIM000001",
+        samples.BOOT,
+        samples.TS_MS + 3500,
+    )
+    assert (row["soc_pct"], row["twin_soc_sigma_pct"], row["twin_voltage_residual_mv"]) == (
+        61.007,
+        0.1 + 0.2,
+        -1e-9,
+    )
+    assert (row["cell_voltage_min_id"], row["speed_kmh"], row["late"], row["session"]) == (
+        17,
+        None,
+        False,
+        None,
+    )
     assert (row["dtc"], row["invalid"]) == (["P0A80", 'a"b\\c,'], ["ambient_c"])
     assert (row["temperature_predicted_c"], row["rul_predicted_efc"]) == (23.75, None)
     assert row["models"] == {"temperature": "0123456789ab", "rul": "cdef01234567", "plating": "ffff01234567"}
@@ -54,7 +70,9 @@ def test_write_same_rows_in_postgres_and_timescale(dsn: str) -> None:
     assert seqs(dsn) == list(range(31))
     letter = query(dsn, "SELECT * FROM dead_letter")[0]
     assert bytes(letter["payload"]) == b"\x00\xff'\\"
-    assert query(dsn, "SELECT seq_from, seq_to, reason FROM loss") == [{"seq_from": 40, "seq_to": 49, "reason": "quota"}]
+    assert query(dsn, "SELECT seq_from, seq_to, reason FROM loss") == [
+        {"seq_from": 40, "seq_to": 49, "reason": "quota"}
+    ]
 
 
 def test_write_redelivery_makes_no_second_row(dsn: str) -> None:
@@ -154,6 +172,28 @@ def test_write_database_killed_and_restarted_no_loss_no_duplicate() -> None:
         assert seqs(server.dsn) == list(range(3000))
 
 
+def test_stop_while_the_database_is_frozen_ends() -> None:
+    """A database that neither answers nor closes must not keep the bridge from ending; the batch was not confirmed."""
+    with ExitStack() as stack:
+        server = stack.enter_context(servers.Postgres())
+        dsn = server.dsn
+
+        async def use(sink: TimescaleOut) -> None:
+            await sink.write([twin(0)])
+            backend = sink._history.connect().info.backend_pid
+            os.kill(backend, signal.SIGSTOP)
+            writing = asyncio.create_task(sink.write([twin(1)]))
+            await asyncio.sleep(0)
+            stopping = asyncio.create_task(sink.stop())
+            with pytest.raises(SinkUnavailable):
+                await writing
+            await stopping
+            os.kill(backend, signal.SIGCONT)
+            await sink.start(samples.context())
+
+        run_sink(TimescaleOut(database=dsn), use)
+
+
 def test_start_with_the_database_away_then_there() -> None:
     with ExitStack() as stack:
         server = stack.enter_context(servers.Postgres())
@@ -180,7 +220,9 @@ def literals(postgres: servers.Postgres) -> psycopg2.extensions.connection:
         connection.close()
 
 
-texts = st.lists(st.one_of(st.none(), st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))))
+texts = st.lists(
+    st.one_of(st.none(), st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",))))
+)
 
 
 @settings(max_examples=300)

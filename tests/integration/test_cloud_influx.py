@@ -35,7 +35,7 @@ def test_write_points_are_read_back(victoria: servers.Victoria, unique: str) -> 
 
 def test_write_server_away_is_unavailable() -> None:
     async def use(sink: InfluxOut) -> None:
-        with pytest.raises(SinkUnavailable, match="influx http://127.0.0.1"):
+        with pytest.raises(SinkUnavailable, match="influx http:"):
             await sink.write([twin(0)])
         assert sink.status()["error"]
 

@@ -1,6 +1,6 @@
 """`kafka out` to a real broker."""
 
-import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -20,7 +20,10 @@ def consume(bootstrap: str, topic: str, count: int) -> list[Any]:
     records: list[Any] = []
     try:
         servers.wait_until(
-            lambda: records.extend(r for part in consumer.poll(200).values() for r in part) or len(records) >= count,
+            lambda: (
+                records.extend(r for part in consumer.poll(200).values() for r in part)
+                or len(records) >= count
+            ),
             f"{count} records",
         )
     finally:
@@ -42,13 +45,23 @@ def test_write_key_headers_and_bytes(kafka: servers.Kafka, unique: str) -> None:
         headers = {name: value.decode() for name, value in record.headers}
         sent = next(m for m in msgs if m.payload == record.value)
         assert record.key.decode() == headers["pack"] == sent.topic.split("/")[3]
-        assert (headers["fleet"], headers["boot"], headers["seq"]) == ("demo", str(samples.BOOT), str(msgs.index(sent)))
+        assert (headers["fleet"], headers["boot"], headers["seq"]) == (
+            "demo",
+            str(samples.BOOT),
+            str(msgs.index(sent)),
+        )
     of_one = [dict(r.headers)["seq"] for r in records if r.key == b"SIM000000"]
     assert of_one == [str(seq).encode() for seq in range(0, 30, 3)]
 
 
 def test_write_each_kind_has_its_topic(kafka: servers.Kafka, unique: str) -> None:
-    kinds = {"twin": twin(0), "alert": samples.alert(0), "dead": samples.dead(), "loss": samples.loss(1, 2), "state": samples.state()}
+    kinds = {
+        "twin": twin(0),
+        "alert": samples.alert(0),
+        "dead": samples.dead(),
+        "loss": samples.loss(1, 2),
+        "state": samples.state(),
+    }
     sink = KafkaOut(bootstrap=kafka.bootstrap, **{f"topic_{kind}": f"{unique}-{kind}" for kind in kinds})
 
     async def use(sink: KafkaOut) -> None:
@@ -74,17 +87,19 @@ def test_write_too_large_is_refused_and_the_others_arrive(kafka: servers.Kafka, 
     assert b'"truncated":true' in consume(kafka.bootstrap, f"{unique}-dead", 1)[0].value
 
 
+# kafka-python 3.0 leaves the socket of a refused connection to the garbage collector (kafka/net/inet.py).
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_write_broker_away_is_unavailable_then_succeeds(own: Any, unique: str) -> None:
     broker = own(servers.Kafka())
 
     async def use(sink: KafkaOut) -> None:
         await sink.write([twin(0)])
-        await asyncio.to_thread(broker.kill)
+        broker.kill()
         batch = [twin(seq) for seq in (1, 2)]
-        with pytest.raises(SinkUnavailable, match="kafka 127.0.0.1"):
+        with pytest.raises(SinkUnavailable, match="kafka 127"):
             await sink.write(batch)
         assert sink.status()["error"]
-        await asyncio.to_thread(broker.start)
+        broker.start()  # not in another thread: a server ends with the thread that started it
         for _ in range(10):
             try:
                 await sink.write(batch)
@@ -94,5 +109,6 @@ def test_write_broker_away_is_unavailable_then_succeeds(own: Any, unique: str) -
         assert sink.status()["error"] == ""
 
     run_sink(KafkaOut(bootstrap=broker.bootstrap, topic_twin=unique, timeout_s=2.0), use)
+    gc.collect()
     # tansu keeps topics in memory, so only what came after the kill is there
     assert [dict(r.headers)["seq"] for r in consume(broker.bootstrap, unique, 2)] == [b"1", b"2"]

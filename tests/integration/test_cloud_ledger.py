@@ -25,8 +25,16 @@ def store(dsn: str, msgs: list[Msg]) -> None:
 def history() -> list[Msg]:
     """SIM000001: 0–99 without 10–14 and 40, 20 twice, 60–62 three times; its second boot starts at 2; SIM000002 whole."""
     first = [twin(seq) for seq in range(100) if seq not in {10, 11, 12, 13, 14, 40}]
-    doubled = [twin(20, ts_ms=TS_MS + 1), *(twin(seq, ts_ms=TS_MS + n) for seq in (60, 61, 62) for n in (1, 2))]
-    return [*first, *doubled, *(twin(seq, boot=BOOT + 1) for seq in range(2, 5)), *(twin(seq, "SIM000002") for seq in range(50))]
+    doubled = [
+        twin(20, ts_ms=TS_MS + 1),
+        *(twin(seq, ts_ms=TS_MS + n) for seq in (60, 61, 62) for n in (1, 2)),
+    ]
+    return [
+        *first,
+        *doubled,
+        *(twin(seq, boot=BOOT + 1) for seq in range(2, 5)),
+        *(twin(seq, "SIM000002") for seq in range(50)),
+    ]
 
 
 def holes(report: Report, pack: str, boot: int = BOOT) -> list[tuple[int, int]]:
@@ -36,7 +44,11 @@ def holes(report: Report, pack: str, boot: int = BOOT) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("kind", ["postgres", "timescale"])
 def test_verify_names_every_hole_and_duplicate(kind: str, request: pytest.FixtureRequest) -> None:
-    dsn = request.getfixturevalue("database") if kind == "postgres" else request.getfixturevalue("timescale").dsn
+    dsn = (
+        request.getfixturevalue("database")
+        if kind == "postgres"
+        else request.getfixturevalue("timescale").dsn
+    )
     store(dsn, history())
     report = verify(dsn)
     assert (report.missing, report.duplicates, report.ok) == (6 + 2, 1 + 6, False)
@@ -45,11 +57,23 @@ def test_verify_names_every_hole_and_duplicate(kind: str, request: pytest.Fixtur
     assert holes(report, "SIM000001", BOOT + 1) == [(0, 1)]
     assert holes(report, "SIM000002") == []
     doubled = next(e for e in report.entries if e.duplicates)
-    assert [(d.first, d.last, d.why) for d in doubled.duplicates] == [(20, 20, "2 rows each"), (60, 62, "3 rows each")]
+    assert [(d.first, d.last, d.why) for d in doubled.duplicates] == [
+        (20, 20, "2 rows each"),
+        (60, 62, "3 rows each"),
+    ]
 
 
 def test_verify_dead_letters_and_losses_explain_holes(database: str) -> None:
-    store(database, [*history(), samples.dead(seq=40), samples.dead(seq=40, node="twin"), samples.loss(11, 12), samples.dead()])
+    store(
+        database,
+        [
+            *history(),
+            samples.dead(seq=40),
+            samples.dead(seq=40, node="twin"),
+            samples.loss(11, 12),
+            samples.dead(),
+        ],
+    )
     report = verify(database)
     assert holes(report, "SIM000001") == [(10, 10), (13, 14)]
     entry = report.entries[0]
@@ -84,7 +108,9 @@ def test_verify_many_packs_in_several_queries(database: str) -> None:
 
 
 def test_verify_empty_database_says_how_to_make_the_tables(database: str) -> None:
-    with pytest.raises(LedgerError, match="the database holds no history .* `cloud-bridge migrate` makes the tables"):
+    with pytest.raises(
+        LedgerError, match=r"the database holds no history .* `cloud-bridge migrate` makes the tables"
+    ):
         verify(database)
 
 
@@ -108,4 +134,6 @@ def test_packs_query_jumps_through_the_index(postgres: servers.Postgres, databas
 
     store(database, [twin(0)])
     plan = query(database, "SET enable_seqscan = off; EXPLAIN " + _PACKS)
-    assert any("Index Only Scan using telemetry_pack_ts_boot_seq_fleet_key" in row["QUERY PLAN"] for row in plan)
+    assert any(
+        "Index Only Scan using telemetry_pack_ts_boot_seq_fleet_key" in row["QUERY PLAN"] for row in plan
+    )

@@ -27,12 +27,17 @@ def active(settings: BridgeSettings) -> set[str]:
     [
         ({"database": DATABASE}, {"history"}),
         ({"database": DATABASE, "kafka_bootstrap": "k:9092"}, {"history", "kafka"}),
-        ({"database": DATABASE, "kafka_bootstrap": "k:9092", "influx_url": "http://i"}, {"history", "kafka", "influx"}),
+        (
+            {"database": DATABASE, "kafka_bootstrap": "k:9092", "influx_url": "http://i"},
+            {"history", "kafka", "influx"},
+        ),
         ({"database": DATABASE, "influx_url": "http://i", "sinks": ["influx"]}, {"influx"}),
     ],
     ids=["history", "two", "three", "one of two"],
 )
-def test_load_flow_leaves_out_sinks_that_are_not_configured(settings: dict[str, Any], sinks: set[str]) -> None:
+def test_load_flow_leaves_out_sinks_that_are_not_configured(
+    settings: dict[str, Any], sinks: set[str]
+) -> None:
     made = BridgeSettings(**settings)
     assert active(made) == sinks
     assert list(problems(made)) == []
@@ -52,7 +57,9 @@ def test_settings_sink_without_its_setting_is_refused() -> None:
     )
 
 
-def test_main_check_and_config_end_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_check_and_config_end_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("VOLTFLOW_BRIDGE_DATABASE", DATABASE)
     assert main(["check"]) == 0
     assert capsys.readouterr().out == "the flow is fine; sinks: timescale\n"

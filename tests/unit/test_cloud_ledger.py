@@ -34,7 +34,9 @@ def test_explain_loses_and_doubles_no_number(holes: list[Range], reasons: list[R
 
 def test_load_expected_reads_the_simulators_summary(tmp_path: Path) -> None:
     file = tmp_path / "sent.json"
-    file.write_text('{"packs": {"SIM1": {"boot": 7, "published": 10, "confirmed": 10, "more": 1}}, "seconds": 3}')
+    file.write_text(
+        '{"packs": {"SIM1": {"boot": 7, "published": 10, "confirmed": 10, "more": 1}}, "seconds": 3}'
+    )
     assert load_expected(file) == {"SIM1": Expected(7, 10, 10)}
 
 
