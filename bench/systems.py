@@ -35,7 +35,7 @@ class Process:
     ) -> None:
         self.name, self.log_path = name, folder / f"{name}.log"
         clean = {key: value for key, value in os.environ.items() if not key.startswith("VOLTFLOW_")}
-        with self.log_path.open("ab") as log:
+        with self.log_path.open("wb") as log:
             self.popen = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "TERM", "--", *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,
