@@ -1,0 +1,163 @@
+"""`voltflow demo` as a user runs it: the real programs, a real database, the embedded broker and a running mosquitto."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import servers
+from tests.conftest import Use
+from voltflow.demo.cli import NEEDED
+from voltflow.demo.settings import DemoSettings
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("CI") and any(importlib.util.find_spec(module) is None for module in NEEDED),
+    reason="needs the extra demo: pip install -e '.[demo]'",
+)
+
+
+class DebianMosquitto(servers.Mosquitto):
+    """mosquitto as Debian configures it: local, anonymous, at most 20 messages in flight and 1,000 queued."""
+
+    def configuration(self) -> str:
+        user = servers._user_name()
+        listener = f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
+        return f"{listener}persistence true\npersistence_location {self.folder}/\nuser {user}\n"
+
+
+class Ports:
+    """Free ports for a demo, as options."""
+
+    def __init__(self, **fixed: int) -> None:
+        self.of = {name: fixed.get(name) or servers.free_port() for name in DemoSettings.port_settings()}
+
+    def options(self) -> list[str]:
+        return [text for name, port in self.of.items() for text in (f"--{name.replace('_', '-')}", str(port))]
+
+
+def start(folder: Path, ports: Ports, *options: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "voltflow.cli",
+        "demo",
+        "--state-dir",
+        str(folder / "state"),
+        *ports.options(),
+    ]
+    command += ["--summary", str(folder / "demo.json"), *options]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("VOLTFLOW_")}
+    return subprocess.Popen(
+        command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(demo: subprocess.Popen[str], folder: Path) -> tuple[str, dict[str, Any]]:
+    """The output and the summary of a demo that must end well."""
+    said, _ = demo.communicate(timeout=100)
+    assert demo.returncode == 0, said
+    assert "errors in the logs: 0" in said
+    summary = json.loads((folder / "demo.json").read_text())
+    assert summary["published"] == summary["rows"] > 0
+    assert (summary["missing"], summary["duplicates"], summary["dead_letters"]) == (0, 0, 0)
+    return said, summary
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The command lines that name the folder: parts of a demo that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+def test_demo_on_embedded_parts_makes_every_message_a_row_and_every_model_answer(tmp_path: Path) -> None:
+    with start(
+        tmp_path, Ports(), "--seconds", "25", "--packs", "10", "--hz", "20", "--speedup", "600"
+    ) as demo:
+        said, summary = finish(demo, tmp_path)
+    assert "broker: embedded iotcore" in said
+    assert all(summary["predictions"][model] > 0 for model in ("soh", "temperature", "rul", "failure")), (
+        summary
+    )
+    assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
+    assert summary["rss_mb"]["agent"] > 0
+    assert 0 < summary["startup_s"] < 60
+    assert processes_of(tmp_path) == []
+
+
+def test_demo_with_a_running_mosquitto_leaves_nothing_behind_in_it(
+    tmp_path: Path, own: Use[servers.Mosquitto]
+) -> None:
+    broker = own(DebianMosquitto())
+    with start(tmp_path, Ports(broker_port=broker.port), "--seconds", "6", "--packs", "5") as demo:
+        said, summary = finish(demo, tmp_path)
+    assert f"broker: the one that runs on 127.0.0.1:{broker.port}" in said
+    assert summary["predictions"]["temperature"] > 0
+    assert retained(broker.port) == b""
+
+
+def retained(port: int) -> bytes:
+    """What a new subscriber of everything gets at once."""
+    command = [
+        servers.program("mosquitto_sub", "mosquitto-clients"),
+        "-p",
+        str(port),
+        "-t",
+        "#",
+        "-v",
+        "-W",
+        "1",
+    ]
+    return subprocess.run(command, check=False, stdout=subprocess.PIPE, timeout=20).stdout
+
+
+def test_demo_killed_hard_takes_its_parts_along_and_starts_again(tmp_path: Path) -> None:
+    ports = Ports()
+    state = tmp_path / "state"
+    with start(tmp_path, ports, "--packs", "5") as demo:
+        servers.wait_until(lambda: (state / "logs" / "packs.log").exists(), "the packs", timeout_s=60)
+        assert processes_of(tmp_path)
+        demo.send_signal(signal.SIGKILL)
+    servers.wait_until(lambda: processes_of(tmp_path) == [], "the parts to end", timeout_s=30)
+    with start(tmp_path, ports, "--packs", "5") as demo:
+        assert demo.stdout is not None
+        while " rows, " not in demo.stdout.readline():
+            pass
+        demo.send_signal(signal.SIGINT)
+        _, summary = finish(demo, tmp_path)
+    assert summary["published"] < 1000  # this run alone
+
+
+def test_a_part_that_dies_ends_the_demo_with_its_last_lines(tmp_path: Path) -> None:
+    with start(tmp_path, Ports(), "--packs", "5") as demo:
+        assert demo.stdout is not None
+        while " rows, " not in demo.stdout.readline():
+            pass
+        bridge = _pid_of("cloud.cli", tmp_path)
+        os.kill(bridge, signal.SIGKILL)
+        said, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 1
+    assert "bridge ended by itself with exit code -9; its last lines, from " in said
+    assert processes_of(tmp_path) == []
+
+
+def _pid_of(module: str, folder: Path) -> int:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        words = path.read_bytes().decode(errors="replace").split("\0")
+        if module in words and any(str(folder) in word for word in words):
+            return int(path.parent.name)
+    raise AssertionError(f"{module} does not run")
