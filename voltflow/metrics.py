@@ -75,7 +75,8 @@ class EngineCollector(Collector):
                 continue  # a config node has no messages
             labels = [node.id, node.type]
             messages.add_metric([*labels, "in"], stats.messages_in)
-            messages.add_metric([*labels, "out"], stats.messages_out)
+            if node.spec.outputs:
+                messages.add_metric([*labels, "out"], stats.messages_out)
             failures.add_metric(labels, stats.failures)
             seconds.add_metric(labels, stats.busy_s)
         yield from (messages, failures, seconds)
@@ -106,13 +107,13 @@ class EngineCollector(Collector):
             labels=["node", "event"],
         )  # fmt: skip
         for node, _ in self._pairs():
-            if not isinstance(node, MqttBroker) or node.link is None:
+            if not isinstance(node, MqttBroker):
                 continue
-            link = node.link
-            connected.add_metric([node.id], int(link.connected.is_set()))
-            reconnects.add_metric([node.id], link.reconnects)
+            status = node.status()
+            connected.add_metric([node.id], int(status["connected"]))
+            reconnects.add_metric([node.id], status["reconnects"])
             for event in ("received", "published", "confirmed"):
-                messages.add_metric([node.id, event], getattr(link, event))
+                messages.add_metric([node.id, event], status[event])
         yield from (connected, reconnects, messages)
 
     def _pairs(self) -> Iterator[tuple[Node, NodeStats]]:

@@ -331,7 +331,7 @@ function nodeLine(n, before, now) {
   head.scope = "row";
   head.append(el("span", n.name || n.type), ...(n.name && n.name !== n.type ? [el("span", ` ${n.type}`, "dim")] : []));
   const plain = (text) => el("td", config ? "" : text, "n");
-  const cost = n.messages_in ? number((n.busy_s / n.messages_in) * 1e6, 1) : "–";
+  const cost = !n.wires.flat().length ? "" : n.messages_in ? number((n.busy_s / n.messages_in) * 1e6, 1) : "–";
   const costCell = el("td", config ? "" : cost, "n wide");
   return cells(el("tr"), head, plain(rate), plain(number(n.messages_in)),
     el("td", config ? "" : number(n.failures), n.failures ? "n fair" : "n"), plain(number(n.waiting)), costCell,
