@@ -78,8 +78,7 @@ class BridgeCollector(Collector):
         up = GaugeMetricFamily("voltflow_mqtt_connected", "1 while connected.", labels=["node"])
         for node_id, wired in self._engine.nodes.items():
             if isinstance(wired.node, MqttBroker):
-                link = wired.node.link
-                up.add_metric([node_id], int(link is not None and link.connected.is_set()))
+                up.add_metric([node_id], int(wired.node.status()["connected"]))
         return up
 
     def _nodes(self) -> Iterator[tuple[list[str], NodeStats, bool]]:

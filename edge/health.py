@@ -115,8 +115,8 @@ def spool(engine: Engine) -> Spool:
 def _brokers(engine: Engine) -> Iterator[Reason]:
     for wired in engine.nodes.values():
         node = wired.node
-        if isinstance(node, MqttBroker) and not (node.link is not None and node.link.connected.is_set()):
-            why = (node.link.last_error if node.link is not None else "") or "not connected yet"
+        if isinstance(node, MqttBroker) and not (status := node.status())["connected"]:
+            why = status["error"] or "not connected yet"
             yield Reason("broker_not_connected", f"{node.label} at {node.broker}:{node.port}: {why}")
 
 

@@ -196,7 +196,11 @@ class _Handler(gmqtt.mqtt.handler.MqttPackageHandler):  # type: ignore[misc]
 
 
 class MqttLink:
-    """A connection to a broker that mends itself. Use: `open`, `subscribe`/`publish`, `close`."""
+    """A connection to a broker that mends itself. Use: `open`, `subscribe`/`publish`, `close`.
+
+    Who acknowledges what came in only after what goes out is confirmed needs two of them: a link with too much
+    unacknowledged stops reading, confirmations included.
+    """
 
     def __init__(self, options: MqttOptions, *, name: str = "mqtt") -> None:
         self.options = options
@@ -218,6 +222,7 @@ class MqttLink:
         self._identifiers = _Identifiers(self)
         self._only_v311 = False
         self._session_present = False
+        self._room = asyncio.Event()
         self._version = MQTTv50
         self._closed_before_connack = 0
         self._generation = 0
@@ -239,6 +244,10 @@ class MqttLink:
     @property
     def is_open(self) -> bool:
         return self._supervisor is not None
+
+    @property
+    def has_subscriptions(self) -> bool:
+        return bool(self._receivers)
 
     @property
     def max_packet_bytes(self) -> int:
@@ -317,6 +326,8 @@ class MqttLink:
         while not self._lost.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._lost.wait(), allowed_s and allowed_s / 4)
+            if not self._room.is_set():
+                connection._last_data_in = time.monotonic()  # nothing is read on purpose; that is not silence
             silent_s = time.monotonic() - connection._last_data_in
             if allowed_s and silent_s > allowed_s and not self._lost.is_set():
                 # an event loop that was held up has not read yet what came meanwhile
@@ -434,6 +445,7 @@ class MqttLink:
 
     async def _on_connected(self, client: gmqtt.Client) -> None:
         self.last_error = ""
+        self._bound_reading(client._connection._protocol)
         limits = client._package_handler._connack_properties
         self._window = limits.get("receive_maximum", [65535])[0]
         self._max_packet_bytes = limits.get("maximum_packet_size", [2**28])[0]
@@ -456,6 +468,23 @@ class MqttLink:
         if self.options.birth:
             self._queue.appendleft(self._own_entry(self.options.birth))
         self._pump()
+
+    def _bound_reading(self, protocol: Any) -> None:
+        """Read nothing while more messages are unacknowledged than the Receive Maximum allows.
+
+        A broker should not send them (MQTT 5, 4.9), but mosquitto 2.0.11 sends its whole queue after the first
+        acknowledgement of a full window, and one of MQTT 3.1.1 knows no such limit. What is not read fills the
+        socket, and then the broker waits.
+        """
+        read = protocol.read
+        self._room.set()
+
+        async def read_when_room(n: int = -1) -> bytes:
+            await self._room.wait()
+            data: bytes = await read(n)
+            return data
+
+        protocol.read = read_when_room
 
     def _forget_connection(self) -> None:
         self._unacked.clear()
@@ -526,6 +555,8 @@ class MqttLink:
             self._unacked[mid] = max(len(receivers), 1)
             self._answers[mid] = (PUBACK if qos == 1 else PUBREC).to_bytes(1) + b"\x02" + mid.to_bytes(2)
             delivery = (self._generation, mid)
+            if len(self._unacked) > self.options.receive_maximum:
+                self._room.clear()
         if not receivers:
             self.unrouted += 1
             if delivery:
@@ -569,6 +600,8 @@ class MqttLink:
             for mid in done:
                 del unacked[mid]
                 self._out.append(answers.pop(mid))
+            if len(unacked) <= self.options.receive_maximum:
+                self._room.set()
             self._schedule_flush()
 
     # -- outbound -----------------------------------------------------------------------------------------------

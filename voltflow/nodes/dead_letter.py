@@ -52,7 +52,7 @@ class DeadLetter(DeadLetterSink):
 
     async def start(self, ctx: Context) -> None:
         self._gateway = ctx.gateway
-        self._link = await ctx.config_node(self.broker, MqttBroker).connected_link()
+        self._link = await ctx.config_node(self.broker, MqttBroker).open_sender()
 
     async def write(self, msgs: list[Msg]) -> None:
         msgs = [msg for msg in msgs if not self._is_dead_letter(msg)]

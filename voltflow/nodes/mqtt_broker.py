@@ -1,7 +1,8 @@
-"""The `mqtt-broker` config node: one connection that several `mqtt in` and `mqtt out` nodes share."""
+"""The `mqtt-broker` config node: what several `mqtt in` and `mqtt out` nodes share to reach one broker."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from voltflow.mqtt import MqttLink, MqttOptions, Publication, tls_context
@@ -55,7 +56,8 @@ class MqttBroker(ConfigNode):
     willQos: int = config(1, help="its QoS", choices=(0, 1, 2))
 
     # state
-    link: MqttLink | None = None
+    receiver: MqttLink | None = None
+    sender: MqttLink | None = None
 
     async def start(self, ctx: Context) -> None:
         client_id = self.clientid or f"voltflow-{ctx.gateway}-{self.id}"
@@ -71,34 +73,52 @@ class MqttBroker(ConfigNode):
             will=_publication(self.willTopic, self.willPayload, self.willQos, self.willRetain),
             memory=None if self.cleansession else ctx.state_dir / f"mqtt-{self.id}.json",
         )  # fmt: skip
-        self.link = MqttLink(options, name=self.label)
+        self.receiver = MqttLink(options, name=self.label)
+        self._options = options
 
-    async def connected_link(self) -> MqttLink:
-        """The link, opened. Sources subscribe before: the engine starts them first."""
-        assert self.link is not None, "started before use"
-        if not self.link.is_open:
-            await self.link.open()
-        return self.link
+    async def open_receiver(self) -> MqttLink:
+        """The connection of the `mqtt in` nodes. They subscribe before: the engine starts sources first."""
+        assert self.receiver is not None, "started before use"
+        if not self.receiver.is_open:
+            await self.receiver.open()
+        return self.receiver
+
+    async def open_sender(self) -> MqttLink:
+        """The connection of the nodes that publish, made at the first use.
+
+        A second one, because what comes in is acknowledged after what goes out was confirmed: over one connection the
+        confirmations would wait behind messages that wait for them.
+        """
+        if self.sender is None:
+            options = replace(self._options, client_id=f"{self._options.client_id}-out", memory=None)
+            if self._receives:  # birth and will are said by the other one
+                options = replace(options, birth=None, farewell=None, will=None)
+            self.sender = MqttLink(options, name=f"{self.label} (out)")
+            await self.sender.open()
+        return self.sender
+
+    @property
+    def _receives(self) -> bool:
+        return self.receiver is not None and self.receiver.has_subscriptions
 
     async def stop(self) -> None:
-        if self.link is not None:
-            await self.link.close(timeout_s=2.0)  # the engine has waited for what is under way already
+        for link in (self.sender, self.receiver):
+            if link is not None and link.is_open:
+                await link.close(timeout_s=2.0)  # the engine has waited for what is under way already
 
     def status(self) -> dict[str, Any]:
-        link = self.link
-        if link is None:
-            return {}
+        links = [link for link in (self.receiver, self.sender) if link is not None and link.is_open]
         return {
-            "connected": link.connected.is_set(),
+            "connected": bool(links) and all(link.connected.is_set() for link in links),
             "address": f"{self.broker}:{self.port}",
-            "reconnects": link.reconnects,
-            "received": link.received,
-            "published": link.published,
-            "confirmed": link.confirmed,
-            "unrouted": link.unrouted,
-            "dropped_qos0": link.dropped_offline_qos0,
-            "refused_subscriptions": dict(link.refused_subscriptions),
-            "error": "" if link.connected.is_set() else link.last_error,
+            "reconnects": sum(link.reconnects for link in links),
+            "received": sum(link.received for link in links),
+            "published": sum(link.published for link in links),
+            "confirmed": sum(link.confirmed for link in links),
+            "unrouted": sum(link.unrouted for link in links),
+            "dropped_qos0": sum(link.dropped_offline_qos0 for link in links),
+            "refused_subscriptions": {k: v for link in links for k, v in link.refused_subscriptions.items()},
+            "error": next((link.last_error for link in links if not link.connected.is_set()), ""),
         }
 
 

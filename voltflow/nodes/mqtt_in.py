@@ -51,11 +51,11 @@ class MqttIn(Source):
         self._waiting: list[tuple[Msg, Delivery | None]] = []
         self._arrived = asyncio.Event()
         self._in_flow = 0
-        assert self._broker.link is not None
-        self._broker.link.subscribe(self.topic, self.qos, self._receive)
+        assert self._broker.receiver is not None
+        self._broker.receiver.subscribe(self.topic, self.qos, self._receive)
 
     async def run(self, emit: Emit) -> None:
-        link = await self._broker.connected_link()
+        link = await self._broker.open_receiver()
         under_way: set[asyncio.Task[None]] = set()
         try:
             while True:

@@ -33,7 +33,7 @@ class MqttOut(Sink):
     broker: str = config(help="the broker", reference="mqtt-broker")
 
     async def start(self, ctx: Context) -> None:
-        self._link = await ctx.config_node(self.broker, MqttBroker).connected_link()
+        self._link = await ctx.config_node(self.broker, MqttBroker).open_sender()
 
     async def write(self, msgs: list[Msg]) -> None:
         await publish(self._link, msgs, self._item, qos=self.qos, retain=self.retain)
