@@ -115,9 +115,14 @@ def spool(engine: Engine) -> Spool:
 def _brokers(engine: Engine) -> Iterator[Reason]:
     for wired in engine.nodes.values():
         node = wired.node
-        if isinstance(node, MqttBroker) and not (status := node.status())["connected"]:
-            why = status["error"] or "not connected yet"
-            yield Reason("broker_not_connected", f"{node.label} at {node.broker}:{node.port}: {why}")
+        if not isinstance(node, MqttBroker):
+            continue
+        status = node.status()
+        where = f"{node.label} at {node.broker}:{node.port}"
+        if not status["connected"]:
+            yield Reason("broker_not_connected", f"{where}: {status['error'] or 'not connected yet'}")
+        for topic, why in status["refused_subscriptions"].items():
+            yield Reason("subscription_refused", f"{where} refuses the subscription {topic}: {why}")
 
 
 def _sinks(engine: Engine) -> Iterator[Reason]:

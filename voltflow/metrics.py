@@ -51,8 +51,9 @@ class EngineCollector(Collector):
         """Every drop of the flow by reason; those that a node counts itself are named `<type>_<what>`."""
         dropped = dict(self._engine.dropped)
         for node, _ in self._pairs():
+            status = node.status() if isinstance(node, MqttBroker) else {}
             for what in ("dropped", "dropped_qos0"):
-                count = getattr(node, what, 0)
+                count = status.get(what, getattr(node, what, 0))
                 if isinstance(count, int) and count:
                     reason = f"{node.type}_{what}".replace(" ", "_")
                     dropped[reason] = dropped.get(reason, 0) + count

@@ -173,6 +173,7 @@ function packLine(row) {
   name.scope = "row";
   name.append(button);
   const charge = graded("td", "soc", row.soc_pct, 0, " %");
+  charge.classList.add("charge");
   if (row.soc_pct !== null) {
     const bar = el("meter");
     Object.assign(bar, { min: 0, max: 100, low: 20, high: 50, optimum: 100, value: row.soc_pct });
