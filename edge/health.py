@@ -122,7 +122,7 @@ def _brokers(engine: Engine) -> Iterator[Reason]:
         if not status["connected"]:
             yield Reason("broker_not_connected", f"{where}: {status['error'] or 'not connected yet'}")
         for topic, why in status["refused_subscriptions"].items():
-            yield Reason("subscription_refused", f"{where} refuses the subscription {topic}: {why}")
+            yield Reason("subscription_refused", f"{where} refuses the subscription {topic}: {why:#x}")
 
 
 def _sinks(engine: Engine) -> Iterator[Reason]:
