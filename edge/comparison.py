@@ -7,11 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from edge.bands import predicted
-from edge.twin import PackTwin
-
-SESSION_SPAN_PCT = 50.0
-"""A charge session measures capacity only when it spans at least this much SoC: with an error of 2 % in either end
-point, a span of 50 % bounds the error of the capacity at about 6 %."""
+from edge.twin import WIDE_SESSION_PCT, PackTwin
 
 UNITS = {"soh": "%", "temperature": "°C", "rul": "EFC", "failure": "%"}
 """Unit of prediction, actual and difference, by quantity."""
@@ -67,17 +63,12 @@ def accuracy_pct(quantity: str, actual: float, predicted: float) -> float:
 
 
 def soh_actual(twin: PackTwin) -> tuple[float | None, str | None]:
-    """State of health in percent as the last charge session measured it, or why it did not."""
-    session, state = twin.session, twin.state
-    if session is None:
-        return None, "no charge session has ended since the gateway started"
-    if session.capacity_est_ah is None:
-        return None, "the last charge session gave no capacity estimate"
-    span = session.soc_end_pct - session.soc_start_pct
-    if span < SESSION_SPAN_PCT:
+    """State of health in percent as the last wide charge session measured it, or why none did."""
+    session, state = twin.wide_session, twin.state
+    if session is None or session.capacity_est_ah is None:
         return (
             None,
-            f"the last charge session spanned {span:.0f} %, at least {SESSION_SPAN_PCT:.0f} % are needed",
+            f"no charge session over {WIDE_SESSION_PCT:.0f} % has measured the capacity since the gateway started",
         )
     if state is None or not state.capacity_rated_ah:
         return None, "the rated capacity is not known: the device sent no nameplate (bms.state/1)"
@@ -112,7 +103,7 @@ def _soh(twin: PackTwin) -> Compared:
     actual, reason = soh_actual(twin)
     if actual is None:
         return _unknown(twin, "soh", reason or "")
-    session = twin.session
+    session = twin.wide_session
     return _compared("soh", predicted(twin, "soh"), actual, actual_ms=session.end_ms if session else None)
 
 

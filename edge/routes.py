@@ -167,13 +167,6 @@ def _alerts(state: AppState, query: AlertsQuery) -> Alerts:
     return Alerts(len(active), found[: query.limit])
 
 
-def _flow(state: AppState) -> dict[str, Any]:
-    try:
-        return state.engine.describe()
-    except AttributeError:  # a node that has not started yet has nothing to tell its status from
-        raise ApiError(503, "starting", "the flow's nodes are starting; ask again") from None
-
-
 def _models(state: AppState, _: NoQuery) -> Models:
     loaded = health.loaded_models(state)
     made = dict(state.store.predictions_made)
@@ -265,8 +258,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/api/alerts", "Alerts, the newest first", Alerts, lambda state, _, q: _alerts(state, q), AlertsQuery),
     Route("/api/health", "Is the gateway well, and if not why", health.Health, lambda state, *_: health.health(state),
           statuses=(503,), status_of=lambda answer: 503 if answer.status == "unhealthy" else 200),
-    Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: _flow(state),
-          failures={"503": "The flow is starting"}),
+    Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: state.engine.describe()),
     Route("/api/models", "The models and how they do", Models, lambda state, _, q: _models(state, q)),
     Route("/api/spool", "What is held and not yet safe", health.Spool, lambda state, *_: health.spool(state.engine)),
     Route("/api/stream", "Server-sent events `packs` with the packs that changed, at most every 0.5 s", str,

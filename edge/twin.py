@@ -20,6 +20,9 @@ from voltflow.telemetry import Alert, Estimate, Joined, Prediction, Session, Sta
 JOIN_TOLERANCE_MS = 120_000
 """A prediction is compared with a measurement at most this long after its target time; later ones say nothing."""
 PENDING_LIMIT = 100
+WIDE_SESSION_PCT = 50.0
+"""A charge session measures capacity only when it spans at least this much SoC: with an error of 2 % in either end
+point, a span of 50 % bounds the error of the capacity at about 6 %."""
 HISTORY_BYTES = 24_000_000
 HISTORY_FIELDS = (
     "ts_ms", "soc_pct", "soc_est_pct", "soh_pct", "voltage_v", "current_a", "temp_c", "temp_predicted_c", "rul_efc",
@@ -43,6 +46,8 @@ class PackTwin:
     messages: int = 0
     estimate: Estimate = field(default_factory=Estimate)
     session: Session | None = None
+    wide_session: Session | None = None
+    """The last one that measured capacity over at least WIDE_SESSION_PCT: the actual to compare SoH with."""
     predictions: dict[str, Prediction] = field(default_factory=dict)
     joined: dict[str, Joined] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
@@ -98,6 +103,13 @@ class TwinStore:
             capacity_rated_ah=state.capacity_rated_ah,
             cells_series=state.cells_series,
         )
+
+    def on_session(self, twin: PackTwin, session: Session) -> None:
+        """Take a charge session that has ended."""
+        twin.session = session
+        span = session.soc_end_pct - session.soc_start_pct
+        if session.capacity_est_ah is not None and span >= WIDE_SESSION_PCT:
+            twin.wide_session = session
 
     def on_prediction(self, twin: PackTwin, model: str, prediction: Prediction) -> None:
         """Remember a model's answer; a temperature waits for its actual value."""

@@ -87,7 +87,8 @@ class Twin(Transform):
             twin.late += 1
         else:
             if session is not None:
-                estimate.session = twin.session = session
+                estimate.session = session
+                store.on_session(twin, session)
             if twin.pending and (pair := store.join(twin, telemetry)) is not None:
                 joined["temperature"] = pair
             store.remember(twin, telemetry, estimate, msg.received_ms)

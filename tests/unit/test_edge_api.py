@@ -135,26 +135,42 @@ def test_comparison_says_why_an_actual_value_is_not_known(fleet: Gateway) -> Non
     )
 
 
+NO_WIDE_SESSION = "no charge session over 50 % has measured the capacity since the gateway started"
+
+
 @pytest.mark.parametrize(
     ("start_pct", "capacity_ah", "actual", "reason"),
     [
         (20.0, 135.0, 90.0, None),
-        (50.0, 135.0, None, "the last charge session spanned 40 %, at least 50 % are needed"),
-        (20.0, None, None, "the last charge session gave no capacity estimate"),
+        (50.0, 135.0, None, NO_WIDE_SESSION),
+        (20.0, None, None, NO_WIDE_SESSION),
     ],
     ids=["long", "too short", "no estimate"],
 )
-def test_comparison_takes_health_from_a_long_charge_session(
+def test_comparison_takes_health_from_a_wide_charge_session(
     fleet: Gateway, start_pct: float, capacity_ah: float | None, actual: float | None, reason: str | None
 ) -> None:
     twin = fleet.store.find("depot/P1")
     assert twin is not None
-    twin.session = Session(START_MS, START_MS + 1, start_pct, 90.0, 100.0, capacity_ah, 25.0, 50.0)
+    fleet.store.on_session(twin, _session(start_pct, capacity_ah))
     fleet.predict("depot/P1", "soh", 92.0)
     answer = ask(fleet.state, lambda server: request(server, "/api/battery/comparison?pack=P1")).json()
     soh = answer["comparisons"]["soh"]
     assert (soh["actual"], soh["reason"]) == (actual, reason)
     assert soh["difference"] == (None if actual is None else 2.0)
+
+
+def test_a_short_charge_does_not_hide_the_capacity_that_a_wide_one_measured(fleet: Gateway) -> None:
+    twin = fleet.store.find("depot/P1")
+    assert twin is not None
+    fleet.store.on_session(twin, _session(20.0, 135.0))
+    fleet.store.on_session(twin, _session(80.0, None))
+    answer = ask(fleet.state, lambda server: request(server, "/api/battery/comparison?pack=P1")).json()
+    assert answer["comparisons"]["soh"]["actual"] == 90.0
+
+
+def _session(start_pct: float, capacity_ah: float | None) -> Session:
+    return Session(START_MS, START_MS + 1, start_pct, 90.0, 100.0, capacity_ah, 25.0, 50.0)
 
 
 def test_history_is_oldest_first_and_as_long_as_asked(fleet: Gateway) -> None:

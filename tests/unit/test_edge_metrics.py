@@ -49,7 +49,7 @@ def test_seeds_series_have_the_twins_values(gateway: Gateway) -> None:
     gateway.predict("depot/P1", "rul", 812.0)
     twin = gateway.store.find("depot/P1")
     assert twin is not None
-    twin.session = Session(START_MS, START_MS + 1, 20.0, 90.0, 100.0, 135.0, 25.0, 50.0)
+    gateway.store.on_session(twin, Session(START_MS, START_MS + 1, 20.0, 90.0, 100.0, 135.0, 25.0, 50.0))
     found = _series(_scrape(gateway))
     of_pack = {"fleet": "depot", "pack": "P1"}
     assert found[_key("battery_rul_predicted", **of_pack)] == 812.0
