@@ -131,7 +131,7 @@ def test_comparison_says_why_an_actual_value_is_not_known(fleet: Gateway) -> Non
     assert found["failure"]["reason"].startswith("no prediction: efc is missing; actual: ")
     assert (
         found["soh"]["reason"]
-        == "no prediction yet; actual: no charge session has ended since the gateway started"
+        == "no prediction yet; actual: no charge session over 50 % has measured the capacity since the gateway started"
     )
 
 
