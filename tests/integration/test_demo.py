@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,13 @@ class DebianMosquitto(servers.Mosquitto):
         user = servers._user_name()
         listener = f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
         return f"{listener}persistence true\npersistence_location {self.folder}/\nuser {user}\n"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not pytest's: each new session of root's closes its folder to others, and as root PostgreSQL is another user."""
+    with tempfile.TemporaryDirectory(prefix="voltflow-demo-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 class Ports:
@@ -71,6 +81,13 @@ def finish(demo: subprocess.Popen[str], folder: Path) -> tuple[str, dict[str, An
     return said, summary
 
 
+def await_rows(demo: subprocess.Popen[str]) -> None:
+    """Wait for the line that reports rows."""
+    assert demo.stdout is not None
+    while not re.search(r" [1-9]\d* rows, ", line := demo.stdout.readline()):
+        assert line, "the demo ended"
+
+
 def processes_of(folder: Path) -> list[str]:
     """The command lines that name the folder: parts of a demo that still run."""
     found = []
@@ -84,11 +101,9 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def test_demo_on_embedded_parts_makes_every_message_a_row_and_every_model_answer(tmp_path: Path) -> None:
-    with start(
-        tmp_path, Ports(), "--seconds", "25", "--packs", "10", "--hz", "20", "--speedup", "600"
-    ) as demo:
-        said, summary = finish(demo, tmp_path)
+def test_demo_on_embedded_parts_makes_every_message_a_row_and_every_model_answer(folder: Path) -> None:
+    with start(folder, Ports(), "--seconds", "25", "--packs", "10", "--hz", "20", "--speedup", "600") as demo:
+        said, summary = finish(demo, folder)
     assert "broker: embedded iotcore" in said
     assert all(summary["predictions"][model] > 0 for model in ("soh", "temperature", "rul", "failure")), (
         summary
@@ -96,15 +111,15 @@ def test_demo_on_embedded_parts_makes_every_message_a_row_and_every_model_answer
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
     assert summary["rss_mb"]["agent"] > 0
     assert 0 < summary["startup_s"] < 60
-    assert processes_of(tmp_path) == []
+    assert processes_of(folder) == []
 
 
 def test_demo_with_a_running_mosquitto_leaves_nothing_behind_in_it(
-    tmp_path: Path, own: Use[servers.Mosquitto]
+    folder: Path, own: Use[servers.Mosquitto]
 ) -> None:
     broker = own(DebianMosquitto())
-    with start(tmp_path, Ports(broker_port=broker.port), "--seconds", "6", "--packs", "5") as demo:
-        said, summary = finish(demo, tmp_path)
+    with start(folder, Ports(broker_port=broker.port), "--seconds", "6", "--packs", "5") as demo:
+        said, summary = finish(demo, folder)
     assert f"broker: the one that runs on 127.0.0.1:{broker.port}" in said
     assert summary["predictions"]["temperature"] > 0
     assert retained(broker.port) == b""
@@ -125,34 +140,30 @@ def retained(port: int) -> bytes:
     return subprocess.run(command, check=False, stdout=subprocess.PIPE, timeout=20).stdout
 
 
-def test_demo_killed_hard_takes_its_parts_along_and_starts_again(tmp_path: Path) -> None:
+def test_demo_killed_hard_takes_its_parts_along_and_starts_again(folder: Path) -> None:
     ports = Ports()
-    state = tmp_path / "state"
-    with start(tmp_path, ports, "--packs", "5") as demo:
-        servers.wait_until(lambda: (state / "logs" / "packs.log").exists(), "the packs", timeout_s=60)
-        assert processes_of(tmp_path)
+    state = folder / "state"
+    with start(folder, ports, "--packs", "5") as demo:
+        servers.wait_until((state / "logs" / "packs.log").exists, "the packs", timeout_s=60)
+        assert processes_of(folder)
         demo.send_signal(signal.SIGKILL)
-    servers.wait_until(lambda: processes_of(tmp_path) == [], "the parts to end", timeout_s=30)
-    with start(tmp_path, ports, "--packs", "5") as demo:
-        assert demo.stdout is not None
-        while " rows, " not in demo.stdout.readline():
-            pass
+    servers.wait_until(lambda: processes_of(folder) == [], "the parts to end", timeout_s=30)
+    with start(folder, ports, "--packs", "5") as demo:
+        await_rows(demo)
         demo.send_signal(signal.SIGINT)
-        _, summary = finish(demo, tmp_path)
+        _, summary = finish(demo, folder)
     assert summary["published"] < 1000  # this run alone
 
 
-def test_a_part_that_dies_ends_the_demo_with_its_last_lines(tmp_path: Path) -> None:
-    with start(tmp_path, Ports(), "--packs", "5") as demo:
-        assert demo.stdout is not None
-        while " rows, " not in demo.stdout.readline():
-            pass
-        bridge = _pid_of("cloud.cli", tmp_path)
+def test_a_part_that_dies_ends_the_demo_with_its_last_lines(folder: Path) -> None:
+    with start(folder, Ports(), "--packs", "5") as demo:
+        await_rows(demo)
+        bridge = _pid_of("cloud.cli", folder)
         os.kill(bridge, signal.SIGKILL)
         said, _ = demo.communicate(timeout=60)
     assert demo.returncode == 1
     assert "bridge ended by itself with exit code -9; its last lines, from " in said
-    assert processes_of(tmp_path) == []
+    assert processes_of(folder) == []
 
 
 def _pid_of(module: str, folder: Path) -> int:

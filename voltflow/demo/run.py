@@ -98,7 +98,9 @@ class Demo:
         await self._until(lambda: figures.connected(ends.bridge_metrics), "the bridge to reach the broker")
         await self._until(lambda: _quietly(history.ready), "the bridge to make its tables")
         await self._until(lambda: figures.connected(ends.agent_metrics), "the agent to reach the broker")
-        await self._start_part(self.layout.packs_part())
+        await self._start_part(packs := self.layout.packs_part())
+        # It says so when it publishes; told to end before that, it would end without its summary.
+        await self._until(lambda: _size(packs.log) > 0, "the packs to publish")
         return history
 
     async def _start_part(self, part: Part) -> None:
@@ -137,11 +139,9 @@ class Demo:
             async with asyncio.timeout(self.settings.start_s):
                 return await self._guarded(poll(), stoppable=True)
         except TimeoutError:
-            seconds = f"{self.settings.start_s:g} s"
-            logs = self.layout.logs
-            raise PartFailedError(
-                f"waited {seconds} (setting start_s) in vain for {what}; logs: {logs}"
-            ) from None
+            found = "".join(f"\n  {log}: {lines[-1]}" for log, lines in self._errors().items())
+            waited = f"waited {self.settings.start_s:g} s (setting start_s) in vain for {what}"
+            raise PartFailedError(f"{waited}; logs: {self.layout.logs}{found}") from None
 
     async def _guarded(self, work: Coroutine[Any, Any, T], *, stoppable: bool = False) -> T:
         """The result of `work`, unless a part ends by itself meanwhile or, if `stoppable`, the user stops the demo."""
