@@ -46,6 +46,7 @@ from voltflow.mqtt_codec import (
     publish_packet,
     reason_text,
 )
+from voltflow.mqtt_reader import packet_reader
 
 log = logging.getLogger(__name__)
 
@@ -181,16 +182,13 @@ class _Handler(gmqtt.mqtt.handler.MqttPackageHandler):  # type: ignore[misc]
     link: MqttLink
 
     def __call__(self, package: Any) -> None:
+        if self.link._on_packet(package.cmd, package.data):
+            return
         kind = package.cmd & 0xF0
         try:
-            if kind == PUBLISH:
-                self.link._on_publish(package.cmd, package.data)
-            elif kind in (PUBACK, PUBREC, PUBCOMP):
-                self.link._on_answer(kind, package.data)
-            else:
-                if kind == DISCONNECT:
-                    self.link._on_disconnect(package.data)
-                self._handle_packet(package.cmd, package.data)
+            if kind == DISCONNECT:
+                self.link._on_disconnect(package.data)
+            self._handle_packet(package.cmd, package.data)
         except Exception:
             log.exception("%s: cannot handle a packet of type %#x", self.link.name, kind)
 
@@ -214,7 +212,7 @@ class MqttLink:
         self.unrouted = 0
         self.last_error = ""
         self._receivers: dict[str, tuple[int, Receiver]] = {}
-        self._routes: dict[str, list[Receiver]] = {}
+        self._routes: dict[bytes, tuple[str, list[Receiver]]] = {}
         self.refused_subscriptions: dict[str, int] = {}
         """Reason code by topic filter."""
         self._client: gmqtt.Client | None = None
@@ -227,7 +225,8 @@ class MqttLink:
         self._closed_before_connack = 0
         self._generation = 0
         self._unacked: dict[int, int] = {}
-        self._answers: dict[int, bytes] = {}
+        self._at_qos2: set[int] = set()
+        """Of the unacknowledged ones those that are answered with PUBREC."""
         self._queue: deque[_Outbound] = deque()
         self._inflight: dict[int, _Outbound] = {}
         self._window = 65535
@@ -324,15 +323,18 @@ class MqttLink:
         connection: Any = self._client._connection
         allowed_s = SILENT_KEEPALIVES * connection.keepalive or None
         while not self._lost.is_set():
+            # not wait_for: on Python 3.11 it swallows a cancellation that comes together with what it waits for
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), allowed_s and allowed_s / 4)
+                async with asyncio.timeout(allowed_s and allowed_s / 4):
+                    await self._lost.wait()
             if not self._room.is_set():
                 connection._last_data_in = time.monotonic()  # nothing is read on purpose; that is not silence
             silent_s = time.monotonic() - connection._last_data_in
             if allowed_s and silent_s > allowed_s and not self._lost.is_set():
                 # an event loop that was held up has not read yet what came meanwhile
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._lost.wait(), 1.0)
+                    async with asyncio.timeout(1.0):
+                        await self._lost.wait()
                 if time.monotonic() - connection._last_data_in > allowed_s:
                     self.last_error = f"no answer for {silent_s:.0f} s"
                     connection._transport.abort()
@@ -446,6 +448,7 @@ class MqttLink:
     async def _on_connected(self, client: gmqtt.Client) -> None:
         self.last_error = ""
         self._bound_reading(client._connection._protocol)
+        client._connection._protocol._read_packet = packet_reader(client._connection, self._on_packet)
         limits = client._package_handler._connack_properties
         self._window = limits.get("receive_maximum", [65535])[0]
         self._max_packet_bytes = limits.get("maximum_packet_size", [2**28])[0]
@@ -488,7 +491,7 @@ class MqttLink:
 
     def _forget_connection(self) -> None:
         self._unacked.clear()
-        self._answers.clear()
+        self._at_qos2.clear()
         self._out.clear()
 
     async def _disconnect(self, reason_code: int = 0) -> None:
@@ -529,10 +532,24 @@ class MqttLink:
         if self.connected.is_set() and self._client is not None:
             self._send_unsubscribe(self._client, {topic_filter})
 
+    def _on_packet(self, header: int, packet: bytes) -> bool:
+        """Take a packet that delivery depends on; the others are gmqtt's."""
+        kind = header & 0xF0
+        try:
+            if kind == PUBLISH:
+                self._on_publish(header, packet)
+            elif kind in (PUBACK, PUBREC, PUBCOMP):
+                self._on_answer(kind, packet)
+            else:
+                return False
+        except Exception:
+            log.exception("%s: cannot handle a packet of type %#x", self.name, kind)
+        return True
+
     def _on_publish(self, header: int, packet: bytes) -> None:
         qos = (header >> 1) & 3
         topic_end = 2 + (packet[0] << 8 | packet[1])
-        topic = packet[2:topic_end].decode()
+        topic, receivers = self._route(packet[2:topic_end])
         mid, start = 0, topic_end
         if qos:
             mid = packet[start] << 8 | packet[start + 1]
@@ -549,14 +566,9 @@ class MqttLink:
         if header & 1:
             props = {**(props or {}), "retain": True}
         self.received += 1
-        receivers = self._route(topic)
         delivery = None
         if qos:
-            self._unacked[mid] = max(len(receivers), 1)
-            self._answers[mid] = (PUBACK if qos == 1 else PUBREC).to_bytes(1) + b"\x02" + mid.to_bytes(2)
-            delivery = (self._generation, mid)
-            if len(self._unacked) > self.options.receive_maximum:
-                self._room.clear()
+            delivery = self._owed(mid, qos, len(receivers) or 1)
         if not receivers:
             self.unrouted += 1
             if delivery:
@@ -566,6 +578,15 @@ class MqttLink:
         for receiver in receivers:
             receiver(msg, delivery)
 
+    def _owed(self, mid: int, qos: int, receivers: int) -> Delivery:
+        """Note that a message is to be acknowledged by so many."""
+        self._unacked[mid] = receivers
+        if qos == 2:
+            self._at_qos2.add(mid)
+        if len(self._unacked) > self.options.receive_maximum:
+            self._room.clear()
+        return self._generation, mid
+
     def current(self, received: list[tuple[Msg, Delivery | None]]) -> list[tuple[Msg, Delivery | None]]:
         """Without what came over a connection that is no more: the broker sends it again."""
         if not received or all(
@@ -574,20 +595,22 @@ class MqttLink:
             return received
         return [item for item in received if item[1] is None or item[1][0] == self._generation]
 
-    def _route(self, topic: str) -> list[Receiver]:
-        found = self._routes.get(topic)
+    def _route(self, encoded: bytes) -> tuple[str, list[Receiver]]:
+        """The topic and who gets it. The same text each time: whatever is looked up by it is found faster."""
+        found = self._routes.get(encoded)
         if found is None:
             if len(self._routes) >= 65536:
                 self._routes.clear()
-            found = [
+            topic = encoded.decode()
+            receivers = [
                 receiver for pattern, (_, receiver) in self._receivers.items() if matches(pattern, topic)
             ]
-            self._routes[topic] = found
+            found = self._routes[encoded] = (topic, receivers)
         return found
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """Say that messages are safe. The broker hears it in the order in which it sent them."""
-        unacked, answers, generation = self._unacked, self._answers, self._generation
+        unacked, at_qos2, generation = self._unacked, self._at_qos2, self._generation
         for of_generation, mid in deliveries:
             if of_generation == generation and mid in unacked:
                 unacked[mid] -= 1
@@ -599,7 +622,9 @@ class MqttLink:
         if done:
             for mid in done:
                 del unacked[mid]
-                self._out.append(answers.pop(mid))
+                self._out.append((b"\x50\x02" if mid in at_qos2 else b"\x40\x02") + mid.to_bytes(2))
+            if at_qos2:
+                at_qos2.difference_update(done)
             if len(unacked) <= self.options.receive_maximum:
                 self._room.set()
             self._schedule_flush()
@@ -669,7 +694,7 @@ class MqttLink:
             self._out,
             self._window,
         )
-        sent, v5 = 0, self._version == MQTTv50
+        sent, v5, largest = 0, self._version == MQTTv50, self._max_packet_bytes
         while queue and len(inflight) < window:
             entry = queue.popleft()
             mid = entry.mid = entry.mid or self._new_mid()
@@ -678,7 +703,7 @@ class MqttLink:
                 out.append(b"\x62\x02" + mid.to_bytes(2))
                 continue
             packet = publish_packet(entry.flags, entry.topic, mid, entry.payload, v5)
-            if len(packet) > self._max_packet_bytes:  # MQTT 5, 3.2.2.3.6: it must not be sent
+            if len(packet) > largest:  # MQTT 5, 3.2.2.3.6: it must not be sent
                 del inflight[mid]
                 entry.batch.settle(entry.index, PACKET_TOO_LARGE)
                 continue
@@ -709,7 +734,11 @@ class MqttLink:
         if entry is None:
             return
         self.confirmed += 1
-        entry.batch.settle(entry.index, 0 if kind == PUBCOMP else reason)
+        batch = entry.batch
+        if batch.remaining > 1 and reason < 0x80:
+            batch.remaining -= 1  # nearly all of them end here
+        else:
+            batch.settle(entry.index, 0 if kind == PUBCOMP else reason)
         if self._queue:
             self._pump()
 

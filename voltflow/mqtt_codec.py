@@ -33,10 +33,17 @@ def reason_text(code: int) -> str:
 
 def publish_packet(flags: int, topic: str, mid: int, payload: bytes, v5: bool) -> bytes:
     """A PUBLISH packet (MQTT 5, 3.3); `flags` is the first byte, `mid` is 0 at QoS 0."""
-    encoded = topic.encode()
+    encoded = _length_and_topic(topic)
+    identifier = mid.to_bytes(2) if mid else b""
     properties = b"\x00" if v5 else b""
-    variable = len(encoded).to_bytes(2) + encoded + (mid.to_bytes(2) if mid else b"") + properties
-    return bytes((flags,)) + varint(len(variable) + len(payload)) + variable + payload
+    length = varint(len(encoded) + len(identifier) + len(properties) + len(payload))
+    return b"%c%b%b%b%b%b" % (flags, length, encoded, identifier, properties, payload)
+
+
+@lru_cache(maxsize=65536)
+def _length_and_topic(topic: str) -> bytes:
+    encoded = topic.encode()
+    return len(encoded).to_bytes(2) + encoded
 
 
 def varint(value: int) -> bytes:
