@@ -7,85 +7,24 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cloud.nodes.timescale_out import TimescaleOut
-from voltflow.engine import Engine, NodeStats
-from voltflow.node import Sink
-from voltflow.nodes.mqtt_broker import MqttBroker
+from voltflow.engine import Engine
+from voltflow.metrics import EngineCollector
 
 log = logging.getLogger(__name__)
 
-_NODE_COUNTERS = {
-    "messages_in": "Messages that reached the node.",
-    "failures": "Messages the node failed on or its far side refused.",
-    "retries": "Writes that were tried again because the far side was away.",
-}
 
-
-class BridgeCollector(Collector):
-    """What an engine with the bridge's flow has to tell."""
+class HistoryCollector(Collector):
+    """What the bridge's history sinks have to tell; `EngineCollector` tells the rest."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterable[Metric]:
-        yield from self._engine_metrics()
-        yield from self._node_metrics()
-        yield self._connection_metrics()
-        yield from self._history_metrics()
-
-    def _engine_metrics(self) -> Iterator[Metric]:
-        engine = self._engine
-        yield CounterMetricFamily("voltflow_batches", "Batches that entered the flow.", engine.batches)
-        yield CounterMetricFamily("voltflow_messages", "Messages that entered the flow.", engine.messages)
-        yield CounterMetricFamily(
-            "voltflow_stalls", "Batches or nodes that the watchdog reported.", engine.stalls
-        )
-        yield GaugeMetricFamily(
-            "voltflow_in_flight_batches", "Batches not yet safe.", len(engine.transactions)
-        )
-        dropped = CounterMetricFamily("voltflow_dropped", "Messages dropped, by reason.", labels=["reason"])
-        for reason, count in sorted(engine.dropped.items()):
-            dropped.add_metric([reason], count)
-        yield dropped
-
-    def _node_metrics(self) -> Iterator[Metric]:
-        for name, text in _NODE_COUNTERS.items():
-            family = CounterMetricFamily(f"voltflow_node_{name}", text, labels=["node", "type"])
-            for labels, stats, _ in self._nodes():
-                family.add_metric(labels, getattr(stats, name))
-            yield family
-        busy = CounterMetricFamily(
-            "voltflow_node_busy_seconds", "Time spent in the node.", labels=["node", "type"]
-        )
-        waiting = GaugeMetricFamily(
-            "voltflow_sink_waiting", "Messages waiting at a sink.", labels=["node", "type"]
-        )
-        up = GaugeMetricFamily(
-            "voltflow_sink_up", "1 while the sink's far side takes batches.", labels=["node", "type"]
-        )
-        for labels, stats, is_sink in self._nodes():
-            busy.add_metric(labels, stats.busy_s)
-            if is_sink:
-                waiting.add_metric(labels, stats.waiting)
-                up.add_metric(labels, 0 if stats.error else 1)
-        yield from (busy, waiting, up)
-
-    def _connection_metrics(self) -> Metric:
-        up = GaugeMetricFamily("voltflow_mqtt_connected", "1 while connected.", labels=["node"])
-        for node_id, wired in self._engine.nodes.items():
-            if isinstance(wired.node, MqttBroker):
-                up.add_metric([node_id], int(wired.node.status()["connected"]))
-        return up
-
-    def _nodes(self) -> Iterator[tuple[list[str], NodeStats, bool]]:
-        for node_id, wired in self._engine.nodes.items():
-            yield [node_id, wired.node.type], self._engine.stats[node_id], isinstance(wired.node, Sink)
-
-    def _history_metrics(self) -> Iterator[Metric]:
         rows = CounterMetricFamily("voltflow_rows", "New rows in the history.", labels=["node", "table"])
         again = CounterMetricFamily(
             "voltflow_redelivered", "Messages that were in the history already.", labels=["node", "table"]
@@ -118,7 +57,8 @@ def serve(engine: Engine, host: str, port: int) -> Iterator[None]:
         yield
         return
     registry = CollectorRegistry()
-    registry.register(BridgeCollector(engine))
+    registry.register(EngineCollector(engine))
+    registry.register(HistoryCollector(engine))
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from voltflow.message import Msg, encode_payload
-from voltflow.telemetry import Alert, Count, Dead, Joined, Name, Prediction, State, TwinPrediction
+from voltflow.telemetry import Alert, Dead, Joined, Loss, Prediction, State, TwinPrediction
 from voltflow.topics import PackTopic, parse
 
 Row = tuple[Any, ...]
@@ -41,19 +41,6 @@ INTEGERS = ("cell_voltage_min_id", "cell_voltage_max_id", "balancing_cells", "al
 ESTIMATES = ("soc_pct", "soc_sigma_pct", "resistance_mohm", "voltage_residual_mv", "soc_residual_pct")
 MODEL_UNITS = {"soh": "pct", "temperature": "c", "rul": "efc", "failure": "pct"}
 """Models whose values have typed columns, and the unit those columns are in."""
-
-
-class Loss(msgspec.Struct, rename={"schema_": "schema"}):
-    """`loss/1`: messages `seq_from` … `seq_to` of a boot that a gateway dropped on purpose, and why."""
-
-    schema_: Literal["loss/1"]
-    fleet: Name
-    pack: Name
-    boot: Count
-    seq_from: Count
-    seq_to: Count
-    reason: str
-    gateway: str = ""
 
 
 def _columns(kind: Any, *names: str) -> tuple[Column, ...]:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cloud.rows import Loss
 from voltflow import topics
 from voltflow.message import Msg, now_ms
 from voltflow.node import Context, Sink
@@ -19,6 +18,7 @@ from voltflow.telemetry import (
     Dead,
     Estimate,
     Joined,
+    Loss,
     Prediction,
     Quality,
     State,

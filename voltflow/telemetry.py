@@ -220,12 +220,26 @@ class Dead(msgspec.Struct, rename={"schema_": "schema"}):
     seq: int | None = None
 
 
+class Loss(msgspec.Struct, rename={"schema_": "schema"}):
+    """`loss/1`: messages `seq_from` … `seq_to` of a boot that a gateway dropped on purpose, and why."""
+
+    schema_: Literal["loss/1"]
+    fleet: Name
+    pack: Name
+    boot: Count
+    seq_from: Count
+    seq_to: Count
+    reason: str
+    gateway: str = ""
+
+
 CONTRACTS: dict[str, type[msgspec.Struct]] = {
     "bms.telemetry/1": Telemetry,
     "bms.state/1": State,
     "twin.prediction/1": TwinPrediction,
     "alert/1": Alert,
     "dead/1": Dead,
+    "loss/1": Loss,
 }
 
 _telemetry_decoder = msgspec.json.Decoder(Telemetry)
