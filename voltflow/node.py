@@ -332,7 +332,7 @@ def node(
             type, cls, category, color, icon,
             outputs=0 if is_sink or is_config else outputs,
             inputs=0 if is_source or is_config else 1,
-            fields=tuple(_fields(cls)), help=inspect.cleandoc(cls.__doc__),
+            fields=tuple(_fields(cls)), help=inspect.cleandoc(cls.__doc__ or ""),
         )  # fmt: skip
         REGISTRY[type] = cls.spec
         return cls
