@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import servers
+from tests.conftest import Use
 from voltflow.cli import main
 from voltflow.demo import broker
 from voltflow.demo.cli import LOCK, locked
@@ -63,6 +65,24 @@ def test_what_is_no_broker_on_the_broker_s_port_is_refused(
 def test_a_running_broker_that_is_not_there_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"^broker = running, but no MQTT broker answers at 127\.0\.0\.1"):
         broker.use_running(DemoSettings(broker="running", broker_port=servers.free_port()))
+
+
+def test_a_broker_that_refuses_the_user_is_an_error_that_names_the_settings(
+    tmp_path: Path, own: Use[servers.Mosquitto]
+) -> None:
+    tool = servers.program("mosquitto_passwd", "mosquitto")
+    passwords = tmp_path / "passwords"
+    subprocess.run([tool, "-b", "-c", str(passwords), "me", "right"], check=True, capture_output=True)
+    port = own(servers.Mosquitto(allow_anonymous="false", password_file=_readable(passwords))).port
+    assert broker.use_running(DemoSettings(broker_port=port, broker_user="me", broker_password="right"))
+    for user, password in (("", ""), ("me", "wrong"), ("m" * 120, "x" * 120)):
+        with pytest.raises(SettingsError, match=rf"^broker_port = {port}: .* refuses broker_user = '{user}'"):
+            broker.use_running(DemoSettings(broker_port=port, broker_user=user, broker_password=password))
+
+
+def _readable(path: Path) -> str:
+    path.chmod(0o644)
+    return str(path)
 
 
 def test_without_a_broker_on_the_port_the_embedded_one_is_used() -> None:

@@ -49,6 +49,13 @@ def test_the_screen_shows_rates_latency_predictions_packs_memory_and_broker() ->
         assert part in text
 
 
+def test_on_a_narrow_terminal_the_pack_s_name_is_whole() -> None:
+    to = Console(file=io.StringIO(), force_terminal=True, width=80, height=40, color_system=None)
+    with make_view(FACTS, to) as view:
+        view.show(SNAPSHOT)
+    assert "demo/SIM000001" in written(to)
+
+
 def test_without_a_terminal_there_are_plain_lines() -> None:
     to = console(terminal=False)
     with make_view(FACTS, to) as view:

@@ -29,8 +29,6 @@ SEGMENTS = 8
 MAX_PAYLOAD_BYTES = 1 << 20
 PROBE_TIMEOUT_S = 2.0
 
-_CONNECT = b"\x10\x1b\x00\x04MQTT\x04\x02\x00\x0a\x00\x0fvoltflow-probe1"
-"""MQTT 3.1.1 CONNECT: clean session, keep-alive 10 s, client id `voltflow-probe1`."""
 _DISCONNECT = b"\xe0\x00"
 
 
@@ -67,10 +65,18 @@ def command(config: Path) -> list[str]:
 
 def use_running(settings: DemoSettings) -> bool:
     """Whether to use a broker that runs already; raises SettingsError when what is there or missing does not fit."""
-    answer = None if settings.broker == "embedded" else probe(settings.broker_host, settings.broker_port)
+    login = (settings.broker_user, settings.broker_password)
+    answer = (
+        None if settings.broker == "embedded" else probe(settings.broker_host, settings.broker_port, *login)
+    )
     where = f"broker_port = {settings.broker_port}"
     if answer == "mqtt":
         return True
+    if answer == "refused":
+        raise SettingsError(
+            f"{where}: the MQTT broker there refuses broker_user = '{settings.broker_user}':"
+            " set broker_user and broker_password (as --broker-password-file), or another broker_port"
+        )
     if answer == "other":
         raise SettingsError(
             f"{where}: a program on {settings.broker_host} listens there that is no MQTT broker:"
@@ -89,19 +95,32 @@ def use_running(settings: DemoSettings) -> bool:
     return False
 
 
-def probe(host: str, port: int) -> str | None:
-    """What listens there: `mqtt`, `other`, or None when nothing does."""
+def probe(host: str, port: int, user: str = "", password: str = "") -> str | None:
+    """What listens there: `mqtt`, `refused` (MQTT, but not for this user), `other`, or None when nothing does."""
     try:
         with socket.create_connection((host, port), timeout=PROBE_TIMEOUT_S) as connection:
             try:
-                connection.sendall(_CONNECT)
+                connection.sendall(_connect_packet(user, password))
                 answer = connection.recv(4)
                 connection.sendall(_DISCONNECT)
             except OSError:
                 return "other"
     except OSError:
         return None
-    return "mqtt" if answer[:1] == b"\x20" else "other"  # CONNACK; its return code is the parts' matter
+    if answer[:1] != b"\x20":  # CONNACK
+        return "other"
+    return "refused" if answer[3:] in {b"\x04", b"\x05"} else "mqtt"
+
+
+def _connect_packet(user: str, password: str) -> bytes:
+    """CONNECT of MQTT 3.1.1, which every broker answers: clean session, keep-alive 10 s (3.1)."""
+    flags = 0x02 | (0x80 if user else 0) | (0x40 if user and password else 0)
+    texts = ["voltflow-demo-probe", *([user] if user else []), *([password] if user and password else [])]
+    payload = b"".join(len(text.encode()).to_bytes(2) + text.encode() for text in texts)
+    body = b"\x00\x04MQTT\x04" + flags.to_bytes() + b"\x00\x0a" + payload
+    length = len(body)
+    size = length.to_bytes() if length < 128 else bytes((length & 0x7F | 0x80, length >> 7))
+    return b"\x10" + size + body
 
 
 def listens(host: str, port: int) -> bool:

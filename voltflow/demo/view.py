@@ -189,10 +189,12 @@ def _packs(packs: Sequence[PackLine]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="packs that worry most", title_justify="left", title_style="bold", box=None)
-    for name in ("pack", "SoC %", "temperature °C", "in 10 min", "RUL cycles", "failure %"):
-        table.add_column(name, justify="left" if name == "pack" else "right")
-    table.add_column("why", no_wrap=True)
+    table = Table(
+        title="packs that worry most", title_justify="left", title_style="bold", box=None, expand=True
+    )
+    for name in ("pack", "SoC %", "°C", "°C in 10 min", "RUL cycles", "failure %"):
+        table.add_column(name, justify="left" if name == "pack" else "right", no_wrap=True)
+    table.add_column("why", no_wrap=True, ratio=1)
     for pack in packs:
         numbers = (pack.soc_pct, pack.temp_c, pack.temp_predicted_c, pack.rul_efc, pack.failure_pct)
         digits = (0, 1, 1, 0, 1)
