@@ -1,0 +1,71 @@
+"""What the client writes and matches by itself, against paho-mqtt and gmqtt as independent readers."""
+
+from __future__ import annotations
+
+import paho.mqtt.client as paho
+import pytest
+from gmqtt.mqtt.utils import unpack_variable_byte_integer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voltflow.mqtt_codec import DUP, PUBLISH, matches, publish_packet, reason_text, varint
+
+LEVEL = st.sampled_from(["a", "b", "", "ä", "$x"])
+TOPICS = st.lists(LEVEL, min_size=1, max_size=5).map("/".join).filter(bool)
+FILTERS = st.builds(
+    lambda levels, end: "/".join([*levels, *end]),
+    st.lists(LEVEL | st.just("+"), max_size=4), st.sampled_from([[], ["#"]]),
+).filter(bool)  # fmt: skip
+
+
+@given(FILTERS, TOPICS)
+def test_filter_matches_what_paho_says(topic_filter: str, topic: str) -> None:
+    assert matches(topic_filter, topic) == paho.topic_matches_sub(topic_filter, topic)
+
+
+@given(FILTERS, TOPICS)
+def test_name_of_a_shared_subscription_does_not_matter(topic_filter: str, topic: str) -> None:
+    assert matches(f"$share/group/{topic_filter}", topic) == matches(topic_filter, topic)
+
+
+@given(st.integers(0, 268_435_455))
+def test_variable_byte_integer_is_read_back_by_gmqtt(value: int) -> None:
+    encoded = varint(value)
+    assert unpack_variable_byte_integer(encoded + b"rest") == (value, b"rest")
+    assert len(encoded) == 1 + (value > 127) + (value > 16_383) + (value > 2_097_151)
+
+
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0+#"), min_size=1, max_size=200),
+    st.binary(max_size=20_000), st.sampled_from([0, 1, 2]), st.booleans(), st.booleans(), st.integers(1, 65535),
+    st.booleans(),
+)  # fmt: skip
+def test_publish_packet_is_read_back_by_paho(
+    topic: str, payload: bytes, qos: int, retain: bool, dup: bool, mid: int, v5: bool
+) -> None:
+    flags = PUBLISH | qos << 1 | retain | (DUP if dup and qos else 0)
+    packet = publish_packet(flags, topic, mid if qos else 0, payload, v5)
+    got = read_with_paho(packet, v5)
+    assert (got.topic, got.payload, got.qos, got.retain, got.dup, got.mid) == (
+        topic, payload, qos, retain, bool(dup and qos), mid if qos else 0,
+    )  # fmt: skip
+
+
+def read_with_paho(packet: bytes, v5: bool) -> paho.MQTTMessage:
+    client = paho.Client(
+        paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5 if v5 else paho.MQTTv311, manual_ack=True
+    )
+    seen: list[paho.MQTTMessage] = []
+    client.on_message = lambda _client, _userdata, message: seen.append(message)
+    length, rest = unpack_variable_byte_integer(packet[1:])
+    assert length == len(rest), "the Remaining Length is that of the rest"
+    client._in_packet["command"] = packet[0]
+    client._in_packet["packet"] = bytearray(rest)
+    client._in_packet["remaining_length"] = length
+    client._handle_publish()
+    return seen[0] if seen else next(iter(client._in_messages.values()))
+
+
+@pytest.mark.parametrize(("code", "text"), [(0x87, "0x87 (not authorized)"), (0x80, "0x80")])
+def test_reason_code_is_named_where_an_operator_can_do_something(code: int, text: str) -> None:
+    assert reason_text(code) == text
