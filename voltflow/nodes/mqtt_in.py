@@ -51,6 +51,7 @@ class MqttIn(Source):
         self._waiting: list[tuple[Msg, Delivery | None]] = []
         self._arrived = asyncio.Event()
         self._in_flow = 0
+        self._connection = 0
         assert self._broker.receiver is not None
         self._broker.receiver.subscribe(self.topic, self.qos, self._receive)
 
@@ -79,9 +80,13 @@ class MqttIn(Source):
                     task.cancel()
 
     def _receive(self, msg: Msg, delivery: Delivery | None) -> None:
-        if delivery is None and len(self._waiting) >= QOS0_LIMIT:
-            self.dropped_qos0 += 1
-            return
+        if delivery is None:
+            if len(self._waiting) >= QOS0_LIMIT:
+                self.dropped_qos0 += 1
+                return
+        elif delivery[0] != self._connection:  # a new one, over which what waits here comes again
+            self._connection = delivery[0]
+            self._waiting = [item for item in self._waiting if item[1] is None]
         self._waiting.append((msg, delivery))
         self._arrived.set()
 

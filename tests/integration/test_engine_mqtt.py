@@ -1,0 +1,371 @@
+"""Flows of mqtt in and mqtt out on a real mosquitto: nothing lost over stops and troubles, order, dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests import servers
+from tests.flows import Lab, raw, until
+from tests.mqtt import Inbox, cut, linked
+from voltflow.engine import Engine
+from voltflow.flow import Flow
+from voltflow.message import Msg
+from voltflow.node import Context, load_nodes
+from voltflow.nodes import mqtt_in
+from voltflow.telemetry import Dead
+
+load_nodes("voltflow.nodes")
+Own = Callable[[AbstractContextManager[servers.Mosquitto]], servers.Mosquitto]
+PACKS = 20
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
+
+
+class Bench:
+    """A broker's port and names of a test's own."""
+
+    def __init__(self, port: int, name: str, state_dir: Path) -> None:
+        self.port, self.name, self.state_dir = port, name, state_dir
+
+    def broker(self, **more: Any) -> dict[str, Any]:
+        return {"id": "b", "type": "mqtt-broker", "port": self.port, "clientid": self.name, **more}
+
+    def source(self, *targets: str, **more: Any) -> dict[str, Any]:
+        topic = f"ev/v1/{self.name}/+/telemetry"
+        return {"id": "in", "type": "mqtt in", "topic": topic, "datatype": "buffer", "broker": "b",
+                "wires": [list(targets)], **more}  # fmt: skip
+
+    def out(self, topic: str = "", **more: Any) -> dict[str, Any]:
+        return {"id": "out", "type": "mqtt out", "topic": topic, "broker": "b", **more}
+
+    def dead(self, **more: Any) -> dict[str, Any]:
+        return {"id": "dead", "type": "dead letter", "broker": "b", **more}
+
+    def engine(self, *nodes: dict[str, Any], **options: Any) -> Engine:
+        return Engine(Flow(list(nodes)), env={}, state_dir=self.state_dir, gateway="gw", **options)
+
+    def topic(self, pack: int, kind: str = "telemetry") -> str:
+        return f"ev/v1/{self.name}/p{pack}/{kind}"
+
+    def items(self, first: int, count: int) -> list[tuple[str, bytes]]:
+        return [(self.topic(i % PACKS), b"%d" % i) for i in range(first, first + count)]
+
+
+@pytest.fixture
+def bench(mosquitto: servers.Mosquitto, unique: str, tmp_path: Path) -> Bench:
+    return Bench(mosquitto.port, unique, tmp_path)
+
+
+async def subscribed(lab: Lab) -> None:
+    """Until the source's subscription stands."""
+
+    def ready() -> bool:
+        client = lab["b"].receiver and lab["b"].receiver._client
+        return bool(client and client.subscriptions and all(s.acknowledged for s in client.subscriptions))
+
+    await until(lambda: lab.run.done() or ready(), "the subscription")
+
+
+def renamed(kind: str) -> Callable[[list[Msg]], list[Msg]]:
+    return lambda msgs: [msg.derive(topic=msg.topic.replace("telemetry", kind)) for msg in msgs]
+
+
+def by_pack(inbox: Inbox) -> dict[str, list[int]]:
+    found = defaultdict(list)
+    for msg in inbox.msgs:
+        found[msg.topic].append(int(msg.payload))
+    return found
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_every_message_passes_once_and_in_order(bench: Bench, qos: int) -> None:
+    async def scenario() -> None:
+        lab = Lab(bench.engine(bench.broker(), bench.source("t", qos=qos), raw("t", "transform", ["out"]),
+                               bench.out(qos=qos), bench.dead()))  # fmt: skip
+        lab["t"].process_ = renamed("twin")
+        async with linked(bench.port) as watcher, linked(bench.port) as sender:
+            inbox = Inbox(watcher, f"ev/v1/{bench.name}/+/twin", qos)
+            await until(lambda: watcher._client.subscriptions[0].acknowledged, "the watcher")
+            await subscribed(lab)
+            await sender.publish_batch(bench.items(0, 3000), qos=qos)
+            await inbox.have(3000)
+            assert await lab.end()
+            assert len(inbox.msgs) == 3000
+            assert all(seqs == sorted(seqs) for seqs in by_pack(inbox).values())
+            assert len(by_pack(inbox)) == PACKS
+
+    run(scenario)
+
+
+def test_what_waits_in_the_session_is_not_lost_while_the_nodes_start(bench: Bench) -> None:
+    """A sink that takes its time to start once let the link connect before the source had subscribed: what the broker
+    sent at once was acknowledged unseen, and the subscription dropped from the session."""
+
+    async def scenario() -> None:
+        nodes = (bench.broker(), bench.out("elsewhere"), bench.dead(), bench.source("k"), raw("k", "sink"))
+        lab = Lab(bench.engine(*nodes))
+        await subscribed(lab)
+        assert await lab.end()
+        async with linked(bench.port) as sender:
+            await sender.publish_batch(bench.items(0, 200))
+            engine = bench.engine(*nodes)
+            slow = engine.nodes["k"].node
+
+            async def start(ctx: Context) -> None:
+                broker: Any = ctx.nodes["b"]
+                link = await broker.open_receiver()
+                await until(lambda: link.received >= 200, "the messages before the sink has started")
+
+            slow.start = start  # type: ignore[method-assign]
+            lab = Lab(engine)
+            await until(lambda: len(lab["k"].safe()) == 200 or lab.run.done(), "the messages in the sink")
+            await sender.publish_batch(bench.items(200, 1))
+            await until(lambda: len(lab["k"].safe()) == 201, "one of after the start")
+            assert lab["b"].status()["unrouted"] == 0
+            assert await lab.end()
+
+    run(scenario)
+
+
+def test_what_a_hanging_sink_held_comes_again_after_the_restart(bench: Bench) -> None:
+    async def scenario() -> None:
+        nodes = (bench.broker(), bench.source("a", "k"), raw("a", "sink"), raw("k", "sink"))
+        lab = Lab(bench.engine(*nodes, grace_s=0.2))
+
+        async def hang(msgs: list[Msg]) -> None:
+            await asyncio.Event().wait()
+
+        lab["k"].write_ = hang
+        await subscribed(lab)
+        async with linked(bench.port) as sender:
+            await sender.publish_batch(bench.items(0, 50))
+            await until(lambda: len(lab["a"].safe()) == 50, "the other sink")
+            assert await lab.end() is False
+            again = Lab(bench.engine(*nodes))
+            await until(lambda: len(again["k"].safe()) == 50, "all of them again")
+            assert [int(payload) for payload in again["k"].payloads()] == list(range(50))
+            assert await again.end()
+            last = Lab(bench.engine(*nodes))
+            await subscribed(last)
+            await sender.publish_batch(bench.items(50, 1))
+            await until(last["k"].safe, "the next message")
+            assert last["k"].payloads() == [b"50"], "what was acknowledged does not come again"
+            assert await last.end()
+
+    run(scenario)
+
+
+def test_broker_restart_in_the_middle_loses_nothing(own: Own, unique: str, tmp_path: Path) -> None:
+    broker = own(servers.Mosquitto())
+    bench = Bench(broker.port, unique, tmp_path)
+
+    async def scenario() -> None:
+        lab = Lab(
+            bench.engine(bench.broker(), bench.source("t"), raw("t", "transform", ["out"]), bench.out())
+        )
+        lab["t"].process_ = renamed("twin")
+        async with (
+            linked(bench.port, client_id="w", clean_start=False) as watcher,
+            linked(bench.port) as sender,
+        ):
+            inbox = Inbox(watcher, f"ev/v1/{bench.name}/+/twin")
+            await until(lambda: watcher._client.subscriptions[0].acknowledged, "the watcher")
+            await subscribed(lab)
+            batches = [sender.publish_batch(bench.items(first, 500)) for first in range(0, 5000, 500)]
+            await inbox.have(200)
+            await asyncio.to_thread(broker.restart)
+            async with asyncio.timeout(30):
+                await asyncio.gather(*batches)
+            await until(lambda: len(set(inbox.payloads)) == 5000, "every message", 30)
+            assert await lab.end()
+            for seqs in by_pack(inbox).values():
+                first_arrivals = list(dict.fromkeys(seqs))
+                assert first_arrivals == sorted(first_arrivals)
+
+    run(scenario)
+
+
+def test_message_that_cannot_be_published_is_a_dead_letter_and_the_others_keep_their_order(
+    bench: Bench,
+) -> None:
+    async def scenario() -> None:
+        lab = Lab(
+            bench.engine(
+                bench.broker(), bench.source("t"), raw("t", "transform", ["out"]), bench.out(), bench.dead()
+            )
+        )
+
+        def process(msgs: list[Msg]) -> list[Msg]:
+            return [
+                msg.derive(
+                    topic="with/a/+" if int(msg.payload) % 100 == 7 else f"{bench.name}/out",
+                    payload=msg.payload,
+                )
+                for msg in msgs
+            ]
+
+        lab["t"].process_ = process
+        async with linked(bench.port) as watcher, linked(bench.port) as sender:
+            good = Inbox(watcher, f"{bench.name}/out")
+            dead = Inbox(watcher, f"ev/v1/{bench.name}/+/dead")
+            await until(lambda: all(s.acknowledged for s in watcher._client.subscriptions), "the watcher")
+            await subscribed(lab)
+            await asyncio.gather(
+                *(sender.publish_batch(bench.items(first, 50)) for first in range(0, 1000, 50))
+            )
+            await good.have(990)
+            await dead.have(10)
+            assert await lab.end()
+            assert [int(payload) for payload in good.payloads] == [i for i in range(1000) if i % 100 != 7]
+            letter = json.loads(dead.payloads[0])
+            assert (letter["node"], letter["topic"]) == ("out", bench.topic(7))
+            assert letter["error"] == "ValueError: not a topic to publish to: 'with/a/+'"
+
+    run(scenario)
+
+
+def test_original_larger_than_the_broker_takes_is_cut_so_that_the_dead_letter_arrives(
+    own: Own, unique: str, tmp_path: Path
+) -> None:
+    """base64 makes a third more of it: what just came in would not get out again, and nobody would ever see it."""
+    broker = own(servers.Mosquitto(max_packet_size="50000"))
+    bench = Bench(broker.port, unique, tmp_path)
+
+    async def scenario() -> None:
+        lab = Lab(bench.engine(bench.broker(), bench.source("t"), raw("t", "transform"), bench.dead()))
+
+        def fail(msgs: list[Msg]) -> list[Msg]:
+            raise ValueError("never good enough")
+
+        lab["t"].process_ = fail
+        async with linked(bench.port) as watcher, linked(bench.port) as sender:
+            dead = Inbox(watcher, f"ev/v1/{bench.name}/+/dead")
+            await until(lambda: watcher._client.subscriptions[0].acknowledged, "the watcher")
+            await subscribed(lab)
+            original = bytes(range(256)) * 190
+            await sender.publish_batch([(bench.topic(1), original), (bench.topic(1), b"small")])
+            first, second = [msgspec.json.decode(payload, type=Dead) for payload in await dead.have(2)]
+            assert (first.truncated, first.size_bytes) == (True, len(original))
+            assert 30_000 < len(first.payload) < 37_500
+            assert original.startswith(first.payload)
+            assert (second.payload, second.truncated, second.error) == (
+                b"small",
+                False,
+                "ValueError: never good enough",
+            )
+            assert await lab.end()
+            assert lab.engine.dropped == {}
+
+    run(scenario)
+
+
+def test_dead_letter_of_a_dead_letter_is_dropped_and_counted(bench: Bench) -> None:
+    async def scenario() -> None:
+        source = bench.source("k", topic=f"ev/v1/{bench.name}/+/dead")
+        lab = Lab(bench.engine(bench.broker(), source, raw("k", "sink"), bench.dead()))
+
+        async def refuse(msgs: list[Msg]) -> None:
+            raise ValueError("no such table")
+
+        lab["k"].write_ = refuse
+        await subscribed(lab)
+        async with linked(bench.port) as sender:
+            await sender.publish(bench.topic(1, "dead"), b"{}")
+            await until(lambda: lab["dead"].status()["dropped"] == 1, "the drop")
+        assert await lab.end()
+        assert lab["dead"].count == 0
+
+    run(scenario)
+
+
+def test_flood_of_qos_0_is_bounded_and_the_drops_are_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_in, "QOS0_LIMIT", 100)
+    monkeypatch.setattr(mqtt_in, "IN_FLOW_LIMIT", 100)
+
+    async def scenario() -> None:
+        lab = Lab(bench.engine(bench.broker(), bench.source("k", qos=0), raw("k", "sink")))
+        release = asyncio.Event()
+
+        async def hang(msgs: list[Msg]) -> None:
+            await release.wait()
+
+        lab["k"].write_ = hang
+        await subscribed(lab)
+        async with linked(bench.port) as sender:
+            await sender.publish_batch(bench.items(0, 5000))
+            await until(lambda: lab["b"].receiver.received == 5000, "all of them")
+            status = lab["in"].status()
+            assert status["dropped_qos0"] > 3000
+            release.set()
+            await until(lambda: len(lab["k"].safe()) == 5000 - status["dropped_qos0"], "the rest")
+        assert await lab.end()
+
+    run(scenario)
+
+
+def test_connection_that_is_lost_again_and_again_piles_nothing_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new connection brings a Receive Maximum of messages again; with a sink that is away that had no end."""
+    monkeypatch.setattr(mqtt_in, "IN_FLOW_LIMIT", 50)
+
+    async def scenario() -> None:
+        lab = Lab(bench.engine(bench.broker(receiveMaximum=20), bench.source("k"), raw("k", "sink")))
+        release = asyncio.Event()
+
+        async def hang(msgs: list[Msg]) -> None:
+            await release.wait()
+
+        lab["k"].write_ = hang
+        await subscribed(lab)
+        async with linked(bench.port) as sender:
+            await sender.publish_batch(bench.items(0, 500))
+            link = lab["b"].receiver
+            for lost in range(6):
+                before = link.received
+                cut(link)
+                await until(
+                    lambda lost=lost, before=before: link.reconnects > lost and link.received > before,
+                    "the next",
+                    20,
+                )
+            assert lab["in"].status()["in_flow"] < 50 + 20
+            assert len(lab["in"]._waiting) <= 20
+            release.set()
+            await until(lambda: len(set(lab["k"].payloads())) == 500, "every message", 20)
+        assert await lab.end()
+
+    run(scenario)
+
+
+def test_decoding_that_fails_is_a_dead_letter_with_the_original_bytes(bench: Bench) -> None:
+    async def scenario() -> None:
+        lab = Lab(
+            bench.engine(bench.broker(), bench.source("k", datatype="json"), raw("k", "sink"), bench.dead())
+        )
+        async with linked(bench.port) as watcher, linked(bench.port) as sender:
+            dead = Inbox(watcher, f"ev/v1/{bench.name}/+/dead")
+            await until(lambda: watcher._client.subscriptions[0].acknowledged, "the watcher")
+            await subscribed(lab)
+            await sender.publish_batch(
+                [(bench.topic(1), data) for data in (b'{"a":1}', b"\xff\xfe", b'{"a":2}')]
+            )
+            letter = json.loads((await dead.have(1))[0])
+            assert (letter["node"], letter["payload"]) == ("in", "//4=")
+            assert lab["k"].payloads() == [{"a": 1}, {"a": 2}]
+        assert await lab.end()
+
+    run(scenario)
