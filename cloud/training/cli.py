@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloud.training.errors import TrainError
 from cloud.training.settings import TrainSettings
@@ -55,6 +55,11 @@ examples:
   cloud-train cost               the released models, as a gateway runs them
   cloud-train cost --compare     also other kinds of estimator on the same rows (some minutes; needs data)
   cloud-train cost --models /tmp/models --json
+"""
+SCORES_EXAMPLES = """\
+examples:
+  cloud-train scores                        the tables of docs/models.md, in Markdown
+  cloud-train scores --models /tmp/models8
 """
 DATA_EXAMPLES = """\
 examples:
@@ -118,16 +123,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _progress() -> Callable[[str], None]:
-    """Lines with the seconds since the start, on stderr."""
-    start = time.monotonic()
-    return lambda text: print(f"[{time.monotonic() - start:6.1f} s] {text}", file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class Progress:
+    """Lines with the seconds since the start, on stderr; a class, so that it can go to another process."""
+
+    start_s: float = field(default_factory=time.monotonic)
+
+    def __call__(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.start_s:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def _data(call: Call) -> int:
     from cloud.training.pipeline import make_data
 
-    for made in make_data(call.settings, _progress()):
+    for made in make_data(call.settings, Progress()):
         print(f"{made.folder} {made.hash()}")
     return 0
 
@@ -135,7 +144,7 @@ def _data(call: Call) -> int:
 def _features(call: Call) -> int:
     from cloud.training.pipeline import make_features
 
-    for name, rows in make_features(call.settings, _progress()).rows.items():
+    for name, rows in make_features(call.settings, Progress()).rows.items():
         print(f"{name}: {len(rows)} rows of {len(set(rows.pack.tolist()))} packs")
     return 0
 
@@ -144,7 +153,7 @@ def _run(call: Call) -> int:
     from cloud.training.pipeline import run
 
     missed = 0
-    for card in run(call.settings, _progress(), full=not call.args.quick):
+    for card in run(call.settings, Progress(), full=not call.args.quick):
         for bar in card["bars"]:
             missed += not bar["passed"]
             value = card["scores"][bar["score"]]
@@ -173,7 +182,7 @@ def _check_real(call: Call) -> int:
 
     if data_folder() is None:
         raise TrainError(missing_reason())
-    found = check_real(call.settings, {}, _progress())
+    found = check_real(call.settings, {}, Progress())
     if call.args.json:
         print(json.dumps({check.name: check.as_dict() for check in found}, indent=1))
     return int(not all(check.passed for check in found))
@@ -185,11 +194,18 @@ def _cost(call: Call) -> int:
 
     found = cost.released(call.settings.models)
     if call.args.compare:
-        progress = _progress()
+        progress = Progress()
         recipe = next(r for r in recipes() if r.name == "temperature")
         train, _, test = split_rows(recipe, make_features(call.settings, progress), call.settings.seed)[1]
         found += cost.compared(train.at_most(200_000, 0), test.at_most(60_000, 0), progress)
     print(json.dumps([c._asdict() for c in found], indent=1) if call.args.json else cost.table(found))
+    return 0
+
+
+def _scores(call: Call) -> int:
+    from cloud.training.report import tables
+
+    print(tables(call.settings.models))
     return 0
 
 
@@ -205,6 +221,7 @@ COMMANDS: tuple[tuple[str, Callable[[Call], int], str, str], ...] = (
     ("ui", _ui, "look at runs and registry in MLflow", UI_EXAMPLES),
     ("check-real", _check_real, "the recipes on real vehicles and cells", CHECK_EXAMPLES),
     ("cost", _cost, "measure what the models cost on a gateway", COST_EXAMPLES),
+    ("scores", _scores, "the cards of the models as tables", SCORES_EXAMPLES),
     ("config", _config, "effective settings, each with where it comes from", ""),
 )
 

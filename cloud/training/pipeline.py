@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,25 +82,32 @@ def recipes() -> list[Recipe]:
 
 
 def make_data(settings: TrainSettings, progress: Progress) -> list[Dataset]:
-    """Both datasets, simulated unless they are in the cache."""
-    return [
-        dataset.make(plan, settings.cache / "data", progress) for plan in (settings.fleet, settings.faults)
-    ]
+    """Both datasets, simulated side by side unless they are in the cache."""
+    with ThreadPoolExecutor(2) as pool:
+        plans = (settings.fleet, settings.faults)
+        return list(pool.map(lambda plan: dataset.make(plan, settings.cache / "data", progress), plans))
 
 
 def make_features(settings: TrainSettings, progress: Progress) -> Sources:
-    """Rows of all models, from the cache where data and code are the same."""
+    """Rows of all models, from the cache where data and code are the same; `progress` must be picklable."""
     plans, made = (settings.fleet, settings.faults), make_data(settings, progress)
     parts: dict[str, list[Rows]] = {}
     groups: dict[str, dict[str, str]] = {name: {} for name in LEAVE_OUT}
-    for plan, data in zip(plans, made, strict=True):
-        found = collect.cached(data, plan, recipes(), settings.cache / "features", progress)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        places = [settings.cache / "features"] * len(plans)
+        collected = list(pool.map(_collect, made, plans, places, [progress] * len(plans)))
+    for plan, data, found in zip(plans, made, collected, strict=True):
         for name, of_model in found.items():
             parts.setdefault(name, []).append(_prefixed(of_model, plan.kind))
         for pack in data.packs:
             for name in LEAVE_OUT:
                 groups[name][f"{plan.kind}/{pack.id}"] = getattr(pack, name)
     return Sources(plans, tuple(made), {name: rows.join(p) for name, p in parts.items()}, groups)
+
+
+def _collect(data: Dataset, plan: Plan, cache: Path, progress: Progress) -> dict[str, Rows]:
+    """Of one dataset, in a process of its own."""
+    return collect.cached(data, plan, recipes(), cache, progress)
 
 
 def _prefixed(part: Rows, kind: str) -> Rows:

@@ -37,7 +37,7 @@ def _some(rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
 
 
 def _against(axes: Axes, truth: Answers, unit: str) -> None:
-    """Dots of predicted against true; `truth` holds `true`, `ours`, `base`."""
+    """Dots of predicted against true; `truth` holds `true`, `ours`, `base`, at least one row."""
     axes.plot(truth["true"], truth["base"], ".", ms=2, alpha=0.35, color=BASE, label="baseline")
     axes.plot(truth["true"], truth["ours"], ".", ms=2, alpha=0.5, color=OURS, label="model")
     low, high = float(np.min(truth["true"])), float(np.max(truth["true"]))
@@ -49,6 +49,9 @@ def _against(axes: Axes, truth: Answers, unit: str) -> None:
 
 def _errors(axes: Axes, truth: Answers, unit: str) -> None:
     """How often an error of at most so much happens."""
+    if not len(truth["true"]):  # in a very small run
+        axes.set_title("no such row among the test packs", fontsize=8)
+        return
     for name, color, label in (("base", BASE, "baseline"), ("ours", OURS, "model")):
         error = np.sort(np.abs(truth[name] - truth["true"]))
         axes.plot(error, np.linspace(0, 100, len(error)), color=color, label=label)

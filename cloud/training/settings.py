@@ -37,19 +37,19 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(max_length=100, description="models are registered as <prefix><name>")
     ] = "voltflow-"
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1, description="of data, split and training")] = 7
-    packs: Annotated[int, Meta(ge=8, le=20_000, description="packs of the simulated fleet")] = 240
-    visits: Annotated[int, Meta(ge=1, le=20, description="looks at each pack, 500 days apart")] = 6
-    days: Annotated[int, Meta(ge=1, le=60, description="days of each look")] = 7
+    packs: Annotated[int, Meta(ge=8, le=20_000, description="packs of the simulated fleet")] = 300
+    visits: Annotated[int, Meta(ge=1, le=20, description="looks at each pack, 500 days apart")] = 5
+    days: Annotated[int, Meta(ge=1, le=60, description="days of each look")] = 4
     step_s: Annotated[
         float, Meta(ge=5, le=30, description="time between messages; 600 s must be whole steps")
-    ] = 20.0
+    ] = 10.0
     fault_packs: Annotated[int, Meta(ge=8, le=20_000, description="packs of the fleet with many faults")] = (
         200
     )
     fault_visits: Annotated[
         int, Meta(ge=1, le=20, description="visits of it, each with a fault of its own")
-    ] = 4
-    fault_days: Annotated[int, Meta(ge=2, le=60, description="days of each of these visits")] = 10
+    ] = 3
+    fault_days: Annotated[int, Meta(ge=2, le=60, description="days of each of these visits")] = 8
     ui_port: Annotated[int, Meta(ge=1, le=65535, description="port of `cloud-train ui`, on localhost")] = 5005
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class Failure(Recipe):
     unit = "pct"
     target = "a fault (internal short, loss of cooling, falling insulation) becomes critical within 7 days"
     horizon = "7 days"
-    sources = ("faults", "fleet")
+    sources = ("faults",)
     cadence_s = 21_600.0
     most_rows = 200_000
     size = Size(trees=70, depth=3, rate=0.08, min_rows=40)
@@ -78,6 +78,7 @@ class Failure(Recipe):
             "pr_auc": score(pr_auc(truth, p, weight), packs),
             "brier": score(brier(truth, p, weight), packs),
             "ece": score(ece(truth, p, weight), packs),
+            "predicted_over_observed": score(_ratio_of_means(truth, p, weight), packs),
             "baseline_insulation_auroc_by_visit": score(
                 auroc(visits_ohm.truth, visits_ohm.highest), visits.pack
             ),
@@ -182,6 +183,16 @@ def _lead(rows: Rows, alarm: NDArray[np.bool_], group: NDArray[np.intp]) -> floa
 
 def _rate(truth: NDArray[np.bool_], weight: F64) -> Metric:
     return lambda rows: float(np.average(truth[rows], weights=weight[rows]))
+
+
+def _ratio_of_means(truth: NDArray[np.bool_], p: F64, weight: F64) -> Metric:
+    """Mean probability over the share of faults: what a small ECE at a small prevalence does not show."""
+
+    def metric(rows: NDArray[np.intp]) -> float:
+        observed = float(np.average(truth[rows], weights=weight[rows]))
+        return float(np.average(p[rows], weights=weight[rows])) / observed if observed > 0 else np.nan
+
+    return metric
 
 
 def _ratio(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float:

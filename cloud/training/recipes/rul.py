@@ -24,9 +24,11 @@ from cloud.training.trees import Booster, EdgeModel, Interval, trainable
 
 CAP_EFC = 6000.0
 QUANTILES = (0.1, 0.5, 0.9)
-ROUNDS = 3
+ROUNDS = 2
 Z_80 = 2.5631
 """Width of the 80 % interval of a normal distribution in sigmas."""
+NEAR_EFC = 1000.0
+"""Life up to here is known of nearly every pack, censored or not: the figure that censoring does not bend."""
 FEW_EFC = 100.0
 """Relative errors are taken where at least so many cycles are left."""
 
@@ -51,7 +53,8 @@ class Rul(Recipe):
     )
     weak = (
         "Each pack ages at a rate of its own that hardly shows before the loss does, and half of the lives are "
-        "censored: read the interval, not the median."
+        "censored: read the interval, not the median. mape is over packs whose end is known, which are the short "
+        "lives: it counts the long ones that the model must expect against it; mae_within_1000 is over all packs."
     )
 
     def fit(self, train: Rows, calibrate: Rows, seed: int) -> Fitted:
@@ -95,6 +98,13 @@ class Rul(Recipe):
         width = (answers["high"] - answers["low"]) / np.maximum(answers["value"], 1.0)
         found["coverage"] = score(share(inside[ends]), rows.pack[ends])
         found["coverage_with_censored"] = score(share(possible), rows.pack)
+        known = ends | (rows.target >= NEAR_EFC)
+        near = {"mae_within_1000": answers["value"]} | {
+            f"baseline_{name}_mae_within_1000": values for name, values in baselines.items()
+        }
+        truth = np.minimum(rows.target[known], NEAR_EFC)
+        for name, values in near.items():
+            found[name] = score(mae(truth, np.minimum(values[known], NEAR_EFC)), rows.pack[known])
         found["relative_width"] = score(lambda i: float(np.median(width[i])), rows.pack)
         return found
 
