@@ -268,3 +268,10 @@ def test_command_names_file_and_lines_and_fails(tmp_path: Path, capsys: pytest.C
     assert cli.main(["flow", "check", str(ROOT / "edge/flows.json")]) == 0
     assert "the flow can run" in capsys.readouterr().out
     assert cli.main(["flow", "check", str(tmp_path / "none.json")]) == 2
+
+
+def test_example_of_the_documentation_is_right() -> None:
+    page = (ROOT / "docs/flows.md").read_text()
+    example = Flow.parse(page.split("```json\n")[1].split("```")[0])
+    assert example.check({}) == []
+    assert len(example.build({})) == 5
