@@ -60,6 +60,11 @@ class Agent(Program):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
             return json.load(answer)
 
+    def metrics(self) -> str:
+        """What Prometheus would read."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
     def is_ready(self) -> bool:
         nodes = self.get("/api/flow")["nodes"]
         brokers = [node for node in nodes if node["type"] == "mqtt-broker"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from kafka import KafkaConsumer
 
 from tests import servers
 from tests.programs import SHARED_DATA, Agent, Bridge, device, finish
@@ -90,11 +91,32 @@ def test_a_real_month_arrives_message_by_message_and_nothing_impossible_is_belie
     assert predictions[0] > 0, "temperatures are predicted from real telemetry"
     assert predictions[1] == 0, "none is predicted from a temperature that was invalid"
 
+    _the_agent_tells_of_the_last_message(house)
+
     half = len(rss_mb) // 2
     assert max(rss_mb[half:]) < 1.15 * max(rss_mb[: half + 1]), f"memory stays flat: {rss_mb}"
     print(
         f"agent: {house.agent.rss_mb:.0f} MB, bridge: {house.bridge.rss_mb:.0f} MB, rows {summary['confirmed']}"
     )
+
+
+def _the_agent_tells_of_the_last_message(house: House) -> None:
+    """The endpoints and the metrics have real values of a real vehicle."""
+    assert house.agent.get("/api/health")["status"] == "ok"
+    status = house.agent.get("/api/battery/status?pack=V01")
+    assert (
+        status["soc_pct"]
+        == house.ask("SELECT soc_pct FROM telemetry WHERE pack = 'V01' ORDER BY seq DESC LIMIT 1")[0][0]
+    )
+    assert house.agent.get("/api/battery/detailed?pack=V01")["estimate"]["soc_pct"] is not None
+    compared = house.agent.get("/api/battery/comparison?pack=V01")["comparisons"]
+    assert compared["temperature"]["actual"] is not None
+    assert compared["rul"]["actual"] is None
+    assert compared["rul"]["reason"]
+    assert len(house.agent.get("/api/battery/history?pack=V01")["points"]) > 100
+    metrics = house.agent.metrics()
+    assert servers.promtool_check_metrics(metrics) == ""
+    assert 'battery_temp_predicted{fleet="demo",pack="V01"}' in metrics
 
 
 def _nothing_impossible_is_stored(house: House, files: list[Path]) -> None:
@@ -177,3 +199,61 @@ def test_a_clean_stop_of_the_agent_leaves_nothing_unacknowledged(house: House) -
         summary = finish(publishing)
     house.wait_for_rows(summary["confirmed"])
     assert house.rows() == summary["confirmed"]
+
+
+@pytest.mark.timeout(180)
+def test_every_sink_has_the_same_messages(
+    mosquitto: servers.Mosquitto,
+    timescale: servers.Timescale,
+    kafka: servers.Kafka,
+    victoria: servers.Victoria,
+    unique: str,
+    tmp_path: Path,
+) -> None:
+    """TimescaleDB, the Kafka protocol and Influx line protocol, fed by one bridge: a row, a record and a point each."""
+    sinks = ["--kafka-bootstrap", kafka.bootstrap, "--influx-url", victoria.url]
+    with (
+        Bridge(mosquitto, timescale.dsn, tmp_path / "bridge", "--name", unique, *sinks) as bridge,
+        Agent(mosquitto, tmp_path / "agent"),
+    ):
+        with device(
+            mosquitto, "run", "--fleet", unique, "--packs", "5", "--hz", "10", "--seconds", "5"
+        ) as publishing:
+            summary = finish(publishing)
+        servers.wait_until(lambda: _stored(bridge) >= summary["confirmed"], "the rows", ARRIVE_S)
+        bridge.stop()  # TimescaleDB here takes one connection at a time
+    with closing(psycopg2.connect(timescale.dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pack, boot, seq FROM telemetry WHERE fleet = %s", (unique,))
+        rows = {(pack, int(boot), int(seq)) for pack, boot, seq in cursor.fetchall()}
+        cursor.execute(
+            "SELECT count(*) FROM timescaledb_information.hypertables WHERE hypertable_name = 'telemetry'"
+        )
+        assert cursor.fetchone() == (1,)
+    published = {
+        (pack, counts["boot"], seq)
+        for pack, counts in summary["packs"].items()
+        for seq in range(counts["confirmed"])
+    }
+    assert rows == published
+    assert _in_kafka(kafka, unique) == published
+    assert _in_influx(victoria, unique) == {(pack, seq) for pack, _, seq in published}
+
+
+def _stored(bridge: Bridge) -> float:
+    """New rows of telemetry by the bridge's own count."""
+    lines = [line for line in bridge.metrics().splitlines() if line.startswith("voltflow_rows_total")]
+    return sum(float(line.split()[-1]) for line in lines if 'table="telemetry"' in line)
+
+
+def _in_kafka(kafka: servers.Kafka, fleet: str) -> set[tuple[str, int, int]]:
+    consumer = KafkaConsumer(
+        "ev.twin", bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3000
+    )
+    with closing(consumer):
+        headers = [{name: value.decode() for name, value in record.headers} for record in consumer]
+    return {(h["pack"], int(h["boot"]), int(h["seq"])) for h in headers if h["fleet"] == fleet}
+
+
+def _in_influx(victoria: servers.Victoria, fleet: str) -> set[tuple[str, int]]:
+    series = victoria.export(f'telemetry_seq{{fleet="{fleet}"}}')
+    return {(item["metric"]["pack"], int(seq)) for item in series for seq in item["values"]}
