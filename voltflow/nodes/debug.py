@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 from collections import deque
 from typing import Any
 
@@ -15,6 +16,9 @@ log = logging.getLogger("voltflow.debug")
 
 RECENT = 100
 TEXT_LIMIT = 1000
+
+_short = reprlib.Repr()  # bounded in depth too
+_short.maxstring = _short.maxother = TEXT_LIMIT
 
 
 @node("debug", category="common", color="#87a980", icon="debug.svg")
@@ -47,7 +51,7 @@ class Debug(Sink):
         try:
             return encode_payload(payload)[:TEXT_LIMIT].decode(errors="replace")
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):  # to look must not fail
-            return repr(payload)[:TEXT_LIMIT]
+            return _short.repr(payload)[:TEXT_LIMIT]
 
     def status(self) -> dict[str, Any]:
         return {"active": self.active, "recent": list(self.recent)}
