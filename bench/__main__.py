@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -51,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         render(msgspec.json.decode(args.render.read_bytes(), type=Report), args.page)
         return 0
     signal.signal(signal.SIGTERM, _ended)
+    warnings.filterwarnings(
+        "ignore", "XDG_RUNTIME_DIR is not set"
+    )  # platformdirs, for the embedded PostgreSQL
     report = Report(machine=machine(), plan=_plan(args), rounds=args.rounds)
     try:
         _run(report, args)

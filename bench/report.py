@@ -19,7 +19,7 @@ from bench.systems import NODE, SYSTEMS
 from tests import servers
 
 BEGIN, END = "<!-- figures: python -m bench --render FILE -->", "<!-- end of figures -->"
-COLUMNS = ("system", "packs", "bytes", "messages/s", "CPU µs/message", "of Node-RED", "of bare gmqtt",
+COLUMNS = ("system", "packs", "bytes", "messages/s", "CPU µs/message", "of Node-RED", "of it with buffers", "of bare gmqtt",
            "RSS MB idle → loaded", "ms p50 / p99 / max at 2,000/s", "lost, doubled, failed")  # fmt: skip
 
 
@@ -142,11 +142,12 @@ def _system_rows(report: Report) -> Iterable[list[str]]:
     for (name, packs, payload), results in groups.items():
         sound = [result for result in results if not result.error]
         if not sound:
-            yield [SYSTEMS[name].title, f"{packs:,}", payload, results[0].error[:60], *[""] * 6]
+            yield [SYSTEMS[name].title, f"{packs:,}", payload, results[0].error[:60], *[""] * 7]
             continue
         yield [
             SYSTEMS[name].title, f"{packs:,}", str(sound[0].payload_bytes), _span(sound, lambda r: r.messages_s),
-            _span(sound, lambda r: r.cpu_us, 1), _ratio(groups, sound, "node-red"), _ratio(groups, sound, "bare"),
+            _span(sound, lambda r: r.cpu_us, 1), _ratio(groups, sound, "node-red"), _ratio(groups, sound, "node-red-buffers"),
+            _ratio(groups, sound, "bare"),
             f"{_middle(sound, lambda r: r.rss_idle_mb):.0f} → {_middle(sound, lambda r: r.rss_loaded_mb):.0f}",
             _latency(sound), _faults(sound),
         ]  # fmt: skip

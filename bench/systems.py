@@ -168,10 +168,11 @@ class Bare(System):
 
 
 class NodeRed(System):
-    """Genuine Node-RED: mqtt in → change → switch → mqtt out."""
+    """Genuine Node-RED: mqtt in → change → switch → mqtt out, `mqtt in` as it comes: it parses JSON."""
 
     name = "node-red"
     title = "Node-RED, mqtt in → change → switch → mqtt out"
+    datatype = "auto-detect"
 
     def missing(self) -> str:
         return "" if NODE.exists() and NODE_RED.exists() else "not installed: npm --prefix bench/npm ci"
@@ -183,14 +184,25 @@ class NodeRed(System):
             "editorTheme": {"tours": False}, "logging": {"console": {"level": "info"}},
         }  # fmt: skip
         (folder / "settings.js").write_text(f"module.exports = {json.dumps(settings)}")
-        shutil.copy(BENCH / "flows" / "node-red.json", folder / "flows.json")
+        flow = (BENCH / "flows" / "node-red.json").read_text().replace("${BENCH_DATATYPE}", self.datatype)
+        (folder / "flows.json").write_text(flow)
         return [str(NODE), str(NODE_RED), "--settings", str(folder / "settings.js"), "--userDir", str(folder)]
 
     def env(self, port: int) -> dict[str, str]:
         return {"BENCH_PORT": str(port), "NODE_ENV": "production"}
 
 
-SYSTEMS: dict[str, System] = {s.name: s for s in (Agent(), EagerAgent(), Trivial(), Bare(), NodeRed())}
+class NodeRedBuffers(NodeRed):
+    """The fastest it can be: payloads are passed on unseen."""
+
+    name = "node-red-buffers"
+    title = "the same, payloads passed on as buffers, unparsed"
+    datatype = "buffer"
+
+
+SYSTEMS: dict[str, System] = {
+    s.name: s for s in (Agent(), EagerAgent(), Trivial(), Bare(), NodeRed(), NodeRedBuffers())
+}
 
 
 def wait_quiet(process: Process, seconds: float) -> None:
