@@ -192,7 +192,7 @@ class _History:
 
     def _grow(self, slots: int) -> None:
         length = int(np.clip(self._budget // (slots * self._columns * 8), 20, 720))
-        rows = np.full((slots, length, self._columns), np.nan)
+        rows = np.empty((slots, length, self._columns))  # memory is taken where a row is written, not before
         count = np.zeros(slots, dtype=np.int64)
         for slot in range(len(self._rows)):
             kept = self.rows(slot, length)
