@@ -20,10 +20,6 @@ log = logging.getLogger(__name__)
 QOS0_LIMIT = 10_000
 """Messages of QoS 0 that may wait; nothing slows their sender, so more are dropped and counted."""
 
-BATCHES_LIMIT = 4
-"""Batches that may be in the flow: what arrives meanwhile becomes one, so that batches grow with the load and their cost
-is shared by more messages; enough of them to keep the processor busy while confirmations are on their way."""
-
 IN_FLOW_LIMIT = 10_000
 """Messages that may be in the flow; MQTT's Receive Maximum bounds those of one connection at QoS 1 and 2, but not those
 of QoS 0 and not what a connection that is lost again and again brings anew."""
@@ -73,7 +69,7 @@ class MqttIn(Source):
                 task = asyncio.create_task(self._settle(emit, batch, link), name=f"batch of {self.label}")
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
-                while len(under_way) >= BATCHES_LIMIT or (self._in_flow >= IN_FLOW_LIMIT and under_way):
+                while self._in_flow >= IN_FLOW_LIMIT and under_way:
                     await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         finally:
             try:
