@@ -49,7 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when everything asked for was measured and no message was lost, doubled or failed."""
     args = _parser().parse_args(argv)
     if args.render:
-        render(msgspec.json.decode(args.render.read_bytes(), type=Report), args.page)
+        try:
+            render(msgspec.json.decode(args.render.read_bytes(), type=Report), args.page)
+        except (OSError, ValueError) as error:
+            print(f"bench: cannot render {args.render} into {args.page}: {error}", file=sys.stderr)
+            return 2
         return 0
     signal.signal(signal.SIGTERM, _ended)
     warnings.filterwarnings(
