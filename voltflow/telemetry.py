@@ -14,7 +14,8 @@ from msgspec import Meta
 
 from voltflow.topics import NAME_PATTERN
 
-Name = Annotated[str, Meta(pattern=f"^{NAME_PATTERN}$")]
+Name = Annotated[str, Meta(pattern=rf"^{NAME_PATTERN}(?!\n)$")]
+"""`$` alone would let a line end at the end through."""
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """JSON numbers above 2^53 lose digits in JavaScript and in many databases' JSON, so counters stop there."""
 EpochMs = Annotated[
@@ -25,6 +26,8 @@ EpochMs = Annotated[
         description="milliseconds since 1970, UTC; until the year 9999",
     ),
 ]
+
+CellCount = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 VehicleState = Literal["driving", "parked", "other"]
 ChargingState = Literal["charging", "charging_driving", "not_charging", "complete"]
@@ -52,7 +55,7 @@ class Telemetry(msgspec.Struct, rename={"schema_": "schema"}, gc=False):
     boot: Count
     seq: Count
     ts_ms: EpochMs
-    sent_ms: int | None = None
+    sent_ms: EpochMs | None = None
     replay: bool = False
     vehicle_state: VehicleState | None = None
     charging_state: ChargingState | None = None
@@ -66,8 +69,8 @@ class Telemetry(msgspec.Struct, rename={"schema_": "schema"}, gc=False):
     cell_voltage_min_v: float | None = None
     cell_voltage_max_v: float | None = None
     cell_voltage_avg_v: float | None = None
-    cell_voltage_min_id: int | None = None
-    cell_voltage_max_id: int | None = None
+    cell_voltage_min_id: CellCount | None = None
+    cell_voltage_max_id: CellCount | None = None
     cell_temp_min_c: float | None = None
     cell_temp_max_c: float | None = None
     cell_temp_avg_c: float | None = None
@@ -81,7 +84,7 @@ class Telemetry(msgspec.Struct, rename={"schema_": "schema"}, gc=False):
     charge_throughput_ah: float | None = None
     discharge_throughput_ah: float | None = None
     efc: float | None = None
-    balancing_cells: int | None = None
+    balancing_cells: CellCount | None = None
     alarm_level: Annotated[int, Meta(ge=0, le=3)] | None = None
     dtc: list[str] = []
     quality: Quality = msgspec.field(default_factory=Quality)
