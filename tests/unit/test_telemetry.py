@@ -36,7 +36,7 @@ def encoded(**changes: Any) -> bytes:
         (encoded(soc_pct="50"), "Expected `float | null`, got `str` - at `$.soc_pct`"),
         (encoded(alarm_level=4), "Expected `int` <= 3 - at `$.alarm_level`"),
         (encoded(charging_state="maybe"), "Invalid enum value 'maybe' - at `$.charging_state`"),
-        (encoded(pack="a b"), "Expected `str` matching regex '^[A-Za-z0-9_-]{1,64}$' - at `$.pack`"),
+        (encoded(pack="a b"), r"Expected `str` matching regex '^[A-Za-z0-9_-]{1,64}(?!\\n)$' - at `$.pack`"),
         (encoded(dtc="P0A80"), "Expected `array`, got `str` - at `$.dtc`"),
         (b'{"schema":"bms.telemetry/1"}', "Object missing required field `pack`"),
         (b"", "Input data was truncated"),
