@@ -23,7 +23,7 @@ PENDING_LIMIT = 100
 WIDE_SESSION_PCT = 50.0
 """A charge session measures capacity only when it spans at least this much SoC: with an error of 2 % in either end
 point, a span of 50 % bounds the error of the capacity at about 6 %."""
-HISTORY_BYTES = 24_000_000
+HISTORY_BYTES = 12_000_000
 HISTORY_FIELDS = (
     "ts_ms", "soc_pct", "soc_est_pct", "soh_pct", "voltage_v", "current_a", "temp_c", "temp_predicted_c", "rul_efc",
     "failure_pct",

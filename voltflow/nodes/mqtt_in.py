@@ -24,6 +24,10 @@ IN_FLOW_LIMIT = 10_000
 """Messages that may be in the flow; MQTT's Receive Maximum bounds those of one connection at QoS 1 and 2, but not those
 of QoS 0 and not what a connection that is lost again and again brings anew."""
 
+MAX_BATCH = 250
+"""Messages of one batch: above some hundreds a batch no longer fits the processor's caches while nodes go over it again
+and again, and it holds the event loop for longer."""
+
 
 @node("mqtt in", category="network", color="#d8bfd8", icon="bridge.svg")
 class MqttIn(Source):
@@ -62,9 +66,12 @@ class MqttIn(Source):
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()
-                batch, self._waiting = link.current(self._waiting), []
+                waiting = link.current(self._waiting)
+                batch, self._waiting = waiting[:MAX_BATCH], waiting[MAX_BATCH:]
                 if not batch:
                     continue
+                if self._waiting:
+                    self._arrived.set()
                 self._in_flow += len(batch)
                 task = asyncio.create_task(self._settle(emit, batch, link), name=f"batch of {self.label}")
                 under_way.add(task)
