@@ -15,6 +15,7 @@ F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TEMPERATURE_HORIZON_S = 600
+FAULT_KINDS = ("internal_short", "cooling_loss", "insulation_drop")
 FAILURE_HORIZON_MS = 7 * 86_400_000
 RUL_HORIZON_DAYS = 20 * 365.25
 """The simulator looks no further ahead; a pack that lives longer is right-censored there."""
@@ -108,7 +109,13 @@ def failure(visit: VisitTruth, step: Ints, pack: Ints) -> Labelled:
     left_ms = critical - visit.ts_ms[step]
     target = np.where(left_ms <= 0, np.nan, (left_ms <= FAILURE_HORIZON_MS).astype(float))
     faulty = np.array([float(bool(label.faults)) for label in visit.labels])
-    return target, {"faulty": faulty[pack], "left_days": left_ms / 86_400_000.0}
+    kind = np.array([_kind(label) for label in visit.labels])
+    return target, {"faulty": faulty[pack], "kind": kind[pack], "left_days": left_ms / 86_400_000.0}
+
+
+def _kind(label: Visit) -> float:
+    """Position in FAULT_KINDS of the visit's first fault, -1 without one."""
+    return float(FAULT_KINDS.index(label.faults[0].kind)) if label.faults else -1.0
 
 
 def _first_critical_ms(label: Visit) -> float:

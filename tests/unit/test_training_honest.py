@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
 
 @pytest.fixture(scope="module")
 def rows(made: dict[str, Dataset]) -> dict[str, Rows]:
-    found = collect.collect(made["fleet"], PLAN, recipes(), _quiet)
+    found = _features(made)
+    assert sorted(found) == sorted(MODELS)
     assert all(len(of_model) for of_model in found.values()), {n: len(r) for n, r in found.items()}
     return found
 
@@ -58,8 +60,11 @@ def _changed(data: Dataset, folder: Path, change: Any) -> Dataset:
     return Dataset(folder)
 
 
-def _features(data: Dataset) -> dict[str, Rows]:
-    return collect.collect(data, PLAN, recipes(), _quiet)
+def _features(data: Mapping[str, Dataset]) -> dict[str, Rows]:
+    """Rows of all models, each from its kind of dataset."""
+    plans = {"fleet": PLAN, "faults": FAULTS}
+    parts = [collect.collect(of_kind, plans[kind], recipes(), _quiet) for kind, of_kind in data.items()]
+    return {name: of_model for part in parts for name, of_model in part.items()}
 
 
 # -- no target among the inputs --------------------------------------------------------------------------------------
@@ -81,7 +86,7 @@ def test_temperature_inputs_do_not_change_with_what_comes_after(
             arrays["cell_temp_max_c"] = arrays["cell_temp_max_c"] + 10.0
             arrays["pack_current_a"] = -arrays["pack_current_a"]
 
-    other = _features(_changed(made["fleet"], tmp_path / "later", later))["temperature"]
+    other = _features({"fleet": _changed(made["fleet"], tmp_path / "later", later)})["temperature"]
     ours, theirs = _first_day(rows["temperature"]), _first_day(other)
     assert len(ours) > 100
     np.testing.assert_array_equal(ours.features, theirs.features)
@@ -113,13 +118,15 @@ def untrue(made: dict[str, Dataset], tmp_path_factory: pytest.TempPathFactory) -
             noise = rng.uniform(50, 100, arrays[name].shape).astype(np.float32)
             arrays[name] = np.where(np.isfinite(arrays[name]), noise, np.nan)
 
-    data = _changed(made["fleet"], tmp_path_factory.mktemp("untrue") / "data", lie)
-    packs = json.loads((data.folder / "packs.json").read_text())
-    for pack in packs:
-        for visit in pack["visits"]:
-            visit |= {"soh_pct": 50.0, "rul_efc": 1.0, "rul_days": 1.0, "rul_censored": False}
-    (data.folder / "packs.json").write_text(json.dumps(packs))
-    return _features(data)
+    folder = tmp_path_factory.mktemp("untrue")
+    changed = {kind: _changed(data, folder / kind, lie) for kind, data in made.items()}
+    for data in changed.values():
+        packs = json.loads((data.folder / "packs.json").read_text())
+        for pack in packs:
+            for visit in pack["visits"]:
+                visit |= {"soh_pct": 50.0, "rul_efc": 1.0, "rul_days": 1.0, "rul_censored": False}
+        (data.folder / "packs.json").write_text(json.dumps(packs))
+    return _features(changed)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -130,11 +137,7 @@ def test_no_single_input_orders_rows_as_the_target_does(
 
     The temperature now does come near the temperature later (that is persistence), so there it is the change.
     """
-    found = (
-        rows[model]
-        if model != "failure"
-        else collect.collect(made["faults"], FAULTS, recipes(), _quiet)[model]
-    )
+    found = rows[model]
     target = found.target - found.features[:, 0] if model == "temperature" else found.target
     for column, feature in enumerate(FEATURES[model]):
         values = found.features[:, column]
@@ -156,15 +159,16 @@ def _rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
 def test_no_pack_is_on_both_sides_of_the_split(
     recipe: Any, made: dict[str, Dataset], rows: dict[str, Rows]
 ) -> None:
-    parts = [replace(rows[recipe.name], pack=np.char.add("fleet/", rows[recipe.name].pack))]
-    groups = {name: {f"fleet/{p.id}": getattr(p, name) for p in made["fleet"].packs} for name in LEAVE_OUT}
-    sources = Sources((PLAN,), (made["fleet"],), {recipe.name: parts[0]}, groups)
+    kind = recipe.sources[0]
+    found = replace(rows[recipe.name], pack=np.char.add(f"{kind}/", rows[recipe.name].pack))
+    groups = {name: {f"{kind}/{p.id}": getattr(p, name) for p in made[kind].packs} for name in LEAVE_OUT}
+    sources = Sources((PLAN,), (made[kind],), {recipe.name: found}, groups)
     split, (train, calibrate, test) = split_rows(recipe, sources, seed=7)
     sides = [set(part.pack.tolist()) for part in (train, calibrate, test)]
     assert not sides[0] & sides[1]
     assert not sides[0] & sides[2]
     assert not sides[1] & sides[2]
-    assert sum(len(part) for part in (train, calibrate, test)) == len(parts[0])
+    assert sum(len(part) for part in (train, calibrate, test)) == len(found)
     assert set(split.roles) == set.union(*sides)
 
 
@@ -199,14 +203,14 @@ def test_no_row_comes_from_a_message_that_was_not_sent(
     sent = data.column(0, "charging") != NOT_SENT
     assert not sent.all()
     places = {pack.id: i for i, pack in enumerate(data.packs)}
-    for found in rows.values():
+    for found in (rows["soh"], rows["temperature"], rows["rul"]):
         first = found.take(found.visit == 0)
         step = np.searchsorted(data.column(0, "ts_ms"), first.ts_ms)
         assert sent[step, [places[str(p)] for p in first.pack]].all()
 
 
-def test_failure_has_no_row_after_the_fault_is_critical(made: dict[str, Dataset]) -> None:
-    found = collect.collect(made["faults"], FAULTS, recipes(), _quiet)["failure"]
+def test_failure_has_no_row_after_the_fault_is_critical(rows: dict[str, Rows]) -> None:
+    found = rows["failure"]
     left = found.extra["left_days"]
     assert (left > 0).all()
     np.testing.assert_array_equal(found.target > 0, left <= 7.0)

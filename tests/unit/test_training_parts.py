@@ -222,7 +222,7 @@ def test_rul_interval_covers_what_it_says_on_lives_it_has_not_seen() -> None:
 
 def test_at_prevalence_weighs_faulty_visits_as_often_as_they_are_in_the_field() -> None:
     faulty = (np.arange(400) % 2).astype(float)
-    made = _rows(400, 400, faulty, np.zeros((400, len(names("failure")))), faulty=faulty)
+    made = _rows(400, 400, faulty, np.zeros((400, len(names("failure")))), faulty=faulty, kind=faulty - 1)
     weight = at_prevalence(made)
     assert weight[faulty > 0].sum() / weight.sum() == pytest.approx(PREVALENCE)
 
@@ -239,6 +239,7 @@ def test_failure_probability_is_right_at_the_stated_prevalence() -> None:
         faulty.astype(float),
         features,
         faulty=faulty.astype(float),
+        kind=faulty - 1.0,
         left_days=np.where(faulty, 3.0, np.inf),
     )
     train, calibrate, test = (made.take(np.arange(n) % 3 == i) for i in range(3))

@@ -91,7 +91,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def fit(self, train: Rows, calibrate: Rows, seed: int) -> Fitted:
-        """Learn from packs of role `train`; correct on packs of role `calibrate`."""
+        """Learn from packs of role `train`; correct on packs of role `calibrate`, or learn from them as well."""
 
     @abstractmethod
     def baselines(self, train: Rows, rows: Rows) -> Answers:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.linear_model import LinearRegression
 
 from cloud.training.recipes.base import F64, Answers, Bar, Fitted, Recipe, Size
-from cloud.training.rows import Rows
+from cloud.training.rows import Rows, join
 from cloud.training.scores import Score, mae, p95_of_pack_mae, rmse, score, skill
 from cloud.training.trees import EdgeModel, Value, trainable
 
@@ -30,9 +30,10 @@ class Soh(Recipe):
     weak = "A pack with a capacity or sensor error outside what was simulated is answered as the nearest simulated one."
 
     def fit(self, train: Rows, calibrate: Rows, seed: int) -> Fitted:
+        train = join([train, calibrate])  # there is nothing to calibrate
         weight = equal_packs(train)
         booster = self.size.regressor(seed).fit(trainable(train.features), train.target, sample_weight=weight)
-        return Fitted(EdgeModel.of([booster], Value()), {})
+        return Fitted(EdgeModel.of([booster], Value()), {"learnt_from_calibration_packs": True})
 
     def baselines(self, train: Rows, rows: Rows) -> Answers:
         line = LinearRegression().fit(_use(train), train.target, sample_weight=equal_packs(train))
