@@ -36,12 +36,14 @@ _CAST = {
     "list": "{}::text[]",
 }
 
-_NOT_THE_DATA = frozenset({"08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58"})
-"""Classes of SQLSTATE that say nothing about a row: connection, permissions, a missing table, resources, shutdown.
+_NOT_THE_DATA = frozenset(
+    {"08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "72", "F0", "HV", "TS"}
+)
+"""Classes of SQLSTATE that say nothing about a row: connection, permissions, a missing table, resources, shutdown."""
 
-Any other error is looked for among the rows, the unexpected ones (class XX) too: when one row alone fails and the
-others do not, it is the row, and a flow must not stop for it.
-"""
+_CORRUPTED = frozenset({"XX001", "XX002"})
+_THE_DATA = frozenset({"22", "23"})
+"""Classes that speak of a row for certain: a value that does not fit, a constraint."""
 
 _UPSERTS = {
     "pack": """ON CONFLICT (pack, fleet) DO UPDATE SET
@@ -125,6 +127,10 @@ def _execute(table: Table, rows: Sequence[Row]) -> bytes:
     return b"EXECUTE put_" + table.name.encode() + b" ('" + arguments + b"')"
 
 
+class UncertainError(ValueError):
+    """A refusal that may be a row's fault or the database's: only another row that can be stored tells."""
+
+
 # -- the database ---------------------------------------------------------------------------------------------------
 
 
@@ -180,8 +186,8 @@ class History:
     def write(self, rows: dict[str, list[Row]]) -> dict[str, int]:
         """Commit rows by kind in one transaction and return how many were new by table.
 
-        Raises SinkUnavailable when the database cannot take them now, and ValueError when a row is at fault; nothing
-        of the batch is stored then.
+        Raises SinkUnavailable when the database cannot take them now, ValueError when a row is at fault, and its kind
+        UncertainError when that cannot be told; nothing of the batch is stored then.
         """
         statements = [(table.name, _execute(table, part)) for table, part in _by_table(rows) if part]
         conn = self.connect()
@@ -194,7 +200,7 @@ class History:
     def _fail(self, error: psycopg2.Error) -> NoReturn:
         """Leave no half-open transaction and say whose fault it is."""
         state = error.pgcode or ""
-        data = bool(state) and state[:2] not in _NOT_THE_DATA
+        data = bool(state) and state[:2] not in _NOT_THE_DATA and state not in _CORRUPTED
         try:
             if data and self._conn is not None:
                 self._conn.rollback()
@@ -205,7 +211,8 @@ class History:
         if not data:
             self.close()
             raise SinkUnavailable(f"database: {str(error).strip()}") from error
-        raise ValueError(f"the database refused it: {str(error).strip()}") from error
+        refusal = ValueError if state[:2] in _THE_DATA else UncertainError
+        raise refusal(f"the database refused it: {state}: {str(error).strip()}") from error
 
     def abort(self) -> None:
         """From another thread: make a statement that waits for a database which does not answer fail now."""

@@ -32,9 +32,10 @@ class TimescaleOut(Sink):
     """Store messages in PostgreSQL, with TimescaleDB where the server has it.
 
     The topic says the table: twin, alert, dead, loss, state. What waits is one transaction. Redelivery never makes a
-    second row of a message with a key; a dead letter of a message without one may be doubled by a crash. While the
+    second row of a message with a key. While the
     database is away nothing is lost: the batch waits and the broker holds the rest. A row that the database refuses
-    becomes a dead letter, the others are stored.
+    becomes a dead letter, the others are stored; an error that may be the database's own (SQLSTATE not of class 22 or
+    23) counts as the row's only when another row of the batch could be stored.
     """
 
     database: str = config(
@@ -77,21 +78,34 @@ class TimescaleOut(Sink):
 
     def _write(self, msgs: list[Msg]) -> None:
         refused: list[tuple[Msg, str]] = []
+        doubtful: list[tuple[Msg, str]] = []
         items = _decoded(msgs, refused)
         try:
-            self._store(items, refused)
+            stored = self._store(items, refused, doubtful)
+            if doubtful and not stored:
+                self._history.close()
+                raise SinkUnavailable(f"database: no row can be stored: {doubtful[0][1]}")
         except SinkUnavailable as error:
             self.error = str(error)
             raise
         self.error = ""
+        refused += doubtful
         if refused:
             self.refused += len(refused)
             raise Rejected(refused)
 
-    def _store(self, items: list[Item], refused: list[tuple[Msg, str]]) -> None:
-        """Commit the items; where the database refuses, halve until the refused ones stand alone."""
+    def _store(
+        self, items: list[Item], refused: list[tuple[Msg, str]], doubtful: list[tuple[Msg, str]]
+    ) -> int:
+        """Commit the items and return how many; where the database refuses, halve until the refused ones stand alone.
+
+        In `doubtful` is what it refused for a reason that need not be the row's: when no other row of the batch can
+        be stored it is the database, and a whole stream must not become dead letters for that.
+        """
+        from cloud.history import UncertainError
+
         if not items:
-            return
+            return 0
         rows: dict[str, list[Any]] = {}
         for _, kind, decoded in items:
             rows.setdefault(kind, []).append(decoded.row)
@@ -99,13 +113,14 @@ class TimescaleOut(Sink):
             stored = self._history.write(rows)
         except ValueError as error:
             if len(items) == 1:
-                refused.append((items[0][0], str(error)))
-                return
+                judged = doubtful if isinstance(error, UncertainError) else refused
+                judged.append((items[0][0], str(error)))
+                return 0
             middle = len(items) // 2
-            self._store(items[:middle], refused)
-            self._store(items[middle:], refused)
-            return
+            first = self._store(items[:middle], refused, doubtful)
+            return first + self._store(items[middle:], refused, doubtful)
         self._count(items, rows, stored)
+        return len(items)
 
     def _count(self, items: list[Item], rows: dict[str, list[Any]], stored: dict[str, int]) -> None:
         now_ms = time.time() * 1000

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import msgspec
 import psycopg2
@@ -23,6 +23,11 @@ from voltflow.node import Rejected, SinkUnavailable
 
 def seqs(dsn: str) -> list[int]:
     return [row["seq"] for row in query(dsn, "SELECT seq FROM telemetry ORDER BY seq")]
+
+
+def changed(msg: Msg, **fields: object) -> Msg:
+    """The message with other values, also such as a gateway would not send."""
+    return Msg(msg.topic, json.dumps({**json.loads(msg.payload), **fields}).encode())
 
 
 @pytest.fixture(params=["postgres", "timescale"])
@@ -90,9 +95,9 @@ def test_write_redelivery_makes_no_second_row(dsn: str) -> None:
 
 
 def test_write_poisoned_rows_are_refused_and_the_others_stored(dsn: str) -> None:
-    """A number too large for its column, a NUL, bytes that are no message: each alone, with the reason."""
-    nul = twin(31, dtc=["a\0b"])
-    poison = [twin(30, balancing_cells=2**40), nul, Msg(twin(0).topic, b"{"), Msg("gw/v1/x/state", b"{}")]
+    """A time out of a timestamp's range, a NUL, bytes that are no message: each alone, with the reason."""
+    nul = changed(twin(31), gateway="a\0b")
+    poison = [changed(twin(30), received_ms=10**18), nul, Msg(twin(0).topic, b"{"), Msg("gw/v1/x/state", b"{}")]
 
     async def use(sink: TimescaleOut) -> None:
         batch = [twin(seq) for seq in range(30)]
@@ -139,6 +144,68 @@ def test_write_missing_table_waits_instead_of_refusing_every_row(database: str) 
 
     run_sink(TimescaleOut(database=database), use)
     assert seqs(database) == [0]
+
+
+REFUSES = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'no room in the map' USING ERRCODE = '{state}'; END $$;
+CREATE TRIGGER refuses BEFORE INSERT ON telemetry FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse()
+"""
+
+
+def refusing(dsn: str, state: str, condition: str = "true") -> None:
+    """Make the database fail rows with that SQLSTATE, as a fault of its own would."""
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(REFUSES.format(state=state, condition=condition))
+
+
+def healthy(dsn: str) -> None:
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER refuses ON telemetry")
+
+
+@pytest.mark.parametrize("state", ["XX000", "XX001", "54000", "TS001", "P0001"])
+@pytest.mark.parametrize("size", [1, 8])
+def test_write_database_that_fails_every_row_is_waited_for(database: str, state: str, size: int) -> None:
+    """A fault of the database must not make dead letters of the whole stream, whatever it calls itself."""
+    batch = [twin(seq) for seq in range(size)]
+
+    async def use(sink: TimescaleOut) -> None:
+        await sink._first
+        refusing(database, state)
+        with pytest.raises(SinkUnavailable, match="no room in the map"):
+            await sink.write(batch)
+        assert "no room in the map" in sink.status()["error"]
+        healthy(database)
+        await sink.write(batch)
+        assert sink.status()["refused"] == 0
+
+    run_sink(TimescaleOut(database=database), use)
+    assert seqs(database) == list(range(size))
+
+
+def test_write_row_that_alone_fails_with_an_unknown_error_is_refused(database: str) -> None:
+    async def use(sink: TimescaleOut) -> None:
+        await sink._first
+        refusing(database, "54000", "NEW.seq = 3")
+        with pytest.raises(Rejected) as rejected:
+            await sink.write([twin(seq) for seq in range(8)])
+        [(_, reason)] = rejected.value.refused
+        assert reason.startswith("the database refused it: 54000: no room in the map")
+
+    run_sink(TimescaleOut(database=database), use)
+    assert seqs(database) == [0, 1, 2, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("state", ["22003", "23514"])
+def test_write_lone_row_with_an_error_of_the_data_is_refused(database: str, state: str) -> None:
+    async def use(sink: TimescaleOut) -> None:
+        await sink._first
+        refusing(database, state)
+        with pytest.raises(Rejected, match=f"the database refused it: {state}"):
+            await sink.write([twin(0)])
+
+    run_sink(TimescaleOut(database=database), use)
 
 
 def test_write_database_killed_and_restarted_no_loss_no_duplicate() -> None:
