@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edge.api import AppState
+from edge.model import Model
 from edge.nodes.onnx import Onnx
 from edge.settings import AgentSettings
 from edge.twin import TwinStore
@@ -19,6 +20,7 @@ from voltflow.engine import Engine
 from voltflow.flow import Flow
 from voltflow.node import load_nodes, process_env
 from voltflow.program import flow_variables, stop_on_signals
+from voltflow.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +28,21 @@ DEFAULT_FLOW = Path(__file__).with_name("flows.json")
 
 
 def load_flow(settings: AgentSettings) -> tuple[Flow, dict[str, str]]:
-    """The agent's flow and the variables it may use; raises FlowError or OSError."""
+    """The agent's flow and the variables it may use; raises FlowError, or SettingsError where there is no such file."""
     load_nodes("voltflow.nodes", "edge.nodes")
-    flow = Flow.load(Path(settings.flow) if settings.flow else DEFAULT_FLOW)
+    path = Path(settings.flow) if settings.flow else DEFAULT_FLOW
+    try:
+        flow = Flow.load(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"flow = '{path}' cannot be read: {reason}; name a flow file, or leave it empty "
+                            "for the default flow") from None  # fmt: skip
     return flow, process_env(_variables(settings.with_uplink()))
+
+
+def load_models(flow: Flow, env: Mapping[str, str]) -> list[Model]:
+    """The models of the flow's `onnx` nodes, read as at the start; raises ConfigError naming what cannot run."""
+    return [wired.node.load() for wired in flow.build(env).values() if isinstance(wired.node, Onnx)]
 
 
 def _variables(settings: AgentSettings) -> Mapping[str, str]:
@@ -50,8 +63,12 @@ def _gateway_state(settings: AgentSettings, *, online: bool) -> str:
     return msgspec.json.encode(state).decode()
 
 
-async def run_agent(settings: AgentSettings) -> bool:
-    """Run until SIGTERM or SIGINT; True when everything under way was made safe."""
+async def run_agent(settings: AgentSettings) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    What is not safe at every sink by then is logged by the engine. It is no failure: it was not acknowledged either, so
+    the broker sends it to the next start.
+    """
     stop = stop_on_signals()
     flow, env = load_flow(settings)
     store = TwinStore()
@@ -80,7 +97,7 @@ async def run_agent(settings: AgentSettings) -> bool:
         log.info("gateway %s, flow %s: page and API on http://%s:%d/, metrics on http://%s:%d/metrics",
                  settings.gateway, flow.revision, settings.api_host, settings.api_port,
                  settings.metrics_host, settings.metrics_port)  # fmt: skip
-        return await engine.run(stop)
+        await engine.run(stop)
     finally:
         await metrics.stop()
         await web.stop()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 
-from edge.agent import load_flow, run_agent
+from edge.agent import load_flow, load_models, run_agent
 from edge.settings import AgentSettings
 from voltflow import __version__
 from voltflow.flow import FlowError
@@ -33,8 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         loaded = load(AgentSettings, "agent", args)
         if args.command == "config":
-            print(explain(loaded))
-            return 0
+            return _print(explain(loaded))
         return _check(loaded) if args.command == "check" else _run(loaded)
     except SettingsError as error:
         return _fail(str(error))
@@ -78,7 +78,16 @@ def _check(loaded: Loaded[AgentSettings]) -> int:
         print(problem)
     if any(problem.severity == "error" for problem in problems):
         return 1
-    print(f"flow {flow.revision}: {sum(1 for _ in flow.active())} nodes, ready to run")
+    models = ", ".join(f"{model.name} {model.hash}" for model in load_models(flow, env)) or "none"
+    print(f"flow {flow.revision}: {sum(1 for _ in flow.active())} nodes, models: {models}, ready to run")
+    return 0
+
+
+def _print(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader has seen enough; what is left would fail again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

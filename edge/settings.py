@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -38,9 +38,13 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
     broker_cert: Annotated[str, Meta(description="file with the client certificate")] = ""
     broker_key: Annotated[str, Meta(description="file with its private key")] = ""
-    uplink_host: Annotated[str, Meta(description="cloud broker; empty: the devices' broker")] = ""
-    uplink_port: Annotated[int, Meta(ge=0, le=65535, description="its port; 0: as the devices' broker")] = 0
-    uplink_user: Annotated[str, Meta(description="user name at it; empty: as at the devices' broker")] = ""
+    uplink_host: Annotated[
+        str, Meta(description="cloud broker; empty: the devices' broker, then no uplink_* is set")
+    ] = ""
+    uplink_port: Annotated[
+        int, Meta(ge=0, le=65535, description="its port; 0: 8883 with uplink_tls, else 1883")
+    ] = 0
+    uplink_user: Annotated[str, Meta(description="user name at it; empty: none")] = ""
     uplink_password: Annotated[Secret, Meta(description="password at it")] = ""
     uplink_tls: Annotated[bool, Meta(description="encrypt the connection to it")] = False
     uplink_ca: Annotated[str, Meta(description="file with the authorities to trust; empty: the system's")] = (
@@ -78,14 +82,27 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
     ] = "info"
 
+    def __post_init__(self) -> None:
+        if self.uplink_host:
+            return
+        values, defaults = msgspec.structs.asdict(self), _uplink_defaults()
+        if ignored := [name for name, default in defaults.items() if values[name] != default]:
+            raise ValueError(
+                f"{' and '.join(ignored)} set without uplink_host: name the cloud broker with uplink_host, or leave "
+                "them out to send to the devices' broker with its own settings (broker_*)"
+            )
+
     def with_uplink(self) -> AgentSettings:
-        """The settings with what the uplink takes over from the devices' broker filled in."""
+        """The settings as the flow uses them: the uplink's port filled in, or all of it as the devices' broker."""
         if self.uplink_host:
             return msgspec.structs.replace(
                 self, uplink_port=self.uplink_port or (8883 if self.uplink_tls else 1883)
             )
-        same = {
-            f"uplink_{name}": getattr(self, f"broker_{name}")
-            for name in ("host", "port", "user", "password", "tls", "ca", "cert", "key")
-        }
-        return msgspec.structs.replace(self, **same)
+        same = {name: getattr(self, name.replace("uplink", "broker")) for name in _uplink_defaults()}
+        return msgspec.structs.replace(self, uplink_host=self.broker_host, **same)
+
+
+def _uplink_defaults() -> dict[str, Any]:
+    """What describes the uplink beside its host, and the value that means: not set."""
+    connection = [f"uplink_{name}" for name in ("port", "user", "password", "tls", "ca", "cert", "key")]
+    return {f.name: f.default for f in msgspec.structs.fields(AgentSettings) if f.name in connection}

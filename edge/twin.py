@@ -6,6 +6,7 @@ short histories, at most an hour of predictions that wait for their actual value
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,15 @@ HISTORY_FIELDS = (
 )  # fmt: skip
 HISTORY_PERIOD_MS = 10_000
 ALERTS_KEPT = 1000
+FLEET_LIMIT = 20_000
+"""Packs at most, unless a `twin` node says otherwise. Whoever may publish can make up names of packs, each of which
+would stay in memory: about 10 kB with its predictions, so 20,000 (measured: 270 MB in all) fit into the MemoryMax of the
+agent's unit."""
+FIRMWARE_LENGTH = 200
+
+
+class FleetFullError(ValueError):
+    """One more pack than the gateway is set to follow."""
 
 
 @dataclass
@@ -51,7 +61,9 @@ class PackTwin:
     predictions: dict[str, Prediction] = field(default_factory=dict)
     joined: dict[str, Joined] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
-    pending: deque[tuple[int, int, float]] = field(default_factory=lambda: deque(maxlen=PENDING_LIMIT))
+    pending: array[float] = field(default_factory=lambda: array("d"))
+    """Temperatures that wait for their actual value, oldest first: target_ms, made_ms, value of each. One array,
+    because objects would take 180 bytes an entry, 200 MB in a fleet of 20,000."""
     history_ms: int = -(2**62)
 
     @property
@@ -64,6 +76,7 @@ class TwinStore:
 
     def __init__(self) -> None:
         self.states = TwinStates()
+        self.fleet_limit = FLEET_LIMIT
         self.packs: list[PackTwin] = []
         self.by_name: dict[tuple[str, str], PackTwin] = {}
         self.recent_alerts: deque[Alert] = deque(maxlen=ALERTS_KEPT)
@@ -74,9 +87,14 @@ class TwinStore:
         self._history = _History(len(HISTORY_FIELDS), HISTORY_BYTES)
 
     def pack(self, fleet: str, pack: str) -> PackTwin:
-        """The twin of a pack, made at its first message."""
+        """The twin of a pack, made at its first message; raises FleetFullError where there are `fleet_limit` already."""
         found = self.by_name.get((fleet, pack))
         if found is None:
+            if len(self.packs) >= self.fleet_limit:
+                raise FleetFullError(
+                    f"{fleet}/{pack} would be one pack more than fleet_limit = {self.fleet_limit}: look who publishes, "
+                    "or raise fleet_limit of the twin node and the memory of the agent (10 kB a pack)"
+                )
             found = PackTwin(self.states.slot_for(f"{fleet}/{pack}"), fleet, pack)
             self.by_name[fleet, pack] = found
             self.packs.append(found)
@@ -96,6 +114,8 @@ class TwinStore:
         if twin.state is not None and not state.online:
             twin.state.online = False  # a last will has no nameplate; what was known stays
             return
+        if state.firmware is not None:
+            state.firmware = state.firmware[:FIRMWARE_LENGTH]
         twin.state = state
         self.states.set_nameplate(
             twin.slot,
@@ -118,19 +138,22 @@ class TwinStore:
             return
         self.predictions_made[model] = self.predictions_made.get(model, 0) + 1
         if model == "temperature" and prediction.target_ms is not None and prediction.made_ms is not None:
-            twin.pending.append((prediction.target_ms, prediction.made_ms, prediction.value))
+            twin.pending.extend((prediction.target_ms, prediction.made_ms, prediction.value))
+            del twin.pending[: -3 * PENDING_LIMIT]
 
     def join(self, twin: PackTwin, telemetry: Telemetry) -> Joined | None:
         """The latest temperature prediction that this message makes comparable, removed from those that wait."""
         pending, ts_ms, joined = twin.pending, telemetry.ts_ms, None
         if telemetry.cell_temp_max_c is None:
             return None
-        while pending and pending[0][0] <= ts_ms:
-            target_ms, made_ms, predicted = pending.popleft()
+        unit = twin.predictions["temperature"].unit if pending else ""
+        while pending and pending[0] <= ts_ms:
+            target_ms, made_ms, predicted = pending[:3]
+            del pending[:3]
             if ts_ms - target_ms > JOIN_TOLERANCE_MS:
                 self.missed_joins += 1
                 continue
-            joined = Joined(predicted, telemetry.cell_temp_max_c, made_ms, target_ms, "°C")
+            joined = Joined(predicted, telemetry.cell_temp_max_c, int(made_ms), int(target_ms), unit)
             self.joined_errors.append(joined.actual - joined.predicted)
         if joined is not None:
             twin.joined["temperature"] = joined

@@ -238,14 +238,14 @@ class _Guard:
 def _is_local_name(host: str) -> bool:
     """Whether a Host header names this machine or is an address.
 
-    >>> [_is_local_name(host) for host in ("localhost:5002", "[::1]:5002", "127.0.0.1", "evil.example")]
-    [True, True, True, False]
+    >>> [_is_local_name(host) for host in ("localhost:5002", "[::1]:5002", "127.0.0.1", "evil.example", "")]
+    [True, True, True, False, False]
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    if name in {"", "localhost"} or name.endswith(".localhost"):
+    if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
         ipaddress.ip_address(name)

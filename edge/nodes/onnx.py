@@ -33,10 +33,12 @@ class Onnx(Transform):
 
     async def start(self, ctx: Context) -> None:
         self._store = ctx.service(TwinStore)
+        self.loaded = self.load()
+
+    def load(self) -> Model:
+        """The node's model, read anew; raises ConfigError where it cannot run here."""
         try:
-            self.loaded: Model = load_model(
-                Path(self.folder) if self.folder else released_models(), self.model
-            )
+            return load_model(Path(self.folder) if self.folder else released_models(), self.model)
         except ModelError as error:
             raise ConfigError(f"{self.label}: {error}") from None
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge.reading import Reading
-from edge.twin import PackTwin, TwinStore
+from edge.twin import FLEET_LIMIT, PackTwin, TwinStore
 from voltflow import topics
 from voltflow.battery.twin_states import INPUTS, Outputs
 from voltflow.message import Msg
@@ -40,11 +40,12 @@ class Twin(Transform):
     """
 
     fleet_limit: int = config(
-        100_000, help="packs at most; messages of more are dead letters", low=1, high=1_000_000
+        FLEET_LIMIT, help="packs at most; telemetry and state of more are dead letters", low=1, high=1_000_000
     )
 
     async def start(self, ctx: Context) -> None:
         self._store = ctx.service(TwinStore)
+        self._store.fleet_limit = self.fleet_limit
         self._gateway, self._flow_rev = ctx.gateway, ctx.flow_rev
 
     def process(self, msgs: list[Msg]) -> list[Msg]:
@@ -63,10 +64,7 @@ class Twin(Transform):
         topic = topics.parse(msg.topic)
         if topic is None or not isinstance(msg.payload, Telemetry):
             raise TypeError("expected validated telemetry: wire a validate node before this one")
-        store = self._store
-        if len(store.packs) >= self.fleet_limit and (topic.fleet, topic.pack) not in store.by_name:
-            raise ValueError(f"more than {self.fleet_limit} packs; raise fleet_limit of the twin node")
-        return store.pack(topic.fleet, topic.pack)
+        return self._store.pack(topic.fleet, topic.pack)
 
     def _run(self, twins: list[PackTwin], items: list[Telemetry]) -> Outputs:
         slots = np.fromiter((twin.slot for twin in twins), dtype=np.intp, count=len(twins))

@@ -408,7 +408,8 @@ def test_token_opens_and_the_page_itself_is_open(locked: WebServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "status"), [("localhost:5002", 200), ("[::1]:5002", 200), ("evil.example", 421), ("[", 421)]
+    ("host", "status"),
+    [("localhost:5002", 200), ("[::1]:5002", 200), ("evil.example", 421), ("[", 421), ("", 421)],
 )
 def test_without_a_token_a_foreign_host_name_is_refused(server: WebServer, host: str, status: int) -> None:
     """A web page whose name was rebound to 127.0.0.1 must not read the gateway."""

@@ -1,0 +1,114 @@
+"""The store of twins: how many packs it takes, and how predictions meet what is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge.nodes.twin import Twin
+from edge.twin import FLEET_LIMIT, JOIN_TOLERANCE_MS, PENDING_LIMIT, FleetFullError, TwinStore
+from tests.gateway import START_MS, Gateway
+from voltflow.message import Msg
+from voltflow.node import Context
+from voltflow.telemetry import Prediction, State, Telemetry
+
+
+def _birth(pack: str) -> State:
+    return State(schema_="bms.state/1", pack=pack, online=True)
+
+
+def test_state_and_telemetry_of_one_pack_too_many_are_refused(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    gateway.store.fleet_limit = 2
+    gateway.birth("depot/P1")
+    gateway.feed("depot/P2")
+    with pytest.raises(FleetFullError, match=r"depot/P3 would be one pack more than fleet_limit = 2"):
+        gateway.birth("depot/P3")
+    with pytest.raises(FleetFullError, match="twin node"):
+        gateway.feed("depot/P3")
+    gateway.birth("depot/P1")  # those that are known go on
+    gateway.feed("depot/P2")
+    assert [twin.name for twin in gateway.store.packs] == ["depot/P1", "depot/P2"]
+    assert len(gateway.store.states) == 2
+
+
+def test_limit_is_the_twin_nodes(tmp_path: Path) -> None:
+    store = TwinStore()
+    assert store.fleet_limit == FLEET_LIMIT
+    asyncio.run(Twin(fleet_limit=7).start(Context({}, {TwinStore: store}, "gw1", "rev", tmp_path)))
+    assert store.fleet_limit == 7
+
+
+def test_made_up_packs_beyond_the_limit_take_no_memory() -> None:
+    store = TwinStore()
+    store.fleet_limit = 100
+    for number in range(100):
+        store.on_state("depot", _birth(f"P{number}"))
+    tracemalloc.start()
+    try:
+        for number in range(100, 5000):
+            with pytest.raises(FleetFullError):
+                store.on_state("depot", _birth(f"P{number}"))
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_firmware_text_is_kept_short() -> None:
+    store = TwinStore()
+    store.on_state("depot", msgspec.structs.replace(_birth("P1"), firmware="x" * 200_000))
+    state = store.packs[0].state
+    assert state is not None
+    assert state.firmware == "x" * 200
+
+
+def _measured(ts_ms: int, temp_c: float | None = 31.0) -> Telemetry:
+    return Telemetry(schema_="bms.telemetry/1", pack="P1", boot=1, seq=0, ts_ms=ts_ms, cell_temp_max_c=temp_c)
+
+
+def _predict(store: TwinStore, made_ms: int, value: float = 30.0) -> None:
+    prediction = Prediction(unit="c", model="0", value=value, made_ms=made_ms, target_ms=made_ms + 600_000)
+    store.on_prediction(store.pack("depot", "P1"), "temperature", prediction)
+
+
+def test_a_prediction_meets_the_first_measurement_at_its_time_in_the_models_unit() -> None:
+    store = TwinStore()
+    twin = store.pack("depot", "P1")
+    _predict(store, START_MS, 30.0)
+    _predict(store, START_MS + 10_000, 30.5)
+    due_ms = START_MS + 600_000
+    assert store.join(twin, _measured(due_ms - 1)) is None
+    assert store.join(twin, _measured(due_ms, None)) is None  # not measured: it goes on waiting
+    joined = store.join(twin, _measured(due_ms + 5))
+    assert joined is not None
+    assert (joined.predicted, joined.actual, joined.unit) == (30.0, 31.0, "c")
+    assert (joined.made_ms, joined.target_ms) == (START_MS, due_ms)
+    assert (type(joined.made_ms), len(twin.pending)) == (int, 3)
+    assert store.join(twin, _measured(due_ms + 10_001 + JOIN_TOLERANCE_MS)) is None
+    assert (store.missed_joins, len(twin.pending)) == (1, 0)
+
+
+def test_waiting_predictions_are_bounded_the_newest_stay() -> None:
+    store = TwinStore()
+    for number in range(PENDING_LIMIT + 5):
+        _predict(store, START_MS + number)
+    pending = store.pack("depot", "P1").pending
+    assert (len(pending), pending[1]) == (3 * PENDING_LIMIT, START_MS + 5)
+
+
+def test_messages_are_dead_letters_not_lost_ones(tmp_path: Path) -> None:
+    """validate raises for the one message alone: the engine halves the batch until it stands alone."""
+    gateway = Gateway(tmp_path)
+    gateway.store.fleet_limit = 1
+    gateway.birth("depot/P1")
+    twin = gateway.engine.nodes["validate"].node
+    state = msgspec.json.encode(_birth("P2"))
+    failed: list[Msg] = []
+    messages = [Msg("ev/v1/depot/P2/state", state), Msg("ev/v1/depot/P1/state", state.replace(b"P2", b"P1"))]
+    gateway.engine._process(twin, messages, failed)  # type: ignore[arg-type]
+    assert [msg.topic for msg in failed] == ["ev/v1/depot/P2/state"]
+    assert "FleetFullError: depot/P2 would be" in failed[0].payload.error
