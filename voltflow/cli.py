@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args)
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stderr.close()
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else the flush at the end fails once more
         return 0
     except (OSError, ValueError) as error:
         print(f"voltflow: {error}", file=sys.stderr)
@@ -121,19 +125,39 @@ def _description(spec: NodeSpec) -> str:
 
 def _check(args: argparse.Namespace) -> int:
     load_installed_nodes()
+    unset: set[str] = set()
     try:
-        problems = Flow.load(args.file).check(process_env(), elsewhere=True)
+        flow = Flow.load(args.file)
+        problems = flow.check(process_env(), elsewhere=True)
+        unset = _variables(flow) - set(process_env())
     except FlowError as error:
         problems = error.problems
     if args.json:
         print(json.dumps([vars(problem) for problem in problems], indent=2, ensure_ascii=False))
     else:
         for problem in problems:
-            print(f"{args.file}: {problem}")
+            if not (problem.severity == "warning" and "the environment has no " in problem.text):
+                print(f"{args.file}: {problem}")
+        if unset:
+            print(
+                f"{args.file}: note: to be set in the environment where it runs: {', '.join(sorted(unset))}"
+            )
     wrong = any(problem.severity == "error" for problem in problems)
     if not wrong and not args.json:
         print(f"{args.file}: the flow can run")
     return int(wrong)
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_OF_PROGRAMS = ("VOLTFLOW_AGENT_", "VOLTFLOW_BRIDGE_")
+"""Variables that the agent and the bridge make of their settings for the flows they run."""
+
+
+def _variables(flow: Flow) -> set[str]:
+    """The environment variables that the flow's properties are, without those that the programs set."""
+    texts = [value for raw in flow.active() for value in raw.values() if isinstance(value, str)]
+    found = {match[1] for text in texts if (match := _VARIABLE.fullmatch(text))}
+    return {name for name in found if not name.startswith(_OF_PROGRAMS)}
 
 
 def _schema(args: argparse.Namespace) -> int:

@@ -266,8 +266,23 @@ def test_command_names_file_and_lines_and_fails(tmp_path: Path, capsys: pytest.C
     assert cli.main(["flow", "check", str(path)]) == 1
     assert f"{path}: {CASES['dangling wire'][1]}" in capsys.readouterr().out
     assert cli.main(["flow", "check", str(ROOT / "edge/flows.json")]) == 0
-    assert "the flow can run" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{ROOT / 'edge/flows.json'}: the flow can run\n"  # the agent sets its variables
     assert cli.main(["flow", "check", str(tmp_path / "none.json")]) == 2
+
+
+def test_command_names_in_one_line_what_must_be_set_where_the_flow_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from voltflow import cli
+
+    path = tmp_path / "flows.json"
+    text = (ROOT / "edge/flows.json").read_text()
+    path.write_text(text.replace("AGENT_BROKER_HOST", "HOST").replace("AGENT_BROKER_PORT", "PORT"))
+    assert cli.main(["flow", "check", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{path}: note: to be set in the environment where it runs: VOLTFLOW_HOST, VOLTFLOW_PORT",
+        f"{path}: the flow can run",
+    ]
 
 
 def test_example_of_the_documentation_is_right() -> None:
