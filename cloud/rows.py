@@ -6,6 +6,7 @@ raises ValueError (msgspec's ValidationError is one) with the field's name.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -160,7 +161,8 @@ def _dead(topic: PackTopic, msg: Msg) -> Decoded:
     keyed = topic.pack == d.pack and all(n is not None and 0 <= n < 2**63 for n in (d.boot, d.seq))
     row = (topic.fleet, _plain(d.gateway, 200), _plain(d.node, 200), _plain(d.error, 2000), _plain(d.topic, 2000),
            d.payload, d.truncated, min(d.size_bytes, 2**62), _plain(d.sha256, 64), min(max(d.received_ms, 0), 2**47),
-           topic.pack, d.boot if keyed else None, d.seq if keyed else None)  # fmt: skip
+           topic.pack, d.boot if keyed else None, d.seq if keyed else None,
+           _plain(d.id, 64) or hashlib.sha256(data).hexdigest()[:32])  # fmt: skip
     return Decoded(row)
 
 
@@ -200,7 +202,7 @@ TABLES: dict[str, Table] = {
     "dead": Table("dead_letter", (
         *_columns("text", "fleet", "gateway", "node", "error", "topic"), Column("payload", "bytes"),
         Column("truncated", "boolean"), Column("size_bytes", "bigint"), Column("sha256", "text"),
-        Column("received", "ms"), Column("pack", "text"), *_columns("bigint", "boot", "seq"),
+        Column("received", "ms"), Column("pack", "text"), *_columns("bigint", "boot", "seq"), Column("id", "text"),
     ), _dead),
     "loss": Table("loss", (
         *_columns("text", "fleet", "pack"), *_columns("bigint", "boot", "seq_from", "seq_to"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ def twin(
         **{
             "schema_": "bms.telemetry/1", "pack": pack, "boot": boot, "seq": seq, "ts_ms": ts_ms,
             "sent_ms": now_ms() - 5, "vehicle_state": "driving", "pack_voltage_v": 356.4,
-            "pack_current_a": -42.7, "soc_pct": 61.0 + seq / 1000, "cell_voltage_min_id": 17, "dtc": ["P0A80", 'a"b\\c,'],
+            "pack_current_a": -42.7, "soc_pct": 61.0 + seq / 1000, "cell_voltage_min_id": 17, "dtc": ["P0A80", "U1:00.2-x"],
             "quality": Quality(invalid=["ambient_c"]), **telemetry,
         }
     )  # fmt: skip
@@ -84,7 +85,8 @@ def dead(pack: str = "SIM000001", seq: int | None = None, **fields: Any) -> Msg:
     values = {
         "gateway": "gw-1", "node": "validate", "error": "not JSON", "topic": f"ev/v1/{FLEET}/{pack}/telemetry",
         "payload": b"\x00\xff'\\", "size_bytes": 4, "sha256": "00" * 32, "received_ms": TS_MS,
-        "pack": pack if seq is not None else None, "boot": BOOT if seq is not None else None, "seq": seq, **fields,
+        "pack": pack if seq is not None else None, "boot": BOOT if seq is not None else None, "seq": seq,
+        "id": secrets.token_hex(16), **fields,
     }  # fmt: skip
     return Msg(topics.DEAD.of(FLEET, pack), msgspec.json.encode(Dead(schema_="dead/1", **values)))
 

@@ -194,7 +194,7 @@ def _entries(conn: connection, packs: list[str], expected: Mapping[str, Expected
     ends = {
         (fleet, pack, boot): published for fleet, pack, boot, published in _query(conn, _FAREWELLS, (packs,))
     }
-    for key, published in _expected_ends(expected, set(islands) | set(ends)):
+    for key, published in _expected_ends(expected, {*islands, *ends, *reasons}):
         ends[key] = max(published, ends.get(key, 0))
     keys = sorted({*islands, *reasons, *(key for key, published in ends.items() if published)})
     return [_entry(key, islands.get(key, []), reasons.get(key, []), ends.get(key, 0)) for key in keys]

@@ -28,6 +28,10 @@ EpochMs = Annotated[
 ]
 
 CellCount = Annotated[int, Meta(ge=0, le=1_000_000)]
+Code = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,32}(?!\n)$")]
+FieldName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,64}(?!\n)$")]
+PlainText = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]{0,100}(?!\n)$")]
+"""One line without control characters: PostgreSQL cannot store a NUL."""
 
 VehicleState = Literal["driving", "parked", "other"]
 ChargingState = Literal["charging", "charging_driving", "not_charging", "complete"]
@@ -38,7 +42,7 @@ Chemistry = Literal["NMC", "LFP", "NCA"]
 class Quality(msgspec.Struct):
     """What is known to be wrong with a telemetry message."""
 
-    invalid: list[str] = []
+    invalid: Annotated[list[FieldName], Meta(max_length=256)] = []
     stale_s: float = 0.0
 
 
@@ -86,7 +90,7 @@ class Telemetry(msgspec.Struct, rename={"schema_": "schema"}, gc=False):
     efc: float | None = None
     balancing_cells: CellCount | None = None
     alarm_level: Annotated[int, Meta(ge=0, le=3)] | None = None
-    dtc: list[str] = []
+    dtc: Annotated[list[Code], Meta(max_length=64)] = []
     quality: Quality = msgspec.field(default_factory=Quality)
 
 
@@ -102,7 +106,7 @@ class State(msgspec.Struct, rename={"schema_": "schema"}, omit_defaults=False):
     cells_series: Annotated[int, Meta(ge=1, le=1000)] | None = None
     cells_parallel: Annotated[int, Meta(ge=1, le=1000)] | None = None
     capacity_rated_ah: Annotated[float, Meta(gt=0, le=10000)] | None = None
-    firmware: str | None = None
+    firmware: PlainText | None = None
     published: Count | None = None
 
 
@@ -205,7 +209,8 @@ class Dead(msgspec.Struct, rename={"schema_": "schema"}):
     """`dead/1`: a message that could not be processed, with everything needed to look at it and send it again.
 
     `payload` are the original bytes (base64 in JSON); when the original was larger than the node's limit, `truncated`
-    is true and `size_bytes` and `sha256` still describe the whole.
+    is true and `size_bytes` and `sha256` still describe the whole. `id` is random: by it the letter that comes twice
+    is told from two letters of the same bytes. `pack`, `boot` and `seq` are there where the original's could be read.
     """
 
     schema_: Literal["dead/1"]
@@ -221,6 +226,7 @@ class Dead(msgspec.Struct, rename={"schema_": "schema"}):
     pack: str | None = None
     boot: int | None = None
     seq: int | None = None
+    id: str = ""
 
 
 class Loss(msgspec.Struct, rename={"schema_": "schema"}):

@@ -81,10 +81,8 @@ class TimescaleOut(Sink):
         doubtful: list[tuple[Msg, str]] = []
         items = _decoded(msgs, refused)
         try:
-            stored = self._store(items, refused, doubtful)
-            if doubtful and not stored:
-                self._history.close()
-                raise SinkUnavailable(f"database: no row can be stored: {doubtful[0][1]}")
+            if not self._store(items, refused, doubtful):
+                self._blame_the_database(doubtful)
         except SinkUnavailable as error:
             self.error = str(error)
             raise
@@ -93,6 +91,11 @@ class TimescaleOut(Sink):
         if refused:
             self.refused += len(refused)
             raise Rejected(refused)
+
+    def _blame_the_database(self, doubtful: list[tuple[Msg, str]]) -> None:
+        if doubtful:
+            self._history.close()
+            raise SinkUnavailable(f"database: no row can be stored: {doubtful[0][1]}")
 
     def _store(
         self, items: list[Item], refused: list[tuple[Msg, str]], doubtful: list[tuple[Msg, str]]

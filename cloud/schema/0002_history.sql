@@ -117,10 +117,11 @@ CREATE TABLE alert (
 );
 CREATE INDEX alert_ts ON alert (ts);
 
--- A dead letter whose message has a key is stored once. One without (not JSON, for instance) cannot be told from
--- another with the same bytes, so redelivery after a crash may double it: never lost, perhaps twice.
+-- A letter is stored once: `id` is random and made with it, so redelivery of the letter is told from another letter
+-- about the same bytes. A message that the gateway gets again, because it was not acknowledged, makes a new letter: the
+-- second index tells those that have the key of a reading. Without a key such a message may leave two letters.
 CREATE TABLE dead_letter (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text NOT NULL,
     fleet text NOT NULL,
     gateway text NOT NULL,
     node text NOT NULL,
@@ -134,9 +135,10 @@ CREATE TABLE dead_letter (
     stored timestamptz NOT NULL DEFAULT now(),
     pack text,
     boot bigint,
-    seq bigint
+    seq bigint,
+    PRIMARY KEY (id, sha256)
 );
-CREATE UNIQUE INDEX dead_letter_once ON dead_letter (pack, boot, seq, gateway, node, sha256, received)
+CREATE UNIQUE INDEX dead_letter_once ON dead_letter (pack, boot, seq, fleet, gateway, node, sha256)
     WHERE seq IS NOT NULL;
 CREATE INDEX dead_letter_received ON dead_letter (received);
 

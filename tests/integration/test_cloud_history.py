@@ -66,7 +66,7 @@ def test_write_same_rows_in_postgres_and_timescale(dsn: str) -> None:
         False,
         None,
     )
-    assert (row["dtc"], row["invalid"]) == (["P0A80", 'a"b\\c,'], ["ambient_c"])
+    assert (row["dtc"], row["invalid"]) == (["P0A80", "U1:00.2-x"], ["ambient_c"])
     assert (row["temperature_predicted_c"], row["rul_predicted_efc"]) == (23.75, None)
     assert row["models"] == {"temperature": "0123456789ab", "rul": "cdef01234567", "plating": "ffff01234567"}
     assert row["reasons"] == {"rul": "no charge session yet"}
@@ -94,10 +94,33 @@ def test_write_redelivery_makes_no_second_row(dsn: str) -> None:
         assert query(dsn, f"SELECT count(*) AS n FROM {table}") == [{"n": 1}]
 
 
+def test_write_dead_letter_comes_twice_and_is_stored_once(database: str) -> None:
+    """The same letter again, with and without a key; a new letter about a message the gateway got again; another one
+    about the same bytes without a key, which may be another message."""
+    letters = [samples.dead(), samples.dead(seq=7)]
+    again = [samples.dead(seq=7, received_ms=samples.TS_MS + 9), samples.dead()]
+
+    async def use(sink: TimescaleOut) -> None:
+        await sink.write([*letters, *letters])
+        await sink.write([*letters, *again])
+
+    run_sink(TimescaleOut(database=database), use)
+    assert query(database, "SELECT seq FROM dead_letter ORDER BY seq") == [
+        {"seq": 7},
+        {"seq": None},
+        {"seq": None},
+    ]
+
+
 def test_write_poisoned_rows_are_refused_and_the_others_stored(dsn: str) -> None:
     """A time out of a timestamp's range, a NUL, bytes that are no message: each alone, with the reason."""
     nul = changed(twin(31), gateway="a\0b")
-    poison = [changed(twin(30), received_ms=10**18), nul, Msg(twin(0).topic, b"{"), Msg("gw/v1/x/state", b"{}")]
+    poison = [
+        changed(twin(30), received_ms=10**18),
+        nul,
+        Msg(twin(0).topic, b"{"),
+        Msg("gw/v1/x/state", b"{}"),
+    ]
 
     async def use(sink: TimescaleOut) -> None:
         batch = [twin(seq) for seq in range(30)]

@@ -4,13 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
+import paho.mqtt.client as paho
 import pytest
 
 from cloud.nodes.timescale_out import TimescaleOut
 from tests import cloud_samples as samples
 from tests import servers
 from tests.cloud_samples import BOOT, TS_MS, run_sink, twin
-from voltflow.ledger import Expected, LedgerError, Report, main, verify
+from tests.programs import Agent, Bridge
+from voltflow import topics
+from voltflow.ledger import Expected, LedgerError, Report, load_expected, main, verify
 from voltflow.message import Msg
 
 
@@ -125,6 +128,39 @@ def test_main_json_and_exit_status(database: str, capsys: pytest.CaptureFixture[
     args.json = False
     assert main(args) == 1
     assert "demo/SIM000001 boot 1764000000: missing 10" in capsys.readouterr().out
+
+
+def test_verify_reading_refused_by_the_gateway_is_explained_by_its_dead_letter(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through agent, broker, bridge and database: what validation refused left a letter with the reading's key."""
+    good = {"schema": "bms.telemetry/1", "pack": "p1", "boot": 3, "ts_ms": TS_MS, "soc_pct": 50.0}
+    bad = [{"soc_pct": "50"}, {"soc_pct": float("nan")}, {"dtc": ["a\0b"]}, {"alarm_level": 9}]
+    changes: list[dict[str, object]] = [{}, *bad, {}, {"ts_ms": -1}]
+    messages = [json.dumps({**good, "seq": seq, **change}) for seq, change in enumerate(changes)]
+    sent = tmp_path / "sent.json"
+    sent.write_text(json.dumps({"packs": {"p1": {"boot": 3, "published": len(messages)}}}))
+    with (
+        servers.Mosquitto() as broker,
+        Bridge(broker, database, tmp_path / "bridge"),
+        Agent(broker, tmp_path / "agent"),
+    ):
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        client.connect("127.0.0.1", broker.port)
+        client.loop_start()
+        for text in [*messages, messages[1]]:
+            client.publish(topics.TELEMETRY.of("f", "p1"), text, qos=1).wait_for_publish(30)
+        client.disconnect()
+        client.loop_stop()
+        servers.wait_until(lambda: verify(database, load_expected(sent)).ok, "an explanation of each", 30)
+    args = argparse.Namespace(database=database, config=None, expected=sent, json=False)
+    assert main(args) == 0
+    report = verify(database, load_expected(sent))
+    assert (report.received, report.explained, report.dead_letters) == (2, 5, 5)
+    listed = capsys.readouterr().out
+    assert (
+        "f/p1 boot 3: explained 1  dead letter: ValidationError: Expected `float | null`, got `str`" in listed
+    )
 
 
 def test_packs_query_jumps_through_the_index(postgres: servers.Postgres, database: str) -> None:

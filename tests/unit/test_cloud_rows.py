@@ -94,7 +94,7 @@ def test_line_escapes_texts_and_leaves_nulls_out() -> None:
     assert text.startswith("telemetry,fleet=demo,pack=SIM000001 boot=1764000000i,seq=1i,")
     assert ",soc_pct=61.001," in text
     assert "soh_predicted_pct" not in text
-    assert r'dtc="[\"P0A80\", \"a\\\"b\\\\c,\"]"' in text
+    assert r'dtc="[\"P0A80\", \"U1:00.2-x\"]"' in text
     assert text.endswith(" 1764000000500")
 
 

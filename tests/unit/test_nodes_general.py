@@ -76,3 +76,34 @@ def test_dead_letter_topic_is_the_packs_or_unknown() -> None:
     assert _dead_topic("ev/v1/f/p/telemetry") == "ev/v1/f/p/dead"
     assert _dead_topic("anything else") == "ev/v1/unknown/unknown/dead"
     assert DeadLetter.pipelined
+
+
+READING = b'"pack":"p","boot":1,"seq":2'
+
+
+@pytest.mark.parametrize(
+    ("topic", "data", "key"),
+    [
+        pytest.param("ev/v1/f/p/telemetry", b"{" + READING + b"}", ("p", 1, 2), id="telemetry"),
+        pytest.param("ev/v1/f/p/twin", b"{" + READING + b',"telemetry":{}}', ("p", 1, 2), id="twin"),
+        pytest.param("ev/v1/f/p/telemetry", b"{" + READING + b',"soc_pct":NaN}', ("p", 1, 2), id="NaN"),
+        pytest.param(
+            "ev/v1/f/p/telemetry", b"{" + READING + b',"dtc":["\xff"]}', ("p", 1, 2), id="not UTF-8"
+        ),
+        pytest.param(
+            "ev/v1/f/p/alert", b"{" + READING + b"}", None, id="an alert, whose reading is not lost"
+        ),
+        pytest.param("ev/v1/f/q/telemetry", b"{" + READING + b"}", None, id="another pack"),
+        pytest.param("elsewhere", b"{" + READING + b"}", None, id="no topic of ours"),
+        pytest.param("ev/v1/f/p/telemetry", b'{"pack":"p","boot":1,"seq":-1}', None, id="impossible seq"),
+        pytest.param("ev/v1/f/p/telemetry", b'{"pack":"p","boot":1,"seq":"2"}', None, id="wrong type"),
+        pytest.param("ev/v1/f/p/telemetry", b"{" + READING, None, id="cut off"),
+        pytest.param("ev/v1/f/p/telemetry", b"\xff\x00", None, id="bytes"),
+        pytest.param("ev/v1/f/p/telemetry", b"[" * 100_000, None, id="deep"),
+        pytest.param("ev/v1/f/p/telemetry", b'{"more":' * 100_000, None, id="deep objects"),
+    ],
+)
+def test_readable_key(topic: str, data: bytes, key: tuple[str, int, int] | None) -> None:
+    from voltflow.nodes.dead_letter import readable_key
+
+    assert readable_key(topic, data) == key

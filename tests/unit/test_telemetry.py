@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltflow import cli
-from voltflow.telemetry import CONTRACTS, Telemetry, decode_telemetry, json_schemas
+from voltflow.telemetry import CONTRACTS, State, Telemetry, decode_telemetry, json_schemas
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 LEAST = {"schema": "bms.telemetry/1", "pack": "SIM000001", "boot": 1, "seq": 0, "ts_ms": 0}
+
+CODE = r"^[A-Za-z0-9_.:-]{1,32}(?!\n)$"
+FIELD = r"^[A-Za-z0-9_]{1,64}(?!\n)$"
 
 
 def encoded(**changes: Any) -> bytes:
@@ -38,6 +41,14 @@ def encoded(**changes: Any) -> bytes:
         (encoded(charging_state="maybe"), "Invalid enum value 'maybe' - at `$.charging_state`"),
         (encoded(pack="a b"), r"Expected `str` matching regex '^[A-Za-z0-9_-]{1,64}(?!\\n)$' - at `$.pack`"),
         (encoded(dtc="P0A80"), "Expected `array`, got `str` - at `$.dtc`"),
+        (encoded(dtc=["a\0b"]), f"Expected `str` matching regex {CODE!r} - at `$.dtc[0]`"),
+        (encoded(dtc=["P0A80\n"]), f"Expected `str` matching regex {CODE!r} - at `$.dtc[0]`"),
+        (encoded(dtc=["x" * 33]), f"Expected `str` matching regex {CODE!r} - at `$.dtc[0]`"),
+        (encoded(dtc=["P0A80"] * 65), "Expected `array` of length <= 64 - at `$.dtc`"),
+        (
+            encoded(quality={"invalid": ["soc_pct\0"]}),
+            f"Expected `str` matching regex {FIELD!r} - at `$.quality.invalid[0]`",
+        ),
         (b'{"schema":"bms.telemetry/1"}', "Object missing required field `pack`"),
         (b"", "Input data was truncated"),
         (b"[]", "Expected `object`, got `array`"),
@@ -49,6 +60,13 @@ def test_wrong_telemetry_is_refused_and_the_field_named(data: bytes, error: str)
     with pytest.raises(msgspec.DecodeError) as raised:
         decode_telemetry(data)
     assert str(raised.value) == error
+
+
+@pytest.mark.parametrize("firmware", ["a\0b", "1.0\n", "\x1b[2J", "x" * 101])
+def test_wrong_firmware_is_refused(firmware: str) -> None:
+    data = json.dumps({"schema": "bms.state/1", "pack": "p", "online": True, "firmware": firmware})
+    with pytest.raises(msgspec.ValidationError, match=r"at `\$.firmware`"):
+        msgspec.json.decode(data, type=State)
 
 
 def test_deep_nesting_ends_as_an_error_not_as_a_crash() -> None:
@@ -63,7 +81,12 @@ def test_unknown_fields_are_passed_over_so_that_devices_may_be_newer() -> None:
 NUMBERS = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(NUMBERS, NUMBERS, st.integers(0, 2**53), st.lists(st.text(), max_size=3))
+@given(
+    NUMBERS,
+    NUMBERS,
+    st.integers(0, 2**53),
+    st.lists(st.from_regex(r"[A-Za-z0-9_.:-]{1,32}", fullmatch=True), max_size=3),
+)
 def test_telemetry_comes_back_from_json_as_it_was(
     soc: float | None, current: float | None, seq: int, dtc: list[str]
 ) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import secrets
 from typing import Any, ClassVar
 
+import msgspec
+
 from voltflow import topics
-from voltflow.message import Msg, encode_payload
+from voltflow.message import Key, Msg, encode_payload
 from voltflow.node import (
     Context,
     DeadLetterSink,
@@ -17,12 +21,26 @@ from voltflow.node import (
 )
 from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.nodes.mqtt_out import publish
-from voltflow.telemetry import Dead
+from voltflow.telemetry import Count, Dead, Name
 
 log = logging.getLogger(__name__)
 
 PACKET_OVERHEAD_BYTES = 16
 """What a PUBLISH packet has around topic and payload, at most."""
+
+KEYED_KINDS = frozenset({topics.TELEMETRY.kind, topics.TWIN.kind})
+"""Messages whose key is that of a reading; an alert's is of the reading that raised it, which is not lost with it."""
+
+
+class _ReadingKey(msgspec.Struct):
+    """What is looked for in a message that could not be processed."""
+
+    pack: Name
+    boot: Count
+    seq: Count
+
+
+_decode_key = msgspec.json.Decoder(_ReadingKey).decode
 
 
 @node("dead letter", category="common", color="#e2a8a8", icon="font-awesome/fa-envelope")
@@ -87,12 +105,13 @@ class DeadLetter(DeadLetterSink):
         origin = msg.origin or msg
         data = encode_payload(origin.payload)
         failure = msg.payload if isinstance(msg.payload, Failure) else Failure("", "sent here by a wire")
-        key = msg.key
+        key = msg.key or (readable_key(origin.topic, data) if len(data) <= self.max_bytes else None)
         return Dead(
             schema_="dead/1", gateway=self._gateway, node=failure.node, error=failure.error[:2000],
             topic=origin.topic, payload=data[: self.max_bytes], truncated=len(data) > self.max_bytes,
             size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), received_ms=origin.received_ms,
             pack=key.pack if key else None, boot=key.boot if key else None, seq=key.seq if key else None,
+            id=secrets.token_hex(16),
         )  # fmt: skip
 
     def status(self) -> dict[str, Any]:
@@ -102,3 +121,28 @@ class DeadLetter(DeadLetterSink):
 def _dead_topic(origin: str) -> str:
     found = topics.parse(origin)
     return found.sibling("dead") if found else topics.DEAD.of("unknown", "unknown")
+
+
+def readable_key(topic: str, data: bytes) -> Key | None:
+    """The key of a reading that could not be processed, so that the ledger can tell what became of it; None where it
+    cannot be read or is of another pack than the topic.
+
+    >>> readable_key("ev/v1/f/p/telemetry", b'{"pack":"p","boot":1,"seq":2,"soc_pct":NaN}')
+    Key(pack='p', boot=1, seq=2)
+    >>> readable_key("ev/v1/f/other/telemetry", b'{"pack":"p","boot":1,"seq":2}') is None
+    True
+    """
+    found = topics.parse(topic)
+    if found is None or found.kind not in KEYED_KINDS:
+        return None
+    try:
+        try:
+            key = _decode_key(data)
+        except msgspec.ValidationError:
+            return None
+        except msgspec.DecodeError:  # Python's reader also takes NaN and texts that are not UTF-8
+            lenient = json.loads(data.decode(errors="replace"), strict=False)
+            key = msgspec.convert(lenient, _ReadingKey)
+    except (ValueError, RecursionError):
+        return None
+    return Key(key.pack, key.boot, key.seq) if key.pack == found.pack else None
