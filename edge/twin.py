@@ -35,7 +35,6 @@ FLEET_LIMIT = 20_000
 """Packs at most, unless a `twin` node says otherwise. Whoever may publish can make up names of packs, each of which
 would stay in memory: about 10 kB with its predictions, so 20,000 (measured: 270 MB in all) fit into the MemoryMax of the
 agent's unit."""
-FIRMWARE_LENGTH = 200
 
 
 class FleetFullError(ValueError):
@@ -114,8 +113,6 @@ class TwinStore:
         if twin.state is not None and not state.online:
             twin.state.online = False  # a last will has no nameplate; what was known stays
             return
-        if state.firmware is not None:
-            state.firmware = state.firmware[:FIRMWARE_LENGTH]
         twin.state = state
         self.states.set_nameplate(
             twin.slot,

@@ -58,14 +58,6 @@ def test_made_up_packs_beyond_the_limit_take_no_memory() -> None:
         tracemalloc.stop()
 
 
-def test_firmware_text_is_kept_short() -> None:
-    store = TwinStore()
-    store.on_state("depot", msgspec.structs.replace(_birth("P1"), firmware="x" * 200_000))
-    state = store.packs[0].state
-    assert state is not None
-    assert state.firmware == "x" * 200
-
-
 def _measured(ts_ms: int, temp_c: float | None = 31.0) -> Telemetry:
     return Telemetry(schema_="bms.telemetry/1", pack="P1", boot=1, seq=0, ts_ms=ts_ms, cell_temp_max_c=temp_c)
 
