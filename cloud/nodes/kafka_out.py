@@ -101,7 +101,14 @@ class KafkaOut(Sink):
         refused: list[tuple[Msg, str]] = []
         failure: KafkaError | None = None
         deadline = time.monotonic() + self.timeout_s + 2  # by then the producer itself has given up
-        pending = [(msg, future) for msg in msgs if (future := self._send_one(msg, refused)) is not None]
+        pending: list[tuple[Msg, Any]] = []
+        try:
+            for msg in msgs:
+                future = self._send_one(msg, refused)
+                if future is not None:
+                    pending.append((msg, future))
+        except KafkaError as error:  # no more of them now, but what was sent before may arrive
+            failure = error
         for msg, future in pending:
             try:
                 self._await(future, deadline)

@@ -88,6 +88,33 @@ def test_write_too_large_is_refused_and_the_others_arrive(kafka: servers.Kafka, 
     assert b'"truncated":true' in consume(kafka.bootstrap, f"{unique}-dead", 1)[0].value
 
 
+def test_write_that_fails_in_the_middle_sends_nothing_twice(kafka: servers.Kafka, unique: str) -> None:
+    """The client gives up on the third message (no metadata in time, for instance) when two are on their way."""
+    from kafka.errors import KafkaTimeoutError
+
+    class Interrupted(KafkaOut):
+        failures = 1
+
+        def _send_one(self, msg: Msg, refused: list[tuple[Msg, str]]) -> Any:
+            if msg is batch[2] and self.failures:
+                self.failures -= 1
+                raise KafkaTimeoutError("no metadata")
+            return super()._send_one(msg, refused)
+
+    batch = [twin(seq) for seq in range(5)]
+
+    async def use(sink: KafkaOut) -> None:
+        with pytest.raises(SinkUnavailable, match="no metadata"):
+            await sink.write(batch)
+        assert sink.status()["confirmed"] == 2
+        await sink.write(batch)
+        await sink.write([twin(99)])
+
+    run_sink(Interrupted(bootstrap=kafka.bootstrap, topic_twin=unique), use)
+    seqs = [dict(r.headers)["seq"] for r in consume(kafka.bootstrap, unique, 6)]
+    assert seqs == [b"0", b"1", b"2", b"3", b"4", b"99"]
+
+
 # kafka-python 3.0 leaves the socket of a refused connection to the garbage collector (kafka/net/inet.py).
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_write_broker_away_is_unavailable_then_succeeds(
