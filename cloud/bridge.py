@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +22,7 @@ from msgspec import Meta
 from voltflow.engine import Engine
 from voltflow.flow import Flow, RawNode
 from voltflow.node import load_nodes, process_env
+from voltflow.program import flow_variables
 from voltflow.settings import Secret
 from voltflow.topics import is_name
 
@@ -54,9 +55,11 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     shared: Annotated[
         bool,
         Meta(
-            description="share the messages with other bridges; off: take them all, for a broker without shared subscriptions"
+            description="share the messages with other bridges; one bridge needs it not. With several set it true at each of "
+            "them and uplink_needs_subscriber at the gateways, because mosquitto 2.0 forgets shared subscriptions at a "
+            "restart and throws away what comes before a bridge is back"
         ),
-    ] = True
+    ] = False
     receive_maximum: Annotated[
         int, Meta(ge=1, le=65535, description="messages the broker may have under way to the bridge")
     ] = 5000
@@ -74,10 +77,13 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
         list[SinkName],
         Meta(description="sinks to use, of timescale, kafka, influx; empty: all that are configured"),
     ] = []
-    metrics_host: Annotated[str, Meta(description="address where /metrics is served")] = "127.0.0.1"
+    metrics_host: Annotated[
+        str, Meta(description="address of /metrics; beyond localhost metrics_token is required")
+    ] = "127.0.0.1"
     metrics_port: Annotated[
         int, Meta(ge=0, le=65535, description="port where /metrics is served; 0: not served")
     ] = 9092
+    metrics_token: Annotated[Secret, Meta(description="token that /metrics asks for; empty: none")] = ""
     flow: Annotated[Path | None, Meta(description="flow file; empty: the one that comes with the bridge")] = (
         None
     )
@@ -119,14 +125,7 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def variables(self) -> dict[str, str]:
         """The settings as what a flow's `${VOLTFLOW_BRIDGE_…}` stands for."""
-        values = {PREFIX + name.upper(): getattr(self, name) for name in self.__struct_fields__}
-        return {name: _text(value) for name, value in values.items()}
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)
+        return flow_variables("bridge", self)
 
 
 class NoSinkError(ValueError):
@@ -193,7 +192,8 @@ class Bridge:
         sinks = ", ".join(self.settings.active_sinks) or "those of the flow"
         log.info("bridge %s: broker %s:%d, sinks: %s", self.settings.bridge_name,
                  self.settings.mqtt_host, self.settings.mqtt_port, sinks)  # fmt: skip
-        with serve(self.engine, self.settings.metrics_host, self.settings.metrics_port):
+        s = self.settings
+        with serve(self.engine, s.metrics_host, s.metrics_port, s.metrics_token):
             return await self.engine.run(stop)
 
 

@@ -6,12 +6,14 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from cloud.bridge import Bridge, BridgeSettings, NoSinkError, problems
+from voltflow import __version__
 from voltflow.flow import FlowError
+from voltflow.node import ConfigError
+from voltflow.program import set_up_logging, stop_on_signals
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ Command = Callable[[Loaded[BridgeSettings]], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `cloud-bridge`; the exit status is 2 where settings or flow are wrong, 1 where the work failed."""
+    """Run `cloud-bridge`; 0 when all went well, 1 when the work failed, 2 when it could not start."""
     args = _parser().parse_args(argv)
     command: Command = args.run
     try:
@@ -40,12 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FlowError as error:
         _complain("\n".join(str(problem) for problem in error.problems))
         return 2
-    except (SettingsError, NoSinkError) as error:
+    except (SettingsError, NoSinkError, ConfigError, OSError) as error:
         _complain(str(error))
         return 2
-    except OSError as error:
-        _complain(str(error))
-        return 1
 
 
 def _complain(text: str) -> None:
@@ -60,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"cloud-bridge {__version__}")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     commands: list[tuple[str, Command, str]] = [
         ("run", _run, "run the bridge until SIGTERM or Ctrl-C"),
@@ -81,20 +81,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(loaded: Loaded[BridgeSettings]) -> int:
-    logging.basicConfig(
-        level=loaded.values.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    set_up_logging(loaded.values.log_level)
     for noisy in ("kafka", "urllib3"):  # they log each attempt to reconnect; the sink says it once
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     return asyncio.run(_run_until_signal(Bridge(loaded.values)))
 
 
 async def _run_until_signal(bridge: Bridge) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    clean = await bridge.run(stop)
+    clean = await bridge.run(stop_on_signals())
     log.info("stopped%s", "" if clean else " with batches under way; the broker sends them again")
     return 0
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cloud.nodes.timescale_out import TimescaleOut
+from voltflow.access import address_of, refusal, require_token
 from voltflow.engine import Engine
 from voltflow.metrics import EngineCollector
 
@@ -50,9 +55,40 @@ class PortTakenError(OSError):
     """The metrics' port cannot be opened; the message names the settings."""
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 30
+    """Seconds that a connection without a request gets."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def _guarded(app: Callable[..., Any], token: str) -> Callable[..., Any]:
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        refused = refusal(token, environ.get("HTTP_AUTHORIZATION", ""), environ.get("HTTP_HOST", ""))
+        if refused is None:
+            return app(environ, start_response)
+        status, reason = refused
+        headers = [("Content-Type", "text/plain; charset=utf-8")]
+        if status == 401:
+            headers.append(("WWW-Authenticate", "Bearer"))
+            reason += " with the bridge's metrics_token"
+        start_response(f"{status} {'Unauthorized' if status == 401 else 'Misdirected Request'}", headers)
+        return [f"{reason}\n".encode()]
+
+    return answer
+
+
 @contextlib.contextmanager
-def serve(engine: Engine, host: str, port: int) -> Iterator[None]:
-    """Serve `/metrics` on the address while the block runs; port 0: not at all."""
+def serve(engine: Engine, host: str, port: int, token: str = "") -> Iterator[None]:
+    """Serve `/metrics` on the address while the block runs; port 0: not at all.
+
+    Raises PortTakenError, and SettingsError where other machines could ask and there is no token.
+    """
     if not port:
         yield
         return
@@ -60,12 +96,18 @@ def serve(engine: Engine, host: str, port: int) -> Iterator[None]:
     registry.register(EngineCollector(engine))
     registry.register(HistoryCollector(engine))
     try:
-        server, thread = start_http_server(port, host, registry)
+        family, address = address_of(host, port)
+        require_token("metrics", host, address, token, "metrics_token")
+        _Server.address_family = family
+        app = _guarded(make_wsgi_app(registry), token)
+        server: WSGIServer = make_server(address, port, app, _Server, _Handler)
     except OSError as error:
         raise PortTakenError(
             f"metrics_host = '{host}', metrics_port = {port} cannot be opened: {error.strerror}; "
             "end the other program or set another metrics_port"
         ) from error
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield
     finally:

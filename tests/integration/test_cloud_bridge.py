@@ -75,6 +75,17 @@ def publish(port: int, msgs: list[Msg], *, retain: bool = False) -> None:
     client.loop_stop()
 
 
+def answer(port: int, **headers: str) -> tuple[int, str]:
+    """Status and body of /metrics."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as got:
+            return got.status, got.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
 @pytest.fixture
 def broker(own: Any) -> servers.Mosquitto:
     return own(servers.Mosquitto(max_queued_messages="0"))  # type: ignore[no-any-return]
@@ -155,5 +166,42 @@ def test_run_taken_metrics_port_is_a_clear_error(
     database: str, tmp_path: Path, broker: servers.Mosquitto
 ) -> None:
     bridge = Bridge(tmp_path, broker, database, METRICS_PORT=str(broker.port))
-    assert bridge.process.wait(20) == 1
+    assert bridge.process.wait(20) == 2
     assert f"metrics_port = {broker.port} cannot be opened: Address already in use" in bridge.log.read_text()
+
+
+def test_run_metrics_beyond_this_machine_need_a_token(
+    broker: servers.Mosquitto, database: str, tmp_path: Path
+) -> None:
+    bridge = Bridge(tmp_path, broker, database, METRICS_HOST="0.0.0.0")
+    assert bridge.process.wait(20) == 2
+    assert (
+        "metrics_host = '0.0.0.0' is reachable from other machines and metrics_token is not set: set metrics_token "
+        "(or metrics_token_file), or metrics_host to 127.0.0.1"
+    ) in bridge.log.read_text()
+
+    token = "0123456789abcdef"
+    bridge = Bridge(tmp_path, broker, database, METRICS_HOST="0.0.0.0", METRICS_TOKEN=token)
+    try:
+        wait_until(lambda: "connected to 127.0.0.1" in bridge.log.read_text(), "the bridge", 20)
+        assert answer(bridge.metrics_port)[0] == 401
+        assert answer(bridge.metrics_port, Authorization="Bearer wrong")[0] == 401
+        status, text = answer(bridge.metrics_port, Authorization=f"Bearer {token}")
+        assert status == 200
+        assert servers.promtool_check_metrics(text) == ""
+        assert token not in bridge.log.read_text()
+        assert bridge.end() == 0
+    finally:
+        bridge.kill()
+
+
+def test_run_metrics_without_a_token_are_not_for_foreign_web_pages(
+    broker: servers.Mosquitto, database: str, tmp_path: Path
+) -> None:
+    bridge = Bridge(tmp_path, broker, database)
+    try:
+        wait_until(bridge.ready, "the bridge", 20)
+        assert answer(bridge.metrics_port, Host="evil.example")[0] == 421
+        assert answer(bridge.metrics_port, Host="localhost:9092")[0] == 200
+    finally:
+        bridge.kill()

@@ -1,5 +1,7 @@
 """The bridge's settings and the flow they make, without servers."""
 
+import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import pytest
 
 from cloud.bridge import BridgeSettings, NoSinkError, load_flow, problems
 from cloud.cli import main
+from voltflow import __version__
+from voltflow.access import require_token
 from voltflow.node import REGISTRY
 from voltflow.settings import SettingsError, load
 
@@ -77,3 +81,31 @@ def test_cloud_nodes_every_field_has_help() -> None:
     nodes = [spec for spec in REGISTRY.values() if spec.cls.__module__.startswith("cloud.nodes")]
     assert {spec.type for spec in nodes} == {"timescale out", "kafka out", "influx out"}
     assert all(field.help for spec in nodes for field in spec.fields)
+
+
+def test_main_version_and_an_unreadable_flow(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"cloud-bridge {__version__}\n"
+    assert main(["check", "--flow", "nowhere.json"]) == 2
+    assert "nowhere.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "error"),
+    [
+        ("127.0.0.1", "", None),
+        ("127.8.8.8", "", None),
+        ("::1", "", None),
+        ("192.0.2.1", "0123456789abcdef", None),
+        ("127.0.0.1", "short", "metrics_token has 5 characters, at least 16 are needed"),
+        ("0.0.0.0", "", "metrics_host = 'gw' is reachable from other machines and metrics_token is not set"),
+        ("fe80::1%eth0", "", "metrics_host = 'gw' is reachable from other machines"),
+    ],
+)
+def test_require_token_only_for_addresses_that_other_machines_reach(
+    address: str, token: str, error: str | None
+) -> None:
+    with pytest.raises(SettingsError, match=re.escape(error)) if error else contextlib.nullcontext():
+        require_token("metrics", "gw", address, token, "metrics_token")
