@@ -32,7 +32,8 @@ class Error(msgspec.Struct):
 
 
 class PackRow(msgspec.Struct):
-    """One pack in one line. `age_s` is by the gateway's clock, `ts_ms` is the device's."""
+    """One pack in one line. `age_s` is by the gateway's clock, `ts_ms` is the device's. `soh_predicted_pct`, `rul_efc` and
+    `failure_pct` are the models' answers."""
 
     name: str
     fleet: str
@@ -47,7 +48,7 @@ class PackRow(msgspec.Struct):
     charging_state: str | None = None
     soc_pct: float | None = None
     soc_est_pct: float | None = None
-    soh_pct: float | None = None
+    soh_predicted_pct: float | None = None
     temp_c: float | None = None
     temp_predicted_c: float | None = None
     rul_efc: float | None = None
@@ -68,7 +69,8 @@ class Packs(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """A pack now: what it measures, what the models say. `soh_pct` is measured by a charge session, else null."""
+    """A pack now: what it measures, what the models say. `soh_measured_pct` is null until a
+    wide charge session has measured it; the model's answer is `predictions.soh`."""
 
     battery_id: str
     fleet: str
@@ -80,7 +82,7 @@ class Status(msgspec.Struct):
     vehicle_state: str | None
     soc_pct: float | None
     soc_est_pct: float | None
-    soh_pct: float | None
+    soh_measured_pct: float | None
     temperature_c: float | None
     voltage_v: float | None
     current_a: float | None
@@ -115,7 +117,7 @@ class HistoryPoint(msgspec.Struct):
     ts_ms: int
     soc_pct: float | None = None
     soc_est_pct: float | None = None
-    soh_pct: float | None = None
+    soh_predicted_pct: float | None = None
     voltage_v: float | None = None
     current_a: float | None = None
     temp_c: float | None = None
@@ -211,7 +213,7 @@ def row(twin: PackTwin, now_s: float | None = None) -> PackRow:
     result = PackRow(
         name=twin.name, fleet=twin.fleet, pack=twin.pack, online=online(twin), silent=is_silent(twin, now_s),
         worry=worry(twin, now_s), worries=worries(twin, now_s), alerts=len(twin.alerts),
-        soh_pct=predicted(twin, "soh"), temp_predicted_c=predicted(twin, "temperature"),
+        soh_predicted_pct=predicted(twin, "soh"), temp_predicted_c=predicted(twin, "temperature"),
         rul_efc=predicted(twin, "rul"), failure_pct=predicted(twin, "failure"),
     )  # fmt: skip
     if (telemetry := twin.telemetry) is not None:
@@ -245,7 +247,7 @@ def status(twin: PackTwin) -> Status:
         vehicle_state=telemetry.vehicle_state if telemetry else None,
         soc_pct=telemetry.soc_pct if telemetry else None,
         soc_est_pct=twin.estimate.soc_pct,
-        soh_pct=soh_actual(twin)[0],
+        soh_measured_pct=soh_actual(twin)[0],
         temperature_c=telemetry.cell_temp_max_c if telemetry else None,
         voltage_v=telemetry.pack_voltage_v if telemetry else None,
         current_a=telemetry.pack_current_a if telemetry else None,

@@ -46,7 +46,7 @@ BANDS: dict[str, Band] = {
 
 WORDS = {
     "soc": "charge",
-    "soh": "health",
+    "soh": "predicted health",
     "temperature": "hottest cell",
     "rul": "cycles left",
     "failure": "failure in 7 days",

@@ -103,15 +103,15 @@ def parse_query(query_string: str, struct: type[msgspec.Struct]) -> Any:
 
 
 def find_pack(state: AppState, name: str | None) -> PackTwin:
-    """The pack of that name, or the one with the newest message; raises ApiError 404."""
+    """The pack of that name, or the first by name, which is the same at each call; raises ApiError 404."""
     store = state.store
     if name is None:
-        newest = max(list(store.packs), key=lambda twin: twin.received_ms, default=None)
-        if newest is None:
+        first = min(list(store.packs), key=lambda twin: twin.name, default=None)
+        if first is None:
             raise ApiError(
                 404, "no_packs", "no pack has sent anything yet; /api/health says what may be wrong"
             )
-        return newest
+        return first
     if (found := store.find(name)) is not None:
         return found
     fleets = sorted(twin.fleet for twin in list(store.packs) if twin.pack == name)
@@ -232,7 +232,7 @@ class PackView:
             [("pack", PackName | None, None), *fields],
             forbid_unknown_fields=True,
         )
-        yield Route(f"/api/battery/{self.name}", f"{self.summary} (default: the pack with the newest message)",
+        yield Route(f"/api/battery/{self.name}", f"{self.summary} (default: the first pack by name)",
                     self.answer, lambda state, _, q: self.handle(state, find_pack(state, q.pack), q), with_pack)  # fmt: skip
         yield Route(f"/api/packs/{{pack}}/{self.name}", self.summary, self.answer,
                     lambda state, path, q: self.handle(state, _pack_of(state, path), q), self.query)  # fmt: skip

@@ -26,7 +26,7 @@ WIDE_SESSION_PCT = 50.0
 point, a span of 50 % bounds the error of the capacity at about 6 %."""
 HISTORY_BYTES = 12_000_000
 HISTORY_FIELDS = (
-    "ts_ms", "soc_pct", "soc_est_pct", "soh_pct", "voltage_v", "current_a", "temp_c", "temp_predicted_c", "rul_efc",
+    "ts_ms", "soc_pct", "soc_est_pct", "soh_predicted_pct", "voltage_v", "current_a", "temp_c", "temp_predicted_c", "rul_efc",
     "failure_pct",
 )  # fmt: skip
 HISTORY_PERIOD_MS = 10_000

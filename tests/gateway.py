@@ -113,7 +113,7 @@ class Gateway:
         assert twin is not None
         alert = Alert(
             schema_="alert/1", fleet=twin.fleet, pack=twin.pack, boot=1, seq=0, code=code, state="raised",
-            severity=severity, since_ms=START_MS, ts_ms=START_MS, value=61.0, limit=60.0, unit="°C",
+            severity=severity, since_ms=START_MS, ts_ms=START_MS, value=61.0, limit=60.0, unit="c",
             text="the hottest cell is too hot: stop and keep away",
         )  # type: ignore[arg-type]  # fmt: skip
         twin.alerts[code] = alert

@@ -19,7 +19,8 @@ Severity = Literal["info", "warning", "critical"]
 
 @dataclass(frozen=True)
 class Rule:
-    """Raised at `limit` or beyond, cleared when the value is back by `margin`. `above`: which side is bad."""
+    """Raised at `limit` or beyond, cleared when the value is back by `margin`. `above`: which side is bad. `unit` is
+    spelled as in the names of the contract's fields and in the predictions: c, pct, mv."""
 
     code: str
     severity: Severity
@@ -105,19 +106,19 @@ class Alert(Transform):
 
     def _make_rules(self) -> tuple[Rule, ...]:
         return (
-            Rule("cell_temp_warning", "warning", self.temp_warning_c, 2.0, "°C", True,
+            Rule("cell_temp_warning", "warning", self.temp_warning_c, 2.0, "c", True,
                  "the hottest cell is warm", lambda twin: twin.telemetry.cell_temp_max_c),
-            Rule("cell_temp_critical", "critical", self.temp_critical_c, 2.0, "°C", True,
+            Rule("cell_temp_critical", "critical", self.temp_critical_c, 2.0, "c", True,
                  "the hottest cell is too hot: stop and keep away", lambda twin: twin.telemetry.cell_temp_max_c),
-            Rule("cell_temp_predicted", "warning", self.temp_predicted_c, 2.0, "°C", True,
+            Rule("cell_temp_predicted", "warning", self.temp_predicted_c, 2.0, "c", True,
                  "the hottest cell will be hot in 10 minutes", lambda twin: _predicted(twin, "temperature")),
-            Rule("cell_spread", "warning", self.spread_mv, 30.0, "mV", True,
+            Rule("cell_spread", "warning", self.spread_mv, 30.0, "mv", True,
                  "cell voltages differ widely: balance or inspect", _spread_mv),
-            Rule("soc_low", "info", self.soc_low_pct, 2.0, "%", False,
+            Rule("soc_low", "info", self.soc_low_pct, 2.0, "pct", False,
                  "nearly empty", lambda twin: twin.telemetry.soc_pct),
-            Rule("insulation_low", "critical", self.insulation_ohm_per_v, 50.0, "Ω/V", False,
+            Rule("insulation_low", "critical", self.insulation_ohm_per_v, 50.0, "ohm_per_v", False,
                  "insulation is too low: do not touch, have it inspected", _insulation),
-            Rule("failure_likely", "critical", self.failure_pct, 10.0, "%", True,
+            Rule("failure_likely", "critical", self.failure_pct, 10.0, "pct", True,
                  "a critical fault within 7 days is likely", lambda twin: _predicted(twin, "failure")),
             Rule("bms_alarm", "critical", float(self.bms_alarm_level), 0.5, "level", True,
                  "the battery management system reports an alarm", lambda twin: twin.telemetry.alarm_level),

@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const SHOWN = 100, KEPT = 400, POLL_MS = 3000, STALE_MS = 40000;
+const SYMBOLS = { c: "°C", pct: "%", mv: "mV", ohm_per_v: "Ω/V" }; // how messages spell units, and how people do
 const rows = new Map(); // by "fleet/pack"
 let bands = {}, total = 0, alertCount = -1, selected = null, history = [], horizon = 600000, charts = null;
 let flowBefore = null, renderAsked = false;
@@ -147,6 +148,7 @@ function onPacks(changes) {
   }
 }
 
+const stateOf = (row) => row.online === false ? "offline" : row.silent ? "silent" : (row.charging_state ?? "").replaceAll("_", " ");
 const sorted = () => [...rows.values()].sort((a, b) => b.worry - a.worry || a.name.localeCompare(b.name));
 
 function showPacks() {
@@ -180,11 +182,10 @@ function packLine(row) {
     bar.setAttribute("aria-hidden", "true");
     charge.prepend(bar);
   }
-  const why = el("td", row.worries.join("; ") || (row.charging_state === "charging" ? "charging" : ""), "wide why");
   return cells(tr, name, charge, graded("td", "temperature", row.temp_c, 1, " °C"),
-    graded("td", "temperature", row.temp_predicted_c, 1, " °C"), graded("td", "soh", row.soh_pct, 1, " %"),
+    graded("td", "temperature", row.temp_predicted_c, 1, " °C"), graded("td", "soh", row.soh_predicted_pct, 1, " %"),
     graded("td", "rul", row.rul_efc, 0, ""), graded("td", "failure", row.failure_pct, 1, " %"),
-    el("td", row.power_kw === null ? "–" : `${number(row.power_kw, 1)} kW`, "n wide"), why);
+    el("td", row.power_kw === null ? "–" : `${number(row.power_kw, 1)} kW`, "n wide"), el("td", stateOf(row), "wide dim"), el("td", row.worries.join("; "), "wide why"));
 }
 
 $("packs-table").addEventListener("click", (event) => {
@@ -263,15 +264,14 @@ function showTiles() {
     tile("Charge", graded("b", "soc", row.soc_pct, 1, " %")),
     tile("Hottest cell", graded("b", "temperature", row.temp_c, 1, " °C")),
     tile("in 10 min", graded("b", "temperature", row.temp_predicted_c, 1, " °C")),
-    tile("Health", graded("b", "soh", row.soh_pct, 1, " %")),
+    tile("Predicted health", graded("b", "soh", row.soh_predicted_pct, 1, " %")),
     tile("Cycles left", graded("b", "rul", row.rul_efc, 0, "")),
     tile("Failure in 7 days", graded("b", "failure", row.failure_pct, 2, " %")),
     tile("Voltage", graded("b", "", row.voltage_v, 1, " V")),
     tile("Current", graded("b", "", row.current_a, 1, " A")),
   );
   const time = row.ts_ms === null ? "no telemetry yet" : `device time ${new Date(row.ts_ms).toLocaleString()}`;
-  const state = row.online === false ? "offline" : row.silent ? "silent" : (row.charging_state ?? "").replaceAll("_", " ");
-  $("detail-facts").textContent = [time, state].filter(Boolean).join(" · ");
+  $("detail-facts").textContent = [time, stateOf(row)].filter(Boolean).join(" · ");
 }
 
 async function showDetail() {
@@ -349,7 +349,7 @@ async function showAlerts() {
     const sign = { critical: "poor", warning: "fair", info: "" }[alert.severity];
     item.append(el("span", alert.state === "cleared" ? "cleared" : alert.severity, `pill ${alert.state === "cleared" ? "" : sign}`),
       el("b", `${alert.fleet}/${alert.pack}`), el("span", alert.text || alert.code),
-      el("span", alert.value === null ? "" : `${number(alert.value, 1)} ${alert.unit ?? ""} (limit ${number(alert.limit, 1)})`, "dim"),
+      el("span", alert.value === null ? "" : `${number(alert.value, 1)} ${SYMBOLS[alert.unit] ?? alert.unit ?? ""} (limit ${number(alert.limit, 1)})`, "dim"),
       el("time", `since ${new Date(alert.since_ms).toLocaleString()}`, "dim"));
     return item;
   }));

@@ -69,15 +69,15 @@ def _error(answer: Any, status: int) -> dict[str, str]:
 # -- one pack ---------------------------------------------------------------------------------------------------
 
 
-def test_status_of_the_newest_pack(fleet: Gateway) -> None:
-    fleet.store.find("depot/P1").received_ms += 1000  # type: ignore[union-attr]
+def test_status_without_a_name_is_of_the_first_pack_whoever_sent_last(fleet: Gateway) -> None:
+    fleet.store.find("north/P2").received_ms += 1000  # type: ignore[union-attr]
     status = ask(fleet.state, lambda server: request(server, "/api/battery/status")).json()
     assert (status["battery_id"], status["fleet"], status["online"]) == ("P1", "depot", True)
     assert status["timestamp"] == "2023-11-14T22:43:10Z"
     assert status["ts_ms"] == START_MS + 1790 * 1000
     assert status["power_kw"] == pytest.approx(status["voltage_v"] * status["current_a"] / 1000, abs=0.001)
     assert status["predictions"] == {"temperature": pytest.approx(26, abs=7)}
-    assert status["soh_pct"] is None  # no charge session has measured it
+    assert status["soh_measured_pct"] is None  # no charge session has measured it
 
 
 @pytest.mark.parametrize("view", ["status", "detailed", "comparison", "history"])
