@@ -108,7 +108,7 @@ def _others() -> list[tuple[str, Any]]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    network = MLPRegressor((32, 32), max_iter=60, random_state=0)
+    network = MLPRegressor(hidden_layer_sizes=(32, 32), max_iter=60, random_state=0)
     return [
         ("Ridge, skl2onnx", make_pipeline(StandardScaler(), Ridge())),
         ("MLP 32-32, skl2onnx", make_pipeline(StandardScaler(), network)),

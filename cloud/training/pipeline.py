@@ -35,7 +35,8 @@ from voltflow.battery.features import names
 LEAVE_OUT = ("climate", "chemistry")
 """What is kept out of training once per value, to see how the method does on packs unlike any it learnt from."""
 FEWEST_PACKS = 8
-LEFT_OUT_ROWS = 150_000
+LEFT_OUT_ROWS = 100_000
+LEFT_OUT_TEST_ROWS = 30_000
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _left_out(
 
 
 def _unlike(recipe: Recipe, train: Rows, calibrate: Rows, test: Rows, seed: int) -> Mapping[str, Score]:
-    test = test.at_most(LEFT_OUT_ROWS, seed)
+    test = test.at_most(LEFT_OUT_TEST_ROWS, seed)
     model = recipe.fit(blank(train, recipe.name, seed).at_most(LEFT_OUT_ROWS, seed), calibrate, seed).model
     return recipe.scores(test, model.predict(test.features), recipe.baselines(train, test))
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from cloud.training import cards, cost
+from cloud.training import cards, cost, report
 from voltflow.battery.features import FEATURES
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -104,3 +104,10 @@ def test_answers_stay_in_their_range_for_any_input(name: str) -> None:
         assert (found["low"] <= value).all()
         assert (value <= found["high"]).all()
         assert found["low"].min() >= 0
+
+
+def test_page_shows_the_scores_of_the_cards() -> None:
+    """`cloud-train scores` prints what belongs between the marks."""
+    page = (MODELS.parent / "docs" / "models.md").read_text("utf-8")
+    shown = page.split(report.START)[1].split(report.END)[0]
+    assert shown.strip() == report.tables(MODELS).strip()

@@ -102,7 +102,7 @@ class Failure(Recipe):
             "recall_at_threshold": score(lambda i: _ratio(caught[i], critical[i]), due.pack),
             "lead_days_median": score(lambda i: float(np.nanmedian(lead[i])) if np.isfinite(lead[i]).any() else np.nan,
                                       due.pack),
-            "false_alerts_per_100_weeks": score(_false_alerts(rows, alarm), rows.pack),
+            "false_alerts_per_100_weeks": _false_alerts(rows, alarm),
         }  # fmt: skip
 
 
@@ -157,27 +157,25 @@ def alert_threshold(value_pct: F64, rows: Rows) -> float:
     """The lowest output above which sound packs alert at most once in 100 pack-weeks; for the card."""
     sound = rows.take(rows.extra["faulty"] == 0)
     highest = np.sort(highest_of_visit(sound, value_pct[rows.extra["faulty"] == 0]).highest)[::-1]
-    allowed = int(FALSE_ALERTS_PER_WEEK * _weeks(sound))
+    allowed = int(FALSE_ALERTS_PER_WEEK * _weeks(sound).sum())
     limit = highest[min(allowed, len(highest) - 1)] if len(highest) else 100.0
     return float(np.nextafter(limit, np.inf))
 
 
-def _weeks(rows: Rows) -> float:
+def _weeks(rows: Rows) -> F64:
+    """How long each pack was looked at in each visit, in weeks."""
     spans = [rows.ts_ms[g[-1]] - rows.ts_ms[g[0]] for g in visit_groups(rows)]
-    return float(sum(spans)) / WEEK_MS
+    return np.array(spans, dtype=float) / WEEK_MS
 
 
-def _false_alerts(rows: Rows, alarm: NDArray[np.bool_]) -> Metric:
+def _false_alerts(rows: Rows, alarm: NDArray[np.bool_]) -> Score:
     """100 x visits of sound packs with an alert / their weeks."""
     sound = rows.extra["faulty"] == 0
-
-    def metric(chosen: NDArray[np.intp]) -> float:
-        part = rows.take(chosen[sound[chosen]])
-        weeks = _weeks(part)
-        raised = highest_of_visit(part, alarm[chosen[sound[chosen]]].astype(float)).highest
-        return 100.0 * float(raised.sum()) / weeks if weeks > 0 else np.nan
-
-    return metric
+    part = rows.take(sound)
+    weeks, visits = _weeks(part), highest_of_visit(part, alarm[sound].astype(float))
+    return score(
+        lambda i: 100.0 * float(visits.highest[i].sum()) / max(float(weeks[i].sum()), 1e-9), visits.pack
+    )
 
 
 def _platt(raw: F64, rows: Rows) -> tuple[float, float]:
