@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -173,7 +172,10 @@ def _ui(call: Call) -> int:
     if not settings.mlflow_uri and not settings.mlflow_db.is_file():
         raise TrainError(f"mlflow_db = '{settings.mlflow_db}' is not there yet: cloud-train run makes it")
     print(f"MLflow at http://127.0.0.1:{settings.ui_port} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-    return subprocess.call(command, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"})
+    # This process becomes MLflow, so that signals reach it; its background jobs (evaluation of language models) are
+    # not needed and would outlive it.
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execve(command[0], command, {**os.environ, **quiet})  # noqa: S606 - no shell is wanted
 
 
 def _check_real(call: Call) -> int:
