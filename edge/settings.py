@@ -52,6 +52,13 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
     uplink_cert: Annotated[str, Meta(description="file with the client certificate")] = ""
     uplink_key: Annotated[str, Meta(description="file with its private key")] = ""
+    uplink_needs_subscriber: Annotated[
+        bool,
+        Meta(
+            description="what nobody subscribes to at the uplink is not safe: hold it until somebody does; for bridges "
+            "with shared subscriptions at mosquitto 2.0, which forgets those at a restart"
+        ),
+    ] = False
     window: Annotated[
         int,
         Meta(

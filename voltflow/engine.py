@@ -222,6 +222,7 @@ class Engine:
     def _distribute(
         ports: Ports, targets: tuple[tuple[str, ...], ...], inputs: dict[str, list[Msg]], order: _Order
     ) -> None:
+        # A port no wire leads from is fine, as in Node-RED; more ports than the node has are not (`_ports_of`).
         for msgs, port_targets in zip(ports, targets, strict=False):
             if not msgs:
                 continue
@@ -250,7 +251,7 @@ class Engine:
     def _process(self, node: Transform | Source, msgs: list[Msg], failed: list[Msg]) -> Ports:
         """The node's outputs; where it raises, the batch is halved until the messages it fails on stand alone."""
         try:
-            return _ports_of(node.process(msgs))
+            return _ports_of(node.process(msgs), node.spec.outputs)
         except Exception as error:
             if len(msgs) == 1:
                 log.debug("%s failed on a message", node.label, exc_info=True)
@@ -318,12 +319,26 @@ class Engine:
         }
 
 
-def _ports_of(result: list[Msg] | Ports) -> Ports:
-    """What `process` returned as one list for each port; a node that forgets its `return` fails like one that raises."""
+_only_messages = frozenset({Msg}).issuperset
+"""Whether all types are Msg: 20 ns a message, so that every list can be looked at."""
+
+
+def _ports_of(result: list[Msg] | Ports, outputs: int) -> Ports:
+    """What `process` returned as one list for each port.
+
+    A node that forgets its `return`, returns something else than messages or has more ports than it declares fails
+    like one that raises: further down it could only be lost or hold up the flow.
+    """
     ports = result if isinstance(result, tuple) else (result,)
+    if len(ports) > outputs:
+        raise TypeError(f"process returned lists for {len(ports)} outputs, declared are {outputs}")
     for port in ports:
         if not isinstance(port, list):
             raise TypeError(f"process returned {type(port).__name__}, expected a list of messages")
+        if not _only_messages(map(type, port)):
+            found = next((type(item).__name__ for item in port if not isinstance(item, Msg)), None)
+            if found is not None:
+                raise TypeError(f"process returned a list with {found} in it, expected a list of messages")
     return typing.cast("Ports", ports)
 
 

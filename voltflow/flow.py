@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from voltflow.node import (
     ConfigError,
     ConfigNode,
     DeadLetterSink,
+    Field,
     Node,
     NodeSpec,
     Source,
@@ -181,6 +182,13 @@ def _targets(raw: RawNode) -> Iterator[str]:
         yield from (target for target in (port if isinstance(port, list) else ()) if isinstance(target, str))
 
 
+class _Values(Node):
+    """Takes whatever values a node type is given."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+
 class _Checker:
     """Looks for what is wrong in one flow."""
 
@@ -231,26 +239,38 @@ class _Checker:
             yield from self._wires(raw, spec)
 
     def _configuration(self, raw: RawNode, spec: NodeSpec) -> Iterator[Problem]:
+        """Each property by itself, so that all wrong ones are named; the rules of the node where none is."""
+        wrong = False
+        for field in spec.fields:
+            try:
+                built = replace(spec, cls=_Values, fields=(field,)).build(raw["id"], raw, self.env)
+            except ConfigError as error:
+                wrong = True
+                missing_here = isinstance(error, VariableMissing) and self.elsewhere
+                yield self._problem(raw, str(error), field.name, warning=missing_here)
+            else:
+                assert isinstance(built, _Values)
+                yield from self._reference(raw, field, built.values.get(field.attribute, field.default))
+        if wrong:
+            return
         try:
-            built = spec.build(raw["id"], raw, self.env)
+            spec.build(raw["id"], raw, self.env)
         except ConfigError as error:
             name = re.match(r'property "([^"]+)"', str(error))
-            missing_here = isinstance(error, VariableMissing) and self.elsewhere
-            yield self._problem(raw, str(error), name[1] if name else None, warning=missing_here)
+            yield self._problem(raw, str(error), name[1] if name else None)
+
+    def _reference(self, raw: RawNode, field: Field, target: Any) -> Iterator[Problem]:
+        if field.reference is None or not target:
             return
-        for field in spec.fields:
-            target = getattr(built, field.attribute)
-            if field.reference is None or not target:
-                continue
-            if target not in self.all_ids:
-                text = f'property "{field.name}": config node "{target}" is not in the flow'
-                yield self._problem(raw, text, field.name)
-            elif target not in self.active:
-                text = f'property "{field.name}": config node "{target}" is disabled'
-                yield self._problem(raw, text, field.name)
-            elif self.all_ids[target]["type"] != field.reference:
-                text = f'property "{field.name}": "{target}" is a {self.all_ids[target]["type"]}, not a {field.reference}'
-                yield self._problem(raw, text, field.name)
+        if target not in self.all_ids:
+            text = f'property "{field.name}": config node "{target}" is not in the flow'
+            yield self._problem(raw, text, field.name)
+        elif target not in self.active:
+            text = f'property "{field.name}": config node "{target}" is disabled'
+            yield self._problem(raw, text, field.name)
+        elif self.all_ids[target]["type"] != field.reference:
+            text = f'property "{field.name}": "{target}" is a {self.all_ids[target]["type"]}, not a {field.reference}'
+            yield self._problem(raw, text, field.name)
 
     def _wires(self, raw: RawNode, spec: NodeSpec) -> Iterator[Problem]:
         wires = raw.get("wires", [])

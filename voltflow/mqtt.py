@@ -35,6 +35,7 @@ from voltflow.mqtt_codec import (
     DISCONNECT,
     DISCONNECT_WITH_WILL,
     DUP,
+    NO_SUBSCRIBER,
     PACKET_TOO_LARGE,
     PUBACK,
     PUBCOMP,
@@ -108,7 +109,10 @@ def tls_context(ca: str = "", cert: str = "", key: str = "", *, verify: bool = T
 
 
 class PublishRefused(Exception):
-    """The broker refused messages for good; `refused` holds their positions in the batch and the reason codes."""
+    """The broker refused messages for good; `refused` holds their positions in the batch and the reason codes.
+
+    Where a subscriber is needed the code may be NO_SUBSCRIBER: nobody got that one yet.
+    """
 
     def __init__(self, refused: list[tuple[int, int]]) -> None:
         super().__init__(
@@ -124,16 +128,17 @@ class LinkClosed(Exception):
 class _Batch:
     """Counts down the confirmations of messages published together."""
 
-    __slots__ = ("future", "refused", "remaining")
+    __slots__ = ("future", "needs_subscriber", "refused", "remaining")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, needs_subscriber: bool = False) -> None:
         self.remaining = size
+        self.needs_subscriber = needs_subscriber
         self.refused: list[tuple[int, int]] = []
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def settle(self, index: int, reason: int) -> None:
         self.remaining -= 1
-        if reason >= 0x80:
+        if reason >= 0x80 or (reason == NO_SUBSCRIBER and self.needs_subscriber):
             self.refused.append((index, reason))
         if self.remaining == 0 and not self.future.done():
             if self.refused:
@@ -143,9 +148,10 @@ class _Batch:
 
 
 class _Outbound:
-    """One message on its way to the broker. `mid` is 0 until it was sent; `released`: QoS 2 after PUBREC."""
+    """One message on its way to the broker. `mid` is 0 until it was sent; `released`: QoS 2 after PUBREC, with the
+    reason code `received_with`."""
 
-    __slots__ = ("batch", "flags", "index", "mid", "payload", "released", "topic")
+    __slots__ = ("batch", "flags", "index", "mid", "payload", "received_with", "released", "topic")
 
     def __init__(self, topic: str, payload: bytes, flags: int, batch: _Batch, index: int) -> None:
         self.topic = topic
@@ -155,6 +161,7 @@ class _Outbound:
         self.index = index
         self.mid = 0
         self.released = False
+        self.received_with = 0
 
 
 class _Identifiers:
@@ -210,8 +217,19 @@ class MqttLink:
         self.confirmed = 0
         self.dropped_offline_qos0 = 0
         self.unrouted = 0
+        self.without_subscriber = 0
+        """Messages the broker confirmed although nobody subscribes to them (MQTT 5; at 3.1.1 it does not tell)."""
+        self.sessions_lost = 0
+        """Reconnects to a broker that had forgotten the session, with what it kept for this client."""
+        self.remade = 0
+        """Connections given up here so that the broker sends again what could not be handled."""
         self.last_error = ""
-        self._receivers: dict[str, tuple[int, Receiver]] = {}
+        self._failed_attempts = 0
+        self._said = ""
+        self._was_connected = False
+        self._unheard: set[str] = set()
+        """Topics whose last message found no subscriber."""
+        self._receivers: dict[str, tuple[int, list[Receiver]]] = {}
         self._routes: dict[bytes, tuple[str, list[Receiver]]] = {}
         self.refused_subscriptions: dict[str, int] = {}
         """Reason code by topic filter."""
@@ -299,19 +317,51 @@ class MqttLink:
                 since = time.monotonic()
                 await self._until_lost()
                 self._version = MQTTv311 if self._only_v311 else MQTTv50
+                self.last_error = self.last_error or "closed by the broker or the network"
+                self._said = self.last_error
                 log.warning("%s: connection to %s lost: %s", self.name, self._address(), self.last_error)
                 if time.monotonic() - since > STEADY_S:
                     backoff.reset()
-            except Exception as error:  # whatever it was: a link that gives up would stop the gateway unseen
-                known = isinstance(error, OSError | TimeoutError | gmqtt.mqtt.handler.MQTTError)
-                self.last_error = f"{type(error).__name__}: {error}"
-                log.warning("%s: cannot connect to %s: %s", self.name, self._address(), self.last_error,
-                            exc_info=not known)  # fmt: skip
+            except Exception as error:  # noqa: BLE001 - whatever it was: a link that gives up would stop the gateway unseen
+                self._report_failed_attempt(error)
             self.connected.clear()
             self._forget_connection()
             await self._disconnect()
             await asyncio.sleep(backoff.next_s())
             self.reconnects += 1
+
+    def _report_failed_attempt(self, error: Exception) -> None:
+        """The first one and each new reason; a broker that is away for a night does not fill the log."""
+        self._failed_attempts += 1
+        self.last_error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        level = logging.DEBUG if self.last_error == self._said else logging.WARNING
+        self._said = self.last_error
+        known = isinstance(error, OSError | TimeoutError | gmqtt.mqtt.handler.MQTTError)
+        log.log(level, "%s: cannot connect to %s, trying again: %s", self.name, self._address(), self.last_error,
+                exc_info=not known)  # fmt: skip
+
+    def _report_connected(self) -> None:
+        attempts = f" after {self._failed_attempts} failed attempt(s)" if self._failed_attempts else ""
+        version = "5" if self._version == MQTTv50 else "3.1.1"
+        log.info("%s: connected to %s (MQTT %s)%s", self.name, self._address(), version, attempts)
+        options = self.options
+        persistent = not options.clean_start and options.session_expiry_s
+        if self._was_connected and persistent and not self._session_present:
+            self.sessions_lost += 1
+            log.warning("%s: %s has forgotten the session: what it kept for this client is lost", self.name,
+                        self._address())  # fmt: skip
+        self._was_connected, self._failed_attempts, self._said = True, 0, ""
+
+    def send_again(self, deliveries: Iterable[Delivery], reason: str) -> None:
+        """Have the broker send messages again that could not be handled, and all that came after them.
+
+        It does so over a new connection only; on this one they would hold up every later acknowledgement for ever.
+        """
+        if self.connected.is_set() and any(delivery[0] == self._generation for delivery in deliveries):
+            if not self._lost.is_set():
+                self.remade += 1
+            self.last_error = reason
+            self._lost.set()
 
     async def _until_lost(self) -> None:
         """Until the connection is gone, or the broker has said nothing for longer than its keep-alive allows.
@@ -456,12 +506,7 @@ class MqttLink:
         for topic_filter, (qos, _) in self._receivers.items():
             client.subscribe(topic_filter, qos=qos)
         self.connected.set()
-        log.info(
-            "%s: connected to %s (MQTT %s)",
-            self.name,
-            self._address(),
-            "5" if self._version == 5 else "3.1.1",
-        )
+        self._report_connected()
         for entry in reversed(self._inflight.values()):
             # Without its session the broker has forgotten what it received: sent anew it may come twice, never not at all.
             entry.released = entry.released and self._session_present
@@ -516,17 +561,22 @@ class MqttLink:
     # -- inbound ------------------------------------------------------------------------------------------------
 
     def subscribe(self, topic_filter: str, qos: int, receiver: Receiver) -> None:
-        """Hand the messages of a filter (a shared subscription too) to `receiver`, now and after each reconnect."""
-        if topic_filter in self._receivers:
-            raise ValueError(f"{self.name}: {topic_filter} has a receiver already")
-        self._receivers[topic_filter] = (qos, receiver)
+        """Hand the messages of a filter (a shared subscription too) to `receiver`, now and after each reconnect.
+
+        A filter may have several receivers: the broker hears of it once, with the highest QoS of them, and a message is
+        acknowledged when all of them have said so.
+        """
+        subscribed, receivers = self._receivers.get(topic_filter, (-1, []))
+        self._receivers[topic_filter] = (max(qos, subscribed), [*receivers, receiver])
         self._routes.clear()
+        if qos <= subscribed:
+            return
         if self.connected.is_set() and self._client is not None:
             self._remember_subscriptions(set(self._receivers))
             self._client.subscribe(topic_filter, qos=qos)
 
     def unsubscribe(self, topic_filter: str) -> None:
-        """Stop a subscription; what the broker still sends of it is acknowledged and dropped."""
+        """Stop a subscription for all its receivers; what the broker still sends of it is acknowledged and dropped."""
         self._receivers.pop(topic_filter, None)
         self._routes.clear()
         if self.connected.is_set() and self._client is not None:
@@ -603,7 +653,10 @@ class MqttLink:
                 self._routes.clear()
             topic = encoded.decode()
             receivers = [
-                receiver for pattern, (_, receiver) in self._receivers.items() if matches(pattern, topic)
+                receiver
+                for pattern, (_, of_filter) in self._receivers.items()
+                if matches(pattern, topic)
+                for receiver in of_filter
             ]
             found = self._routes[encoded] = (topic, receivers)
         return found
@@ -638,14 +691,20 @@ class MqttLink:
         return self.publish_batch([(topic, payload)], qos=qos, retain=retain)
 
     def publish_batch(
-        self, items: Sequence[tuple[str, bytes]], *, qos: int = 1, retain: bool = False
+        self,
+        items: Sequence[tuple[str, bytes]],
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        needs_subscriber: bool = False,
     ) -> asyncio.Future[None]:
         """Publish in order; the future is done when all are confirmed, or raises PublishRefused or LinkClosed.
 
         While the broker is away QoS 1 and 2 wait, bounded only by the caller, who should wait for what it sent;
-        QoS 0 is dropped and counted.
+        QoS 0 is dropped and counted. With `needs_subscriber` a message that the broker took although nobody
+        subscribes to it counts as refused, with reason code NO_SUBSCRIBER.
         """
-        batch = _Batch(len(items))
+        batch = _Batch(len(items), needs_subscriber=needs_subscriber)
         if not items:
             batch.future.set_result(None)
             return batch.future
@@ -727,6 +786,7 @@ class MqttLink:
             entry = self._inflight.get(mid)
             if entry is not None:
                 entry.released = True
+                entry.received_with = reason
             self._out.append(b"\x62\x02" + mid.to_bytes(2))
             self._schedule_flush()
             return
@@ -734,13 +794,30 @@ class MqttLink:
         if entry is None:
             return
         self.confirmed += 1
+        if kind == PUBCOMP:
+            reason = entry.received_with
+        if reason == NO_SUBSCRIBER or self._unheard:
+            self._note_subscriber(entry.topic, there=reason != NO_SUBSCRIBER)
         batch = entry.batch
-        if batch.remaining > 1 and reason < 0x80:
+        if batch.remaining > 1 and not reason:
             batch.remaining -= 1  # nearly all of them end here
         else:
-            batch.settle(entry.index, 0 if kind == PUBCOMP else reason)
+            batch.settle(entry.index, reason)
         if self._queue:
             self._pump()
+
+    def _note_subscriber(self, topic: str, *, there: bool) -> None:
+        """Count what nobody gets, and say when that begins and when it has ended for every topic."""
+        if there:
+            self._unheard.discard(topic)
+            if not self._unheard:
+                log.info("%s: what is published has subscribers again", self.name)
+            return
+        self.without_subscriber += 1
+        if not self._unheard:
+            log.warning("%s: nobody subscribes to what is published, the first topic is %s", self.name, topic)
+        if len(self._unheard) < 65536:
+            self._unheard.add(topic)
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled:

@@ -10,8 +10,11 @@ PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, DISCONNECT = 0x30, 0x40, 0x50, 0x60, 0
 DUP = 0x08
 UNSUPPORTED_VERSION = 0x84
 PACKET_TOO_LARGE = 0x95
+NO_SUBSCRIBER = 0x10
+"""In PUBACK and PUBREC: the message was taken, and nobody was there to get it (MQTT 5, 3.4.2.1)."""
 DISCONNECT_WITH_WILL = 0x04
 REASONS = {
+    NO_SUBSCRIBER: "nobody subscribes to it",
     0x87: "not authorized",
     0x8B: "the broker shuts down",
     0x8D: "keep-alive timeout",
@@ -68,6 +71,33 @@ def varint(value: int) -> bytes:
 def _levels(topic_filter: str) -> tuple[str, ...]:
     parts = topic_filter.split("/")
     return tuple(parts[2:] if parts[0] == "$share" else parts)
+
+
+def check_filter(topic_filter: str) -> str:
+    """The topic filter, when it is one (MQTT 5, 4.7.1 and 4.8.2); raises ValueError.
+
+    >>> check_filter("$share/bridges/ev/v1/+/#")
+    '$share/bridges/ev/v1/+/#'
+    >>> check_filter("a/#/c")
+    Traceback (most recent call last):
+    ValueError: not a topic filter: 'a/#/c': # stands alone in the last level only
+    """
+    parts, wrong = topic_filter.split("/"), ""
+    if parts[0] == "$share":
+        if len(parts) < 3 or not parts[1] or "+" in parts[1] or "#" in parts[1]:
+            wrong = "a shared subscription is $share/NAME/FILTER, without wildcards in the name"
+        parts = parts[2:]
+    if not any(parts) and len(parts) <= 1:
+        wrong = wrong or "it is empty"
+    elif any("#" in part for part in parts[:-1]) or ("#" in parts[-1] and parts[-1] != "#"):
+        wrong = wrong or "# stands alone in the last level only"
+    elif any("+" in part and part != "+" for part in parts):
+        wrong = wrong or "+ stands alone in its level"
+    elif "\0" in topic_filter or len(topic_filter.encode(errors="surrogatepass")) > 65535:
+        wrong = wrong or "at most 65535 bytes, no NUL"
+    if wrong:
+        raise ValueError(f"not a topic filter: {topic_filter[:100]!r}: {wrong}")
+    return topic_filter
 
 
 def matches(topic_filter: str, topic: str) -> bool:

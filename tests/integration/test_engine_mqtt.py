@@ -19,6 +19,7 @@ from tests.mqtt import Inbox, cut, linked
 from voltflow.engine import Engine
 from voltflow.flow import Flow
 from voltflow.message import Msg
+from voltflow.mqtt import MqttLink, MqttOptions
 from voltflow.node import Context, load_nodes
 from voltflow.nodes import mqtt_in
 from voltflow.telemetry import Dead
@@ -367,5 +368,110 @@ def test_decoding_that_fails_is_a_dead_letter_with_the_original_bytes(bench: Ben
             assert (letter["node"], letter["payload"]) == ("in", "//4=")
             assert lab["k"].payloads() == [{"a": 1}, {"a": 2}]
         assert await lab.end()
+
+    run(scenario)
+
+
+def test_what_the_flow_failed_to_settle_is_sent_again_over_a_new_connection(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker sends a message again over a new connection only; its gap held up all later acknowledgements."""
+
+    async def scenario() -> None:
+        lab = Lab(bench.engine(bench.broker(), bench.source("k"), raw("k", "sink")))
+        await subscribed(lab)
+        transact, failed = lab.engine._transact, []
+
+        async def fail_once(source: str, msgs: list[Msg]) -> None:
+            if not failed:
+                failed.append(msgs)
+                raise OSError("no space left on device")
+            await transact(source, msgs)
+
+        monkeypatch.setattr(lab.engine, "_transact", fail_once)
+        async with linked(bench.port) as sender:
+            await sender.publish_batch(bench.items(0, 2000))
+            await until(lambda: len(set(lab["k"].payloads())) == 2000, "every message", 20)
+            link = lab["b"].receiver
+            await until(lambda: link.remade and link.connected.is_set(), "the new connection")
+            await sender.publish_batch(bench.items(2000, 1))
+            await until(lambda: b"2000" in lab["k"].payloads(), "the last, behind all that came again")
+            await until(lambda: not link._unacked, "the acknowledgements")
+            assert lab["in"].status()["failed_batches"] == lab["b"].status()["remade"] == 1
+        assert await lab.end()
+        again = Lab(bench.engine(bench.broker(), bench.source("k"), raw("k", "sink")))
+        await subscribed(again)
+        async with linked(bench.port) as sender:
+            await sender.publish_batch(bench.items(2001, 1))
+        await until(again["k"].safe, "the next message")
+        assert again["k"].payloads() == [b"2001"], "everything was acknowledged"
+        assert await again.end()
+
+    run(scenario)
+
+
+def test_two_sources_of_one_filter_both_get_its_messages(bench: Bench) -> None:
+    async def scenario() -> None:
+        nodes = (bench.broker(), bench.source("a"), {**bench.source("k", qos=2), "id": "in2"})
+        lab = Lab(bench.engine(*nodes, raw("a", "sink"), raw("k", "sink")))
+        await subscribed(lab)
+        async with linked(bench.port) as sender:
+            await sender.publish_batch(bench.items(0, 300))
+            for sink in ("a", "k"):
+                await until(lambda sink=sink: len(lab[sink].safe()) == 300, "the messages")
+        assert await lab.end()
+        assert lab["a"].payloads() == lab["k"].payloads() == [b"%d" % i for i in range(300)]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("subscription", ["$share/bridges/", ""])
+def test_nothing_is_lost_when_the_publisher_is_back_before_the_bridge(
+    own: Own, unique: str, tmp_path: Path, subscription: str
+) -> None:
+    """mosquitto 2.0 forgets shared subscriptions at a restart and confirms what it then throws away."""
+    broker = own(servers.Mosquitto())
+    bench = Bench(broker.port, unique, tmp_path)
+
+    async def scenario() -> None:
+        shared = f"{subscription}ev/v1/{unique}/+/twin"
+        dead = f"{subscription}ev/v1/unknown/unknown/dead"
+        async with linked(bench.port, client_id="bridge", clean_start=False) as link:
+            Inbox(link, shared)
+            Inbox(link, dead)
+            await until(lambda: all(s.acknowledged for s in link._client.subscriptions), "the bridge")
+        nodes = (raw("s", "source", ["t"]), raw("t", "transform", ["out"]), bench.broker(),
+                 bench.out(needsSubscriber="true"), bench.dead(needsSubscriber="true"))  # fmt: skip
+        lab = Lab(bench.engine(*nodes))
+        await until(lambda: hasattr(lab["s"], "fail") and lab["b"].sender.connected.is_set(), "the start")
+
+        def process(msgs: list[Msg]) -> list[Msg]:
+            return [
+                msg.derive(topic=bench.topic(1, "+" if msg.payload % 50 == 7 else "twin")) for msg in msgs
+            ]
+
+        lab["t"].process_ = process
+        before = lab["b"].sender.reconnects
+        await asyncio.to_thread(broker.restart)
+        await until(lambda: lab["b"].sender.reconnects > before, "the reconnect", 20)
+        fed = [lab.feed("s", *range(first, first + 50)) for first in range(0, 500, 50)]
+        if subscription:
+            await until(lambda: lab["b"].status()["without_subscriber"] > 500, "a second attempt", 20)
+            assert not any(task.done() for task in fed)
+            assert "nobody subscribes to" in lab.engine.stats["out"].error
+        else:
+            await asyncio.wait(fed)
+        link = MqttLink(MqttOptions(port=bench.port, client_id="bridge"))
+        inbox, letters = Inbox(link, shared), Inbox(link, dead)
+        await link.open()
+        async with asyncio.timeout(60):
+            await asyncio.gather(*fed)
+        await inbox.have(490)
+        await letters.have(10)
+        seqs = list(dict.fromkeys(int(payload) for payload in inbox.payloads))
+        assert seqs == [i for i in range(500) if i % 50 != 7], "first arrivals are complete and in order"
+        assert lab["dead"].status()["dead_letters"] == 10
+        assert await lab.end()
+        await link.close()
 
     run(scenario)

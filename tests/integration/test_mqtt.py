@@ -574,11 +574,117 @@ def test_client_id_and_topics_may_be_of_any_language(mosquitto: servers.Mosquitt
     run(scenario)
 
 
-def test_second_receiver_of_a_filter_is_refused() -> None:
+def test_receivers_of_one_filter_all_get_a_message_and_all_must_acknowledge_it(
+    mosquitto: servers.Mosquitto, unique: str
+) -> None:
     async def scenario() -> None:
-        link = MqttLink(MqttOptions(), name="local")
-        Inbox(link, "t")
-        with pytest.raises(ValueError, match=r"^local: t has a receiver already$"):
-            Inbox(link, "t")
+        async with linked(mosquitto.port, client_id=unique, **KEPT) as link, linked(mosquitto.port) as sender:
+            first = Inbox(link, unique, 0, acknowledge=False)
+            second = Inbox(link, unique, 1, acknowledge=False)
+            await until(lambda: all(s.acknowledged for s in link._client.subscriptions), "the subscription")
+            await sender.publish_batch(numbered(unique, 3))
+            assert await first.have(3) == await second.have(3) == [b"0", b"1", b"2"]
+            link.acknowledge(first.deliveries)
+            link.acknowledge(second.deliveries[:1])
+            await sender.publish(unique, b"3")
+            await first.have(4)
+            cut(link)
+            await reconnected(link, 0)
+            assert (await first.have(7))[4:] == [b"1", b"2", b"3"]
 
     run(scenario)
+
+
+# -- subscribers that are not there ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_publisher_that_is_back_before_a_persistent_subscription_loses_nothing(own: Own, qos: int) -> None:
+    broker = own(servers.Mosquitto())
+
+    async def scenario() -> None:
+        async with linked(broker.port, client_id="sender", **KEPT) as sender:
+            async with linked(broker.port, client_id="bridge", **KEPT) as link:
+                Inbox(link, "ev/+", 2)
+                await until(lambda: link._client.subscriptions[0].acknowledged, "the subscription")
+            before = sender.reconnects
+            await asyncio.to_thread(broker.restart)
+            await reconnected(sender, before)
+            await sender.publish_batch(numbered("ev/a", 200), qos=qos)
+            assert sender.without_subscriber == 0
+            link = MqttLink(MqttOptions(port=broker.port, client_id="bridge", **KEPT))
+            inbox = Inbox(link, "ev/+", 2)
+            await link.open()
+            assert await inbox.have(200) == [payload for _, payload in numbered("ev/a", 200)]
+            await link.close()
+
+    run(scenario)
+
+
+def test_message_without_a_subscriber_is_counted_and_said_once(
+    mosquitto: servers.Mosquitto, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    async def scenario() -> None:
+        async with linked(mosquitto.port) as sender, linked(mosquitto.port) as link:
+            await sender.publish_batch(numbered(unique, 3))
+            with pytest.raises(PublishRefused) as raised:
+                await sender.publish_batch(numbered(unique, 2), needs_subscriber=True)
+            assert raised.value.refused == [(0, 0x10), (1, 0x10)]
+            assert sender.without_subscriber == 5
+            inbox = Inbox(link, unique)
+            await until(lambda: link._client.subscriptions[0].acknowledged, "the subscription")
+            await sender.publish_batch(numbered(unique, 2), needs_subscriber=True)
+            assert await inbox.have(2) == [b"0", b"1"]
+
+    run(scenario)
+    assert [record.getMessage() for record in caplog.records if "subscri" in record.getMessage()] == [
+        f"link: nobody subscribes to what is published, the first topic is {unique}",
+        "link: what is published has subscribers again",
+    ]
+
+
+def test_session_that_the_broker_forgot_is_counted_and_said(
+    own: Own, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = own(servers.Mosquitto(persistence="false"))
+
+    async def scenario() -> None:
+        async with linked(broker.port, client_id="kept", **KEPT) as kept, linked(broker.port) as kept_too:
+            cut(kept)
+            await reconnected(kept, 0)
+            assert kept.sessions_lost == 0
+            before = kept.reconnects
+            await asyncio.to_thread(broker.restart)
+            await reconnected(kept, before)
+            await until(lambda: kept.sessions_lost == 1, "the count")
+            await until(kept_too.connected.is_set, "the other", 20)
+
+    run(scenario)
+    assert "has forgotten the session: what it kept for this client is lost" in caplog.text
+
+
+# -- the log --------------------------------------------------------------------------------------------------------
+
+
+def test_broker_that_stays_away_is_said_once_and_its_return_with_the_attempts(
+    own: Own, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "voltflow.mqtt")
+    broker = own(servers.Mosquitto())
+
+    async def scenario() -> None:
+        async with linked(broker.port, clean_start=True) as link:
+            await asyncio.to_thread(broker.kill)
+            await until(lambda: link.reconnects >= 4, "some attempts", 20)
+            await asyncio.to_thread(broker.start)
+            await until(link.connected.is_set, "the connection", 20)
+
+    run(scenario)
+    said = [record.getMessage() for record in caplog.records if record.name == "voltflow.mqtt"]
+    assert [text.split(":")[1].split(" to ")[0].strip() for text in said] == [
+        "connected", "connection", "cannot connect", "connected",
+    ]  # fmt: skip
+    assert said[1].endswith("lost: closed by the broker or the network")
+    assert "failed attempt(s)" in said[3]

@@ -271,7 +271,9 @@ def test_message_a_transform_fails_on_becomes_a_dead_letter_and_the_others_go_on
 
 
 @pytest.mark.parametrize(
-    "what", [None, "text", ([], None), {"a": 1}, iter([])], ids=lambda what: type(what).__name__
+    "what",
+    [None, "text", ([], None), {"a": 1}, iter([]), [{"payload": 1}], ([Msg("t", 1)], [Msg("t", 1), None])],
+    ids=lambda what: type(what).__name__,
 )
 def test_process_that_returns_no_list_fails_like_one_that_raises(what: Any) -> None:
     """A forgotten `return` once ended the batch in the engine: never acknowledged, never a dead letter."""
@@ -283,6 +285,24 @@ def test_process_that_returns_no_list_fails_like_one_that_raises(what: Any) -> N
                 await lab.feed("s", 1, 2)
             assert [msg.payload.node for msg in lab["d"].safe()] == ["t", "t"]
             assert "expected a list of messages" in lab["d"].payloads()[0].error
+
+    run(scenario)
+
+
+def test_output_that_is_not_declared_is_a_failure_and_one_without_a_wire_is_none() -> None:
+    """What a node put out there once vanished, acknowledged."""
+
+    async def scenario() -> None:
+        async with running(raw("s", "source", ["t"]), raw("t", "transform", ["k"]), *WITH_DEAD[1:]) as lab:
+            lab["t"].process_ = lambda msgs: ([], msgs, msgs)
+            await lab.feed("s", 1)
+            assert lab["d"].safe() == []
+            lab["t"].process_ = lambda msgs: (msgs, [], [], msgs)
+            await lab.feed("s", 2)
+            assert [msg.origin.payload for msg in lab["d"].safe()] == [2]
+            assert lab["d"].payloads()[0].error == (
+                "TypeError: process returned lists for 4 outputs, declared are 3"
+            )
 
     run(scenario)
 

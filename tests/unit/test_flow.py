@@ -205,6 +205,19 @@ def test_everything_wrong_is_named_at_once() -> None:
     assert len(problems(text)) >= len(CASES) - 3  # some wires now lead to another case's node
 
 
+def test_every_wrong_property_of_a_node_is_named_in_its_line() -> None:
+    text = (
+        '[{"id": "a", "type": "test typed",\n"needed": 5,\n"limit": "x",\n"shared": "c"},\n'
+        '{"id": "in", "type": "mqtt in", "broker": "b",\n"topic": "a/#/c"}, {"id": "b", "type": "mqtt-broker"}]'
+    )
+    assert [[*problem.split(": ", 3)[1:3], problem.split('"')[1]] for problem in problems(text)] == [
+        ["line 2", "test typed 'a'", "needed"],
+        ["line 3", "test typed 'a'", "limit"],
+        ["line 4", "test typed 'a'", "shared"],
+        ["line 6", "mqtt in 'in'", "topic"],
+    ]
+
+
 def test_flow_without_a_dead_letter_node_is_warned_of() -> None:
     found = Flow.parse('[{"id": "a", "type": "test source"}]').check({})
     assert [str(problem) for problem in found] == [
@@ -266,7 +279,9 @@ def test_command_names_file_and_lines_and_fails(tmp_path: Path, capsys: pytest.C
     assert cli.main(["flow", "check", str(path)]) == 1
     assert f"{path}: {CASES['dangling wire'][1]}" in capsys.readouterr().out
     assert cli.main(["flow", "check", str(ROOT / "edge/flows.json")]) == 0
-    assert capsys.readouterr().out == f"{ROOT / 'edge/flows.json'}: the flow can run\n"  # the agent sets its variables
+    assert (
+        capsys.readouterr().out == f"{ROOT / 'edge/flows.json'}: the flow can run\n"
+    )  # the agent sets its variables
     assert cli.main(["flow", "check", str(tmp_path / "none.json")]) == 2
 
 

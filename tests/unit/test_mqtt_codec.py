@@ -8,7 +8,7 @@ from gmqtt.mqtt.utils import unpack_variable_byte_integer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltflow.mqtt_codec import DUP, PUBLISH, matches, publish_packet, reason_text, varint
+from voltflow.mqtt_codec import DUP, PUBLISH, check_filter, matches, publish_packet, reason_text, varint
 
 LEVEL = st.sampled_from(["a", "b", "", "ä", "$x"])
 TOPICS = st.lists(LEVEL, min_size=1, max_size=5).map("/".join).filter(bool)
@@ -26,6 +26,21 @@ def test_filter_matches_what_paho_says(topic_filter: str, topic: str) -> None:
 @given(FILTERS, TOPICS)
 def test_name_of_a_shared_subscription_does_not_matter(topic_filter: str, topic: str) -> None:
     assert matches(f"$share/group/{topic_filter}", topic) == matches(topic_filter, topic)
+
+
+@given(FILTERS)
+def test_filter_is_taken_with_and_without_the_name_of_a_share(topic_filter: str) -> None:
+    assert check_filter(topic_filter) == topic_filter
+    assert check_filter(f"$share/group/{topic_filter}").endswith(topic_filter)
+
+
+@pytest.mark.parametrize(
+    "topic_filter",
+    ["", "a/#/c", "a#", "#/a", "a+/b", "+a", "$share", "$share/g", "$share/g/", "$share//a", "$share/+/a", "a\0", "a" * 65536],
+)  # fmt: skip
+def test_filter_that_is_none_is_refused(topic_filter: str) -> None:
+    with pytest.raises(ValueError, match=r"^not a topic filter: "):
+        check_filter(topic_filter)
 
 
 @given(st.integers(0, 268_435_455))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from voltflow.message import Msg
-from voltflow.node import Context, load_nodes
+from voltflow.node import ConfigError, Context, Node, load_nodes
 from voltflow.nodes.dead_letter import DeadLetter
 from voltflow.nodes.debug import RECENT, TEXT_LIMIT, Debug
 from voltflow.nodes.mqtt_in import MqttIn
-from voltflow.nodes.mqtt_out import check_topic
+from voltflow.nodes.mqtt_out import MqttOut, check_topic
 
 load_nodes("voltflow.nodes")
 
@@ -56,6 +57,21 @@ def test_debug_keeps_the_last_ones_and_shows_one_property() -> None:
 def test_topic_that_cannot_be_published_to_is_refused(topic: str) -> None:
     with pytest.raises(ValueError, match=r"^not a topic to publish to: "):
         check_topic(topic)
+
+
+@pytest.mark.parametrize(
+    ("node", "properties", "error"),
+    [
+        (MqttIn, {"topic": "a/#/c"}, "\"topic\": not a topic filter: 'a/#/c': # stands alone in the last level only"),
+        (MqttIn, {"topic": ""}, "\"topic\": not a topic filter: '': it is empty"),
+        (MqttOut, {"topic": "a/+"}, "\"topic\": not a topic to publish to: 'a/+'"),
+        (MqttOut, {"qos": 0, "needsSubscriber": True},
+         '"needsSubscriber": with QoS 0 the broker answers nothing; use qos 1 or 2'),
+    ],
+)  # fmt: skip
+def test_property_that_cannot_work_is_named(node: type[Node], properties: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape('property ' + error)}$"):
+        node.spec.build("n", {"broker": "b", **properties}, {})
 
 
 @pytest.mark.parametrize(

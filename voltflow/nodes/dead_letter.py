@@ -20,7 +20,7 @@ from voltflow.node import (
     node,
 )
 from voltflow.nodes.mqtt_broker import MqttBroker
-from voltflow.nodes.mqtt_out import publish
+from voltflow.nodes.mqtt_out import Publisher
 from voltflow.telemetry import Count, Dead, Name
 
 log = logging.getLogger(__name__)
@@ -50,12 +50,16 @@ class DeadLetter(DeadLetterSink):
     The engine sends failed messages here by itself; a wire may bring more. The message is acknowledged at its source
     only when the broker has confirmed the dead letter. Bytes beyond `max_bytes`, or beyond what the broker takes in one
     packet, are cut off; size and SHA-256 of the whole stay. A dead letter that the broker refuses is logged, counted
-    and dropped.
+    and dropped. With `needsSubscriber` one that nobody subscribes to is published again until somebody does, as at
+    `mqtt out`.
     """
 
     pipelined: ClassVar[bool] = True
 
     broker: str = config(help="the broker", reference="mqtt-broker")
+    needsSubscriber: bool = config(
+        False, help="not safe before somebody subscribes to it; for brokers that forget subscriptions"
+    )
     max_bytes: int = config(
         262144,
         help="original bytes carried at most",
@@ -71,13 +75,14 @@ class DeadLetter(DeadLetterSink):
     async def start(self, ctx: Context) -> None:
         self._gateway = ctx.gateway
         self._link = await ctx.config_node(self.broker, MqttBroker).open_sender()
+        self._publisher = Publisher(self._link, self._item, needs_subscriber=self.needsSubscriber)
 
     async def write(self, msgs: list[Msg]) -> None:
-        msgs = [msg for msg in msgs if not self._is_dead_letter(msg)]
-        await publish(self._link, msgs, self._item)
-        self.count += len(msgs)
+        self.count += await self._publisher.write(msgs)
 
-    def _item(self, msg: Msg) -> tuple[str, bytes]:
+    def _item(self, msg: Msg) -> tuple[str, bytes] | None:
+        if self._is_dead_letter(msg):
+            return None
         topic = _dead_topic((msg.origin or msg).topic)
         dead = self._dead(msg)
         encoded = encode_payload(dead)

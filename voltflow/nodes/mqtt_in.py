@@ -12,7 +12,8 @@ import msgspec
 
 from voltflow.message import Msg
 from voltflow.mqtt import Delivery, MqttLink
-from voltflow.node import Context, Emit, Ports, Source, config, node
+from voltflow.mqtt_codec import check_filter
+from voltflow.node import ConfigError, Context, Emit, Ports, Source, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,13 @@ class MqttIn(Source):
 
     # state
     dropped_qos0: int = 0
+    failed_batches: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            check_filter(self.topic)
+        except ValueError as error:
+            raise ConfigError(f'property "topic": {error}') from None
 
     async def start(self, ctx: Context) -> None:
         self._broker = ctx.config_node(self.broker, MqttBroker)
@@ -98,14 +106,18 @@ class MqttIn(Source):
         self._arrived.set()
 
     async def _settle(self, emit: Emit, batch: list[tuple[Msg, Delivery | None]], link: MqttLink) -> None:
+        deliveries = [delivery for _, delivery in batch if delivery is not None]
         try:
             await emit([msg for msg, _ in batch])
         except Exception:
-            log.exception(
-                "%s: a batch of %d is not acknowledged, the broker will send it again", self.label, len(batch)
+            self.failed_batches += 1
+            log.exception("%s: a batch of %d failed, %d of it are asked for again", self.label, len(batch),
+                          len(deliveries))  # fmt: skip
+            link.send_again(
+                deliveries, f"given up, so that the broker sends again what failed in {self.label}"
             )
         else:
-            link.acknowledge([delivery for _, delivery in batch if delivery is not None])
+            link.acknowledge(deliveries)
         finally:
             self._in_flow -= len(batch)
 
@@ -114,7 +126,8 @@ class MqttIn(Source):
         return msgs if decode is None else [msg.derive(payload=decode(msg.payload)) for msg in msgs]
 
     def status(self) -> dict[str, Any]:
-        return {"topic": self.topic, "dropped_qos0": self.dropped_qos0, "in_flow": self._in_flow}
+        return {"topic": self.topic, "dropped_qos0": self.dropped_qos0, "in_flow": self._in_flow,
+                "failed_batches": self.failed_batches}  # fmt: skip
 
 
 def _auto(data: bytes) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
 from voltflow.message import Msg, encode_payload
 from voltflow.mqtt import LinkClosed, MqttLink, PublishRefused
-from voltflow.mqtt_codec import reason_text
-from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
+from voltflow.mqtt_codec import NO_SUBSCRIBER, reason_text
+from voltflow.node import ConfigError, Context, Rejected, Sink, SinkUnavailable, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 
 Item = tuple[str, bytes]
@@ -23,6 +24,11 @@ class MqttOut(Sink):
     With QoS 1 or 2 a batch is safe when the broker has confirmed it, and waits while the broker is away; after a
     reconnect an unconfirmed message is sent again, so a receiver may see it twice at QoS 1. With QoS 0 nothing is
     confirmed and what is sent while the broker is away is lost.
+
+    A broker also confirms what nobody subscribes to, and throws it away. With `needsSubscriber` such a message is not
+    safe: it is published again until somebody subscribes, and the flow waits. Messages that are repeated keep their
+    order among each other; one of a later batch that found a subscriber meanwhile is before them. It takes a broker
+    of MQTT 5, which says so.
     """
 
     pipelined: ClassVar[bool] = True
@@ -30,13 +36,30 @@ class MqttOut(Sink):
     topic: str = config("", help="topic; empty: the message's own", example="ev/v1/demo/SIM000001/cmd")
     qos: int = config(1, help="quality of service", choices=(0, 1, 2))
     retain: bool = config(False, help="the broker keeps the last message of the topic")
+    needsSubscriber: bool = config(
+        False, help="not safe before somebody subscribes to it; for brokers that forget subscriptions"
+    )
     broker: str = config(help="the broker", reference="mqtt-broker")
 
+    def __post_init__(self) -> None:
+        if self.topic:
+            try:
+                check_topic(self.topic)
+            except ValueError as error:
+                raise ConfigError(f'property "topic": {error}') from None
+        if self.needsSubscriber and not self.qos:
+            raise ConfigError(
+                'property "needsSubscriber": with QoS 0 the broker answers nothing; use qos 1 or 2'
+            )
+
     async def start(self, ctx: Context) -> None:
-        self._link = await ctx.config_node(self.broker, MqttBroker).open_sender()
+        link = await ctx.config_node(self.broker, MqttBroker).open_sender()
+        self._publisher = Publisher(
+            link, self._item, qos=self.qos, retain=self.retain, needs_subscriber=self.needsSubscriber
+        )
 
     async def write(self, msgs: list[Msg]) -> None:
-        await publish(self._link, msgs, self._item, qos=self.qos, retain=self.retain)
+        await self._publisher.write(msgs)
 
     def _item(self, msg: Msg) -> Item:
         return check_topic(self.topic or msg.topic), encode_payload(msg.payload)
@@ -45,40 +68,75 @@ class MqttOut(Sink):
         return {"topic": self.topic or "as the message"}
 
 
-async def publish(
-    link: MqttLink, msgs: list[Msg], item: Callable[[Msg], Item], *, qos: int = 1, retain: bool = False
-) -> None:
-    """Publish what `item` makes of each message; raises Rejected for those that cannot be published, after the others.
+@dataclass(eq=False)
+class _Write:
+    """One batch: what of it is still to be published, as it is published, and what the broker refused."""
 
-    One that cannot be encoded must not hold up the batch: the next one, already on its way, would overtake the rest.
-    """
-    refused: list[tuple[Msg, str]] = []
-    try:
-        items, sent = [item(msg) for msg in msgs], msgs
-    except Exception:  # noqa: BLE001 - found out message by message
-        items, sent = _without_bad(msgs, item, refused)
-    try:
-        await link.publish_batch(items, qos=qos, retain=retain)
-    except PublishRefused as error:
-        refused += [(sent[i], f"the broker refused it: {reason_text(code)}") for i, code in error.refused]
-    except LinkClosed as error:
-        raise SinkUnavailable(str(error)) from None
-    if refused:
-        raise Rejected(refused)
+    msgs: list[Msg]
+    left: list[tuple[Msg, Item]] = field(default_factory=list)
+    refused: list[tuple[Msg, str]] = field(default_factory=list)
+    published: int = 0
 
 
-def _without_bad(
-    msgs: list[Msg], item: Callable[[Msg], Item], refused: list[tuple[Msg, str]]
-) -> tuple[list[Item], list[Msg]]:
-    items, sent = [], []
-    for msg in msgs:
+class Publisher:
+    """Publishes batches for a sink, as `item` makes topic and payload of a message (None: nothing to publish)."""
+
+    def __init__(
+        self,
+        link: MqttLink,
+        item: Callable[[Msg], Item | None],
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        needs_subscriber: bool = False,
+    ) -> None:
+        self._link = link
+        self._item = item
+        self._how: dict[str, Any] = {"qos": qos, "retain": retain, "needs_subscriber": needs_subscriber}
+        self._unheard: dict[int, _Write] = {}
+        """By the id of its list: the engine writes that list again after SinkUnavailable."""
+
+    async def write(self, msgs: list[Msg]) -> int:
+        """How many were published; raises Rejected for those that cannot be, after the others, and SinkUnavailable
+        where a subscriber is needed and not there. The next call with the same list publishes only what is left.
+
+        One that cannot be encoded must not hold up the batch: the next one, already on its way, would overtake the rest.
+        """
+        write = self._unheard.pop(id(msgs), None) or self._prepare(msgs)
         try:
-            items.append(item(msg))
-        except Exception as error:  # noqa: BLE001 - a payload of any kind may fail in any way
-            refused.append((msg, f"{type(error).__name__}: {error}"))
+            await self._link.publish_batch([item for _, item in write.left], **self._how)
+        except PublishRefused as error:
+            left = write.left
+            write.refused += [
+                (left[i][0], f"the broker refused it: {reason_text(code)}")
+                for i, code in error.refused
+                if code != NO_SUBSCRIBER
+            ]
+            unheard = sorted(i for i, code in error.refused if code == NO_SUBSCRIBER)
+            write.published += len(left) - len(error.refused)
+            write.left = [left[i] for i in unheard]
+            if unheard:
+                self._unheard[id(msgs)] = write
+                raise SinkUnavailable(f"nobody subscribes to {write.left[0][1][0]}") from None
+        except LinkClosed as error:
+            raise SinkUnavailable(str(error)) from None
         else:
-            sent.append(msg)
-    return items, sent
+            write.published += len(write.left)
+        if write.refused:
+            raise Rejected(write.refused)
+        return write.published
+
+    def _prepare(self, msgs: list[Msg]) -> _Write:
+        write = _Write(msgs)
+        for msg in msgs:
+            try:
+                item = self._item(msg)
+            except Exception as error:  # noqa: BLE001 - a payload of any kind may fail in any way
+                write.refused.append((msg, f"{type(error).__name__}: {error}"))
+            else:
+                if item is not None:
+                    write.left.append((msg, item))
+        return write
 
 
 @lru_cache(maxsize=65536)
