@@ -244,6 +244,10 @@ def test_write_database_killed_and_restarted_no_loss_no_duplicate() -> None:
             for number in range(60):
                 batch = [twin(number * 50 + i) for i in range(50)]
                 if number in (10, 30):
+                    if killer is not None:
+                        await (
+                            killer
+                        )  # it may still wait for the server to be ready, which the sink uses already
                     killer = asyncio.create_task(asyncio.to_thread(lambda: (server.kill(), server.start())))
                 while True:
                     try:
