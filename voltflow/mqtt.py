@@ -227,6 +227,8 @@ class MqttLink:
         self._failed_attempts = 0
         self._said = ""
         self._was_connected = False
+        self._given_up = False
+        """Nothing more is read from this connection: what still comes will come again over the next."""
         self._unheard: set[str] = set()
         """Topics whose last message found no subscriber."""
         self._receivers: dict[str, tuple[int, list[Receiver]]] = {}
@@ -358,9 +360,10 @@ class MqttLink:
         It does so over a new connection only; on this one they would hold up every later acknowledgement for ever.
         """
         if self.connected.is_set() and any(delivery[0] == self._generation for delivery in deliveries):
-            if not self._lost.is_set():
+            if not self._given_up:
                 self.remade += 1
             self.last_error = reason
+            self._given_up = True
             self._lost.set()
 
     async def _until_lost(self) -> None:
@@ -391,7 +394,7 @@ class MqttLink:
                     return
 
     async def _connect(self) -> None:
-        options, self._lost = self.options, asyncio.Event()
+        options, self._lost, self._given_up = self.options, asyncio.Event(), False
         self._generation += 1
         self._identifiers.taken.clear()
         client = self._client = self._new_client()
@@ -584,6 +587,8 @@ class MqttLink:
 
     def _on_packet(self, header: int, packet: bytes) -> bool:
         """Take a packet that delivery depends on; the others are gmqtt's."""
+        if self._given_up:
+            return True
         kind = header & 0xF0
         try:
             if kind == PUBLISH:

@@ -398,14 +398,8 @@ def test_what_the_flow_failed_to_settle_is_sent_again_over_a_new_connection(
             await until(lambda: b"2000" in lab["k"].payloads(), "the last, behind all that came again")
             await until(lambda: not link._unacked, "the acknowledgements")
             assert lab["in"].status()["failed_batches"] == lab["b"].status()["remade"] == 1
+            assert [int(payload) for payload in lab["k"].payloads()][-2001:] == list(range(2001))
         assert await lab.end()
-        again = Lab(bench.engine(bench.broker(), bench.source("k"), raw("k", "sink")))
-        await subscribed(again)
-        async with linked(bench.port) as sender:
-            await sender.publish_batch(bench.items(2001, 1))
-        await until(again["k"].safe, "the next message")
-        assert again["k"].payloads() == [b"2001"], "everything was acknowledged"
-        assert await again.end()
 
     run(scenario)
 
