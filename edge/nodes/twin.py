@@ -27,6 +27,7 @@ _DIGITS = {
     "voltage_residual_mv": 2,
     "soc_residual_pct": 2,
 }
+_SCALE = np.array([[10.0**digits] for digits in _DIGITS.values()])
 
 
 @node("twin", category="battery", color="#a7c7e7", icon="font-awesome/fa-clone")
@@ -52,7 +53,7 @@ class Twin(Transform):
         twins = [self._twin_of(msg) for msg in msgs]
         items: list[Telemetry] = [msg.payload for msg in msgs]
         outputs = self._run(twins, items)
-        estimates = _estimates(outputs, len(msgs))
+        estimates = _estimates(outputs)
         sessions = _sessions(outputs)
         late = outputs.late.tolist()
         return [
@@ -109,16 +110,14 @@ class Twin(Transform):
         }
 
 
-def _estimates(outputs: Outputs, count: int) -> list[Estimate]:
+def _estimates(outputs: Outputs) -> list[Estimate]:
     """One Estimate for each row, rounded to what the sensors justify; NaN becomes null."""
-    columns = []
-    for name, digits in _DIGITS.items():
-        values = np.round(outputs.estimates[name], digits)
-        listed = values.tolist()
-        if np.isnan(values).any():
-            listed = [None if isnan(value) else value for value in listed]
-        columns.append(listed)
-    return [Estimate(*values) for values in zip(*columns, strict=True)] if count else []
+    values = np.array([outputs.estimates[name] for name in _DIGITS])
+    rounded = np.rint(values * _SCALE) / _SCALE
+    rows = rounded.T.tolist()
+    if np.isnan(rounded).any():
+        rows = [[None if isnan(value) else value for value in row] for row in rows]
+    return [Estimate(*row) for row in rows]
 
 
 def _sessions(outputs: Outputs) -> dict[int, Session]:

@@ -42,8 +42,6 @@ VECTOR_ROWS: Final = 40
 LOOP_ROWS: Final = 2000
 _FLOATS: Final = compiled("float")
 _ARRAYS: Final = compiled("numpy")
-_NO_ROWS: Final = np.empty(0, np.intp)
-_NO_VALUES: Final = {kind: np.empty((0, len(columns))) for kind, columns in EMITTED.items()}
 _FRESH: Final = np.array([getattr(State(), name) for name in STATE])
 _LAST: Final = STATE.index("last_ms")
 _WHOLE: Final = frozenset(i for i, name in enumerate(PACK) if name.endswith("_base"))
@@ -76,6 +74,15 @@ class SessionRows:
     capacity_est_ah: F64
     temp_avg_c: F64
     current_avg_a: F64
+
+
+# Most batches, and nearly all of one message, have nothing of these: shared, never changed.
+_NO_ROWS: Final = np.empty(0, np.intp)
+_NO_SESSIONS: Final = SessionRows(_NO_ROWS, *(np.empty(0) for _ in SESSION))
+_NO_FEATURES: Final = {
+    model: FeatureRows(_NO_ROWS, np.empty((0, len(features)), np.float32), np.empty(0, np.bool_))
+    for model, features in FEATURES.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +213,9 @@ class _Batch:
     def run(self) -> None:
         """Rounds with one row a pack in numpy while they hold many packs; what is left pack by pack in a loop."""
         n = len(self.slots)
+        if n == 1:
+            self._loop(np.zeros(1, np.intp))
+            return
         order = np.argsort(self.slots, kind="stable")
         grouped = self.slots[order]
         first = (
@@ -285,19 +295,23 @@ class _Batch:
         }
         estimates["soc_sigma_pct"][np.isnan(soc)] = np.nan
         features = {model: self._features(model) for model in FEATURES}
+        return Outputs(self.late, estimates, features, self._sessions())
+
+    def _sessions(self) -> SessionRows:
+        if not self.blocks["session"]:
+            return _NO_SESSIONS
         rows, values = self._emitted("session")
-        sessions = SessionRows(rows, *(np.ascontiguousarray(values[:, i]) for i in range(len(SESSION))))
-        return Outputs(self.late, estimates, features, sessions)
+        return SessionRows(rows, *(np.ascontiguousarray(values[:, i]) for i in range(len(SESSION))))
 
     def _features(self, model: str) -> FeatureRows:
+        if not self.blocks[model]:
+            return _NO_FEATURES[model]
         rows, values = self._emitted(model)
         ready = np.asarray(np.isfinite(values[:, REQUIRED[model]]).all(axis=1))
         return FeatureRows(rows, values.astype(np.float32), ready)
 
     def _emitted(self, kind: str) -> tuple[Rows, F64]:
         blocks = self.blocks[kind]
-        if not blocks:
-            return _NO_ROWS, _NO_VALUES[kind]
         table = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         rows = table[:, 0].astype(np.intp)
         order = np.argsort(rows, kind="stable")
