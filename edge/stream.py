@@ -82,11 +82,14 @@ class Streams:
             raise ApiError(503, "too_many_streams", f"{MAX_CLIENTS} streams are open; close one")
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        client.put(await asyncio.to_thread(self._snapshot, client.twin))
+        first = not self.clients
         self.clients.add(client)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._watch(), name="stream changes")
         try:
+            if first:  # changes count from before the snapshot: one in between must not be missed
+                await asyncio.to_thread(self._changed)
+            client.put(await asyncio.to_thread(self._snapshot, client.twin))
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._watch(), name="stream changes")
             await self._serve(client, receive, send)
         finally:
             self.clients.discard(client)
@@ -126,7 +129,6 @@ class Streams:
 
     async def _watch(self) -> None:
         """Look for changes while there are clients, in a thread, with at most 5 % of a core."""
-        await asyncio.to_thread(self._changed)  # what is known now came with each client's first event
         while self.clients:
             started = time.monotonic()
             await self._push()

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from a2wsgi import WSGIMiddleware
@@ -25,13 +22,14 @@ from edge.metrics import make_registry
 from edge.openapi import METRICS_PATH, METRICS_TYPE
 from edge.routes import ApiError
 from edge.stream import Streams
-from voltflow.settings import SettingsError
+from voltflow.access import address_of, refusal, require_token
 
 log = logging.getLogger(__name__)
 
 WORKERS = 4
 STREAM_PATH = "/api/stream"
-MIN_TOKEN_LENGTH = 16
+_REFUSALS = {401: "unauthorized", 421: "wrong_host"}
+"""Code of an answer's error by its status."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -74,7 +72,7 @@ class _Server:
     """Serves an ASGI application on a socket of its own. `section` is `api` or `metrics`, as the settings say it."""
 
     def __init__(self, section: str, host: str, port: int, token: str | None) -> None:
-        self.section, self.host, self.port, self.token = section, host, port, token
+        self.section, self.host, self.port, self.token = section, host, port, token or ""
         self._server: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -116,29 +114,15 @@ class _Server:
     def _bind(self) -> socket.socket:
         """The listening socket, opened here because uvicorn ends the process when a port is taken."""
         try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, _, _, _, address = min(found, key=lambda item: item[0] != socket.AF_INET)
-            _require_token(self.section, self.host, str(address[0]), self.token)
-            return socket.create_server(address, family=family, backlog=128)
+            family, address = address_of(self.host, self.port)
+            require_token(self.section, self.host, address, self.token, "api_token")
+            return socket.create_server((address, self.port), family=family, backlog=128)
         except OSError as error:
             raise PortTakenError(
                 error.errno,
                 f"{self.section}_host = '{self.host}', {self.section}_port = {self.port} cannot be served on: "
                 f"{error.strerror or error}; end the other program or set another {self.section}_port",
             ) from error
-
-
-def _require_token(section: str, host: str, address: str, token: str | None) -> None:
-    if token is not None and len(token) < MIN_TOKEN_LENGTH:
-        raise SettingsError(
-            f"api_token has {len(token)} characters, at least {MIN_TOKEN_LENGTH} are needed; "
-            "`openssl rand -hex 16` makes one"
-        )
-    if token is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-        raise SettingsError(
-            f"{section}_host = '{host}' is reachable from other machines and api_token is not set: set api_token "
-            f"(or api_token_file), or {section}_host to 127.0.0.1"
-        )
 
 
 class WebServer(_Server):
@@ -154,7 +138,7 @@ class WebServer(_Server):
 
     def app(self) -> App:
         registry = make_registry(self._state, self.streams)
-        bottle_app = create_app(self._state, registry, token_required=self.token is not None)
+        bottle_app = create_app(self._state, registry, token_required=bool(self.token))
         self._wsgi = WSGIMiddleware(bottle_app, workers=WORKERS)
         return self._dispatch
 
@@ -198,9 +182,9 @@ class MetricsServer(_Server):
 class _Guard:
     """Asks for the token; without one, for a Host that a foreign web page cannot have (DNS rebinding)."""
 
-    def __init__(self, app: App, token: str | None, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: App, token: str, open_paths: frozenset[str]) -> None:
         self._app = app
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._token = token
         self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -213,45 +197,23 @@ class _Guard:
                 message["headers"] = [*message.get("headers", []), *_SECURITY_HEADERS]
             await send(message)
 
-        refusal = self._refusal(scope["path"], dict(scope["headers"]))
-        if refusal is None:
+        refused = self._refusal(scope["path"], dict(scope["headers"]))
+        if refused is None:
             await self._app(scope, receive, secured)
         else:
-            status, code, text = refusal
+            status, code, text = refused
             headers = [(b"www-authenticate", b"Bearer")] if status == 401 else []
             await _respond(secured, status, error_json(code, text), headers)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         """Status, code and text for who may not ask."""
-        if self._expected is None:
-            if _is_local_name(headers.get(b"host", b"").decode("latin-1")):
-                return None
-            return 421, "wrong_host", "without api_token the gateway answers to localhost and addresses only"
-        if path in self._open_paths or self._is_authorized(headers.get(b"authorization", b"")):
+        if self._token and path in self._open_paths:
             return None
-        return 401, "unauthorized", "send the header Authorization: Bearer TOKEN with the gateway's api_token"
-
-    def _is_authorized(self, given: bytes) -> bool:
-        return self._expected is not None and hmac.compare_digest(given, self._expected)
-
-
-def _is_local_name(host: str) -> bool:
-    """Whether a Host header names this machine or is an address.
-
-    >>> [_is_local_name(host) for host in ("localhost:5002", "[::1]:5002", "127.0.0.1", "evil.example", "")]
-    [True, True, True, False, False]
-    """
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        authorization, host = (
+            headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"host")
+        )
+        refused = refusal(self._token, authorization, host)
+        return None if refused is None else (refused[0], _REFUSALS[refused[0]], refused[1])
 
 
 async def _respond(

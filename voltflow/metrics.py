@@ -103,8 +103,13 @@ class EngineCollector(Collector):
     def _connections(self) -> Iterator[Metric]:
         connected = GaugeMetricFamily("voltflow_mqtt_connected", "1 while connected.", labels=["node"])
         reconnects = CounterMetricFamily("voltflow_mqtt_reconnects", "Lost connections.", labels=["node"])
+        lost = CounterMetricFamily(
+            "voltflow_mqtt_sessions_lost",
+            "Reconnects at which the broker had forgotten the session.",
+            labels=["node"],
+        )
         messages = CounterMetricFamily(
-            "voltflow_mqtt_messages", "Messages received, published, and confirmed by the broker.",
+            "voltflow_mqtt_messages", "Messages received, published, confirmed by the broker, confirmed with nobody there.",
             labels=["node", "event"],
         )  # fmt: skip
         for node, _ in self._pairs():
@@ -113,9 +118,10 @@ class EngineCollector(Collector):
             status = node.status()
             connected.add_metric([node.id], int(status["connected"]))
             reconnects.add_metric([node.id], status["reconnects"])
-            for event in ("received", "published", "confirmed"):
+            for event in ("received", "published", "confirmed", "without_subscriber"):
                 messages.add_metric([node.id, event], status[event])
-        yield from (connected, reconnects, messages)
+            lost.add_metric([node.id], status["sessions_lost"])
+        yield from (connected, reconnects, lost, messages)
 
     def _pairs(self) -> Iterator[tuple[Node, NodeStats]]:
         for node_id, wired in self._engine.nodes.items():
