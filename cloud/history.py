@@ -127,6 +127,15 @@ def _execute(table: Table, rows: Sequence[Row]) -> bytes:
     return b"EXECUTE put_" + table.name.encode() + b" ('" + arguments + b"')"
 
 
+Statements = list[tuple[str, bytes]]
+"""Table and SQL."""
+
+
+def prepare(rows: dict[str, list[Row]]) -> Statements:
+    """The statements of rows by kind; raises ValueError where a value cannot be stored. For any thread."""
+    return [(table.name, _execute(table, part)) for table, part in _by_table(rows) if part]
+
+
 class UncertainError(ValueError):
     """A refusal that may be a row's fault or the database's: only another row that can be stored tells."""
 
@@ -189,7 +198,10 @@ class History:
         Raises SinkUnavailable when the database cannot take them now, ValueError when a row is at fault, and its kind
         UncertainError when that cannot be told; nothing of the batch is stored then.
         """
-        statements = [(table.name, _execute(table, part)) for table, part in _by_table(rows) if part]
+        return self.execute(prepare(rows))
+
+    def execute(self, statements: Statements) -> dict[str, int]:
+        """Commit what `prepare` made of rows; the rest is as with `write`."""
         conn = self.connect()
         try:
             with conn.cursor() as cursor:
@@ -231,7 +243,7 @@ class History:
         self._conn = None
 
 
-def _run(cursor: Any, statements: list[tuple[str, bytes]]) -> dict[str, int]:
+def _run(cursor: Any, statements: Statements) -> dict[str, int]:
     stored = {}
     if len(statements) > 1:
         cursor.execute("BEGIN")
