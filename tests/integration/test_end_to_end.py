@@ -23,7 +23,7 @@ MONTH = SHARED_DATA / "field_month"
 VEHICLES = ("V01", "V08", "V09")
 needs_month = pytest.mark.skipif(not MONTH.is_dir(), reason=f"the recorded vehicle months are not in {MONTH}")
 ARRIVE_S = 120.0
-MONTH_IN_90_S = "30000"
+MONTH_IN_130_S = "20000"
 
 
 @dataclass
@@ -165,7 +165,7 @@ def test_ten_kills_of_agent_and_bridge_leave_one_row_a_message(house: House, tmp
     total = sum(map(_lines, files))
     victims = [house.agent, house.bridge] * 10
     rng.shuffle(victims)
-    with device(house.broker, "replay", "--speedup", MONTH_IN_90_S, *map(str, files)) as publishing:
+    with device(house.broker, "replay", "--speedup", MONTH_IN_130_S, *map(str, files)) as publishing:
         for kill, victim in enumerate(victims):
             goal = house.rows() + rng.randrange(1500)
             servers.wait_until(lambda goal=goal: house.rows() > goal, "progress", ARRIVE_S)
