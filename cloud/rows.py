@@ -160,7 +160,7 @@ def _dead(topic: PackTopic, msg: Msg) -> Decoded:
                  max(msg.received_ms, 0))  # fmt: skip
     keyed = topic.pack == d.pack and all(n is not None and 0 <= n < 2**63 for n in (d.boot, d.seq))
     row = (topic.fleet, _plain(d.gateway, 200), _plain(d.node, 200), _plain(d.error, 2000), _plain(d.topic, 2000),
-           d.payload, d.truncated, min(d.size_bytes, 2**62), _plain(d.sha256, 64), min(max(d.received_ms, 0), 2**47),
+           d.payload, d.truncated, min(d.size_bytes, 2**62), _plain(d.sha256, 64), None if d.received_ms is None else min(max(d.received_ms, 0), 2**47),
            topic.pack, d.boot if keyed else None, d.seq if keyed else None,
            _plain(d.id, 64) or hashlib.sha256(data).hexdigest()[:32])  # fmt: skip
     return Decoded(row)

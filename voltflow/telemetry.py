@@ -165,7 +165,9 @@ class Estimate(msgspec.Struct, gc=False):
 class TwinPrediction(msgspec.Struct, rename={"schema_": "schema"}, gc=False):
     """`twin.prediction/1`: self-contained: the validated telemetry with estimates and predictions beside it.
 
-    The cloud stores telemetry and predictions from this one message; the key is that of the telemetry.
+    The cloud stores telemetry and predictions from this one message; the key is that of the telemetry. `received_ms` is
+    null while the gateway does not know what time it is; `skew_ms` is how far the device's clock is ahead of the
+    gateway's, null where that cannot be told; `replay` marks what waited in a gateway's spool.
     """
 
     schema_: Literal["twin.prediction/1"]
@@ -176,11 +178,13 @@ class TwinPrediction(msgspec.Struct, rename={"schema_": "schema"}, gc=False):
     ts_ms: EpochMs
     gateway: str
     flow_rev: str
-    received_ms: int
+    received_ms: int | None
     telemetry: Telemetry
     chemistry: Chemistry | None = None
     capacity_rated_ah: float | None = None
     late: bool = False
+    replay: bool = False
+    skew_ms: int | None = None
     estimate: Estimate = msgspec.field(default_factory=Estimate)
     predictions: dict[str, Prediction] = {}
     joined: dict[str, Joined] = {}
@@ -221,7 +225,7 @@ class Dead(msgspec.Struct, rename={"schema_": "schema"}):
     payload: bytes
     size_bytes: int
     sha256: str
-    received_ms: int
+    received_ms: int | None
     truncated: bool = False
     pack: str | None = None
     boot: int | None = None
@@ -242,6 +246,32 @@ class Loss(msgspec.Struct, rename={"schema_": "schema"}):
     gateway: str = ""
 
 
+class ReplayCommand(msgspec.Struct, tag_field="cmd", tag="replay", rename={"from_": "from"}):
+    """Asks a device to publish messages `from` … `to` of a boot again, marked `replay`; both ends are included."""
+
+    boot: Count
+    from_: Count
+    to: Count
+
+
+class RateCommand(msgspec.Struct, tag_field="cmd", tag="rate"):
+    """Asks a device to publish so often."""
+
+    hz: Annotated[float, Meta(gt=0, le=100)]
+
+
+Command = ReplayCommand | RateCommand
+"""What travels on `cmd` topics."""
+
+
+class Downlink(msgspec.Struct, rename={"schema_": "schema"}):
+    """`gw.down/1`: a message that a gateway publishes at its devices' broker for the cloud."""
+
+    schema_: Literal["gw.down/1"]
+    topic: str
+    payload: bytes
+
+
 CONTRACTS: dict[str, type[msgspec.Struct]] = {
     "bms.telemetry/1": Telemetry,
     "bms.state/1": State,
@@ -249,6 +279,7 @@ CONTRACTS: dict[str, type[msgspec.Struct]] = {
     "alert/1": Alert,
     "dead/1": Dead,
     "loss/1": Loss,
+    "gw.down/1": Downlink,
 }
 
 _telemetry_decoder = msgspec.json.Decoder(Telemetry)

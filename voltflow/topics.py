@@ -64,6 +64,11 @@ def gateway_state(gateway: str) -> str:
     return f"gw/v1/{gateway}/state"
 
 
+def gateway_down(gateway: str) -> str:
+    """What the cloud has a gateway publish at its devices' broker: requests for lost messages, repaired dead letters."""
+    return f"gw/v1/{gateway}/down"
+
+
 @lru_cache(maxsize=65536)
 def parse(topic: str) -> PackTopic | None:
     """The parts of a pack's topic, or None when it is not one (wrong depth, or a name out of `NAME_PATTERN`)."""
