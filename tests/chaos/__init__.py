@@ -1,0 +1,1 @@
+"""Chaos: the real programs under random faults, round after round; `python -m tests.chaos --help`."""
