@@ -248,6 +248,7 @@ class MqttLink:
         self._at_qos2: set[int] = set()
         """Of the unacknowledged ones those that are answered with PUBREC."""
         self._queue: deque[_Outbound] = deque()
+        self._withdrawing = False
         self._inflight: dict[int, _Outbound] = {}
         self._window = 65535
         self._max_packet_bytes = 2**28
@@ -263,6 +264,11 @@ class MqttLink:
     @property
     def is_open(self) -> bool:
         return self._supervisor is not None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection stands now; `connected.wait()` waits for it."""
+        return self.connected.is_set() and not self._lost.is_set()
 
     @property
     def has_subscriptions(self) -> bool:
@@ -511,6 +517,8 @@ class MqttLink:
         self.connected.set()
         self._report_connected()
         for entry in reversed(self._inflight.values()):
+            if entry.batch.future.cancelled() and not self._session_present:
+                continue
             # Without its session the broker has forgotten what it received: sent anew it may come twice, never not at all.
             entry.released = entry.released and self._session_present
             entry.flags = entry.flags & ~DUP | (DUP if self._session_present else 0)
@@ -705,8 +713,9 @@ class MqttLink:
     ) -> asyncio.Future[None]:
         """Publish in order; the future is done when all are confirmed, or raises PublishRefused or LinkClosed.
 
-        While the broker is away QoS 1 and 2 wait, bounded only by the caller, who should wait for what it sent;
-        QoS 0 is dropped and counted. With `needs_subscriber` a message that the broker took although nobody
+        While the broker is away QoS 1 and 2 wait, bounded only by the caller, who should wait for what it sent, and
+        cancel the future to give up (`asyncio.timeout` around `await` does): what was not sent yet is withdrawn. What
+        was sent may arrive. QoS 0 is dropped and counted. With `needs_subscriber` a message that the broker took although nobody
         subscribes to it counts as refused, with reason code NO_SUBSCRIBER.
         """
         batch = _Batch(len(items), needs_subscriber=needs_subscriber)
@@ -723,8 +732,20 @@ class MqttLink:
         self._queue.extend(
             [_Outbound(topic, payload, flags, batch, i) for i, (topic, payload) in enumerate(items)]
         )
+        batch.future.add_done_callback(self._withdraw_cancelled)
         self._pump()
         return batch.future
+
+    def _withdraw_cancelled(self, future: asyncio.Future[None]) -> None:
+        """Once for all batches that are given up in one turn: the queue may be long, and they many."""
+        if future.cancelled() and not self._withdrawing:
+            self._withdrawing = True
+            asyncio.get_running_loop().call_soon(self._withdraw)
+
+    def _withdraw(self) -> None:
+        """Take out what nobody waits for. What has its identifier was sent: the session wants it settled (4.4)."""
+        self._withdrawing = False
+        self._queue = deque(entry for entry in self._queue if entry.mid or not entry.batch.future.cancelled())
 
     def _publish_qos0(self, items: Sequence[tuple[str, bytes]], retain: bool, batch: _Batch) -> None:
         if self.connected.is_set():

@@ -216,6 +216,95 @@ def test_messages_in_flight_over_a_clean_restart_reach_a_session_in_order(own: O
     run(scenario)
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["paused", "paused, then stopped"])
+@pytest.mark.parametrize("qos", [1, 2])
+def test_batch_that_is_given_up_leaves_only_what_was_sent(own: Own, qos: int, stopped: bool) -> None:
+    """What nobody waits for any more must not pile up while the broker is away, nor come in late."""
+    broker = own(servers.Mosquitto(max_inflight_messages="20"))
+
+    async def scenario() -> None:
+        async with (
+            linked(broker.port, client_id="receiver", **KEPT) as link,
+            linked(broker.port, client_id="sender", **KEPT) as sender,
+        ):
+            inbox = Inbox(link, "t", qos)
+            await until(lambda: link._client.subscriptions[0].acknowledged, "the subscription")
+            broker.pause()
+            for first in range(0, 500, 100):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await sender.publish_batch(
+                            [("t", b"%d" % i) for i in range(first, first + 100)], qos=qos
+                        )
+            await until(lambda: not sender._queue, "an empty queue")
+            assert (len(sender._inflight), sender.published) == (20, 20)
+            if stopped:
+                await asyncio.to_thread(broker.stop)
+                await until(lambda: not sender.is_up, "the loss of the connection")
+                abandoned = sender.publish_batch([("t", b"never")] * 100, qos=qos)
+                abandoned.cancel()
+                await until(lambda: not sender._queue, "an empty queue")
+            later = sender.publish_batch([("t", b"later %d" % i) for i in range(100)], qos=qos)
+            await asyncio.to_thread(broker.start) if stopped else broker.resume()
+            async with asyncio.timeout(20):
+                await later
+            await until(lambda: b"later 99" in inbox.payloads, "the last one", 20)
+            assert [text for text in inbox.payloads if text.startswith(b"later")] == [
+                b"later %d" % i for i in range(100)
+            ]
+            assert {text for text in inbox.payloads if not text.startswith(b"later")} <= {
+                b"%d" % i for i in range(20)
+            }
+            assert (len(sender._queue), len(sender._inflight)) == (0, 0)
+
+    run(scenario)
+
+
+def test_broker_that_forgot_the_session_gets_nothing_that_was_given_up(own: Own) -> None:
+    broker = own(servers.Mosquitto(persistence="false"))
+
+    async def scenario() -> None:
+        async with linked(broker.port, client_id="sender", **KEPT) as sender:
+            broker.pause()
+            sender.publish_batch([(f"kept/{i}", b"given up") for i in range(10)], retain=True).cancel()
+            confirmed = sender.publish("kept/a", b"wanted", retain=True)
+            await until(lambda: sender.published == 11, "all on their way")
+            await asyncio.to_thread(broker.kill)
+            await asyncio.to_thread(broker.start)
+            async with asyncio.timeout(20):
+                await confirmed
+            await sender.publish("kept/b", b"last", retain=True)
+            async with linked(broker.port) as link:
+                inbox = Inbox(link, "kept/+")
+                await inbox.have(2)
+                assert sorted(inbox.payloads) == [b"last", b"wanted"]
+
+    run(scenario)
+
+
+def test_identifier_of_a_message_that_was_given_up_is_not_used_before_its_answer(own: Own) -> None:
+    broker = own(servers.Mosquitto(max_inflight_messages="20"))
+
+    async def scenario() -> None:
+        async with linked(broker.port, client_id="sender", **KEPT) as sender:
+            broker.pause()
+            sender.publish_batch(numbered("t", 10)).cancel()
+            assert list(sender._inflight) == list(range(1, 11))
+            sender._next_mid = 65535  # all others have been used
+            confirmed = sender.publish_batch([(f"kept/{i}", b"%d" % i) for i in range(10)], retain=True)
+            assert list(sender._inflight) == list(range(1, 21))
+            cut(sender)
+            broker.resume()
+            async with asyncio.timeout(20):
+                await confirmed
+            assert (sender.confirmed, sender.reconnects) == (20, 1)
+            async with linked(broker.port) as link:
+                inbox = Inbox(link, "kept/+")
+                assert sorted(await inbox.have(10)) == [b"%d" % i for i in range(10)]
+
+    run(scenario)
+
+
 def test_packet_the_broker_does_not_take_is_refused_and_the_others_go_on(own: Own) -> None:
     broker = own(servers.Mosquitto(max_packet_size="2000"))
 
