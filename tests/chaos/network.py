@@ -79,7 +79,20 @@ class Namespace:
             fd = os.open("/dev/net/tun", os.O_RDWR)
             fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", device.encode(), _IFF_TUN | _IFF_NO_PI))
         self.run("ip", "address", "add", address, "peer", peer, "dev", device)
-        self.run("ip", "link", "set", device, "mtu", str(MTU_BYTES), "addrgenmode", "none", "up")
+        # A router that gets no CPU for a while is to lose nothing by itself, so the queue to it is long.
+        self.run(
+            "ip",
+            "link",
+            "set",
+            device,
+            "mtu",
+            str(MTU_BYTES),
+            "txqueuelen",
+            "20000",
+            "addrgenmode",
+            "none",
+            "up",
+        )
         return fd
 
     def close(self) -> None:
