@@ -15,6 +15,7 @@ from voltflow.battery.features import FEATURES
 from voltflow.engine import Engine
 from voltflow.node import Sink
 from voltflow.nodes.mqtt_broker import MqttBroker
+from voltflow.store_forward import SpoolingQueue
 
 if TYPE_CHECKING:
     from edge.state import AppState
@@ -43,15 +44,34 @@ class Health(msgspec.Struct):
     active_alerts: int
 
 
+class SpoolState(msgspec.Struct):
+    """What one sink's spool holds on disk, and what became of what was there. `oldest_ms` is the gateway's receive time of
+    the oldest message; `disk_error` says why the spool takes nothing; `lost` counts what was given up, by reason."""
+
+    messages: int
+    bytes: int
+    oldest_ms: int | None
+    classes: dict[str, int]
+    appended: int
+    delivered: int
+    damaged: int
+    repaired: int
+    lost: dict[str, int]
+    disk_error: str
+
+
 class SinkState(msgspec.Struct):
-    """What waits at one sink."""
+    """What waits at one sink. `circuit` is closed while its far side takes batches; `error` says why it is not."""
 
     id: str
     type: str
     name: str
     waiting_messages: int
     retries: int
+    circuit: Literal["closed", "open", "half_open"]
+    circuit_opened: int
     error: str
+    spool: SpoolState | None
 
 
 class Spool(msgspec.Struct):
@@ -59,6 +79,8 @@ class Spool(msgspec.Struct):
 
     spool: bool
     explanation: str
+    backlog_messages: int
+    backlog_bytes: int
     in_flight_batches: int
     in_flight_messages: int
     oldest_s: float
@@ -68,6 +90,13 @@ class Spool(msgspec.Struct):
 NO_SPOOL = (
     "This gateway keeps nothing on disk: a message that is not yet safe at every sink is not acknowledged, and the "
     "devices' broker keeps it and sends it again. What is listed here is in memory."
+)
+
+
+SPOOL = (
+    "A message that its sink does not take in time waits on disk, in the sink's spool, and is acknowledged by that; when "
+    "the far side is back it is sent beside what is new. What is not yet safe is not acknowledged, and the devices' "
+    "broker keeps it."
 )
 
 
@@ -94,22 +123,37 @@ def health(state: AppState) -> Health:
 
 
 def spool(engine: Engine) -> Spool:
-    """What is held in memory, by sink."""
+    """What is held in memory and on disk, by sink."""
+    spools = {queue.sink.id: _spool_state(queue) for queue in engine.spools.queues}
     transactions = list(engine.transactions)
     now = time.monotonic()
     return Spool(
-        spool=False,
-        explanation=NO_SPOOL,
+        spool=bool(spools),
+        explanation=SPOOL if spools else NO_SPOOL,
+        backlog_messages=sum(found.messages for found in spools.values()),
+        backlog_bytes=sum(found.bytes for found in spools.values()),
         in_flight_batches=len(transactions),
         in_flight_messages=sum(transaction.size for transaction in transactions),
         oldest_s=round(max((now - transaction.started for transaction in transactions), default=0.0), 3),
         sinks=[
-            SinkState(node_id, wired.node.type, wired.node.name, stats.waiting, stats.retries, stats.error)
+            SinkState(
+                node_id, wired.node.type, wired.node.name, stats.waiting, stats.retries, circuit.state, circuit.opened,
+                circuit.reason, spools.get(node_id),
+            )
             for node_id, wired in engine.nodes.items()
             if isinstance(wired.node, Sink)
-            for stats in [engine.stats[node_id]]
+            for stats, circuit in [(engine.stats[node_id], engine.circuit(node_id))]
         ],
-    )
+    )  # fmt: skip
+
+
+def _spool_state(queue: SpoolingQueue) -> SpoolState:
+    backlog, counters = queue.spool.backlog, queue.spool.counters
+    return SpoolState(
+        messages=backlog.messages, bytes=backlog.bytes, oldest_ms=backlog.oldest_ms, classes=dict(backlog.by_class),
+        appended=counters.appended, delivered=counters.delivered, damaged=counters.damaged, repaired=counters.repaired,
+        lost=dict(counters.lost_by_reason), disk_error=queue.disk_error,
+    )  # fmt: skip
 
 
 def _brokers(engine: Engine) -> Iterator[Reason]:
@@ -127,9 +171,18 @@ def _brokers(engine: Engine) -> Iterator[Reason]:
 
 def _sinks(engine: Engine) -> Iterator[Reason]:
     for node_id, wired in engine.nodes.items():
-        stats = engine.stats[node_id]
-        if isinstance(wired.node, Sink) and stats.error:
-            yield Reason("sink_waiting", f"{wired.node.label}: {stats.waiting} messages wait: {stats.error}")
+        if not isinstance(wired.node, Sink) or engine.circuit(node_id).closed:
+            continue
+        stats, circuit = engine.stats[node_id], engine.circuit(node_id)
+        yield Reason("sink_waiting", f"{wired.node.label}: {stats.waiting} messages wait: {circuit.reason}")
+    for queue in engine.spools.queues:
+        backlog = queue.spool.backlog
+        if queue.disk_error:
+            yield Reason("spool_blocked", f"{queue.sink.label}: {queue.disk_error}")
+        if backlog.messages:
+            size = f"{backlog.messages} messages ({backlog.bytes / 1e6:.1f} MB)"
+            doing = "are being sent" if queue.circuit.closed else "wait for its far side"
+            yield Reason("spool_backlog", f"{queue.sink.label}: {size} on disk {doing}")
 
 
 def _stuck(engine: Engine) -> Iterator[Reason]:

@@ -59,6 +59,33 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             "with shared subscriptions at mosquitto 2.0, which forgets those at a restart"
         ),
     ] = False
+    spool: Annotated[
+        bool, Meta(description="keep on disk (state_dir/spool) what the uplink does not take in time")
+    ] = True
+    spool_after_s: Annotated[
+        float, Meta(ge=0.1, le=3600, description="how long the uplink may take before a batch goes to disk")
+    ] = 5.0
+    spool_max_mb: Annotated[
+        float,
+        Meta(
+            ge=1, le=1e6, description="telemetry on disk at most; beyond it thinned, then the oldest dropped"
+        ),
+    ] = 1000.0
+    spool_max_age_h: Annotated[
+        float, Meta(ge=0.01, le=1e5, description="telemetry on disk is kept so long, hours")
+    ] = 168.0
+    spool_protected_mb: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=1e6,
+            description="alerts, dead letters and loss records on disk; never dropped, beyond it the gateway "
+            "takes no more",
+        ),
+    ] = 100.0
+    spool_drain_share: Annotated[
+        float, Meta(ge=0.01, le=1, description="share of the uplink's rate that the backlog may use")
+    ] = 0.3
     window: Annotated[
         int,
         Meta(

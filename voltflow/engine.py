@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voltflow.circuit import Circuit
 from voltflow.flow import Flow, Wired
 from voltflow.message import Msg
+from voltflow.network_sink import NetworkSink
 from voltflow.node import (
     ConfigNode,
     Context,
@@ -34,6 +36,8 @@ from voltflow.node import (
     Transform,
 )
 from voltflow.sink_queue import NodeStats, SinkQueue, Transaction
+from voltflow.spool import Spool, SpoolOptions
+from voltflow.store_forward import SpoolingQueue, SpoolRegistry
 
 __all__ = ["Engine", "NodeStats"]
 
@@ -84,18 +88,38 @@ class Engine:
         self.watchdog_s = watchdog_s
         self.transactions: set[Transaction] = set()
         self.running: tuple[Node, Msg, float] | None = None
-        plain = {node_id: wired.node for node_id, wired in self.nodes.items()}
-        self._context = Context(plain, services or {}, gateway, flow.revision, state_dir)
+        self._gateway, self._state_dir = gateway, state_dir
         self._queues = {
-            node_id: SinkQueue(wired.node, self.stats[node_id], self._refuse)
+            node_id: self._queue(wired.node)
             for node_id, wired in self.nodes.items()
             if isinstance(wired.node, Sink)
         }
+        self.spools = SpoolRegistry(self._queues.values())
+        plain = {node_id: wired.node for node_id, wired in self.nodes.items()}
+        with_spools = {**(services or {}), SpoolRegistry: self.spools}
+        self._context = Context(plain, with_spools, gateway, flow.revision, state_dir)
         self._plans = {
             node_id: tuple(self._plan(node_id))
             for node_id, wired in self.nodes.items()
             if isinstance(wired.node, Source)
         }
+
+    def _queue(self, sink: Sink) -> SinkQueue:
+        stats = self.stats[sink.id]
+        if not isinstance(sink, NetworkSink) or not sink.spool:
+            return SinkQueue(sink, stats, self._refuse)
+        options = SpoolOptions(
+            folder=self._state_dir / "spool" / sink.id,
+            telemetry_bytes=round(sink.spoolMaxMb * 1e6),
+            telemetry_age_s=sink.spoolMaxAgeH * 3600,
+            protected_bytes=round(sink.spoolProtectedMb * 1e6),
+            gateway=self._gateway,
+        )
+        return SpoolingQueue(sink, stats, self._refuse, Spool(options))
+
+    def circuit(self, node_id: str) -> Circuit:
+        """Whether a sink's far side takes batches, and why not."""
+        return self._queues[node_id].circuit
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -109,6 +133,8 @@ class Engine:
             for node in self._start_order():
                 await node.start(self._context)
                 self._started.append(node)
+            for spooling in self.spools.queues:
+                await spooling.open()
             watchdog.start()
             await self._run_sources(stop)
         finally:
@@ -117,6 +143,8 @@ class Engine:
             for queue in self._queues.values():
                 for task in queue.tasks:
                     task.cancel()
+            for spooling in self.spools.queues:
+                await spooling.close()
             while self._started:
                 with contextlib.suppress(asyncio.CancelledError):
                     await self._stop_node(self._started.pop())
@@ -203,6 +231,17 @@ class Engine:
             await transaction.done
         finally:
             self.transactions.discard(transaction)
+            transaction.done.cancel()  # where it is not done: whoever waits for it hears that it will not be
+
+    async def settled(self) -> bool:
+        """Wait until no batch that is under way now is any more; whether all of them are safe.
+
+        What a node remembers at the call holds then no effect of a message that may come again.
+        """
+        done = {transaction.done for transaction in self.transactions}
+        if done:
+            await asyncio.wait(done)
+        return not any(future.cancelled() for future in done)
 
     def _run_plan(self, source: str, msgs: list[Msg], transaction: Transaction) -> None:
         inputs: dict[str, list[Msg]] = {}
@@ -312,11 +351,18 @@ class Engine:
                     "name": wired.node.name,
                     "wires": wired.targets,
                     **vars(self.stats[node_id]),
+                    **self._circuit_facts(node_id),
                     "status": wired.node.status() if wired.node in self._started else {},
                 }
                 for node_id, wired in self.nodes.items()
             ],
         }
+
+    def _circuit_facts(self, node_id: str) -> dict[str, Any]:
+        if node_id not in self._queues:
+            return {}
+        circuit = self._queues[node_id].circuit
+        return {"circuit": circuit.state, "error": circuit.reason, "circuit_opened": circuit.opened}
 
 
 _only_messages = frozenset({Msg}).issuperset

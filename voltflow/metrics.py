@@ -13,11 +13,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from voltflow.circuit import STATES as CIRCUIT_STATES
 from voltflow.engine import Engine, NodeStats
 from voltflow.node import Node, Sink
 from voltflow.nodes.mqtt_broker import MqttBroker
 
 _NODE = ("node", "type")
+
+
+def _age_s(since_ms: int | None) -> float:
+    return max(0.0, time.time() - since_ms / 1000) if since_ms else 0.0
 
 
 class EngineCollector(Collector):
@@ -30,6 +35,7 @@ class EngineCollector(Collector):
         yield from self._batches()
         yield from self._nodes()
         yield from self._sinks()
+        yield from self._spools()
         yield from self._connections()
 
     def _batches(self) -> Iterator[Metric]:
@@ -92,13 +98,61 @@ class EngineCollector(Collector):
         retries = CounterMetricFamily(
             "voltflow_sink_retries", "Writes tried again because the far side was away.", labels=_NODE
         )
+        state = GaugeMetricFamily(
+            "voltflow_sink_circuit", "1 for the state a sink's circuit is in.", labels=[*_NODE, "state"]
+        )
+        opened = CounterMetricFamily(
+            "voltflow_sink_circuit_opened", "Times a sink's far side stopped taking batches.", labels=_NODE
+        )
         for node, stats in self._pairs():
             if isinstance(node, Sink):
-                labels = [node.id, node.type]
+                labels, circuit = [node.id, node.type], self._engine.circuit(node.id)
                 waiting.add_metric(labels, stats.waiting)
-                up.add_metric(labels, 0 if stats.error else 1)
+                up.add_metric(labels, int(circuit.closed))
                 retries.add_metric(labels, stats.retries)
-        yield from (waiting, up, retries)
+                opened.add_metric(labels, circuit.opened)
+                for name in CIRCUIT_STATES:
+                    state.add_metric([*labels, name], int(circuit.state == name))
+        yield from (waiting, up, retries, state, opened)
+
+    def _spools(self) -> Iterator[Metric]:
+        """What waits on disk, and what became of what was there."""
+        messages = GaugeMetricFamily(
+            "voltflow_spool_messages", "Messages in a spool.", labels=["node", "class"]
+        )
+        held = GaugeMetricFamily("voltflow_spool_bytes", "Bytes of a spool on disk.", labels=["node"])
+        oldest = GaugeMetricFamily(
+            "voltflow_spool_oldest_seconds", "Age of the oldest message in a spool; 0: none.", labels=["node"]
+        )
+        blocked = GaugeMetricFamily(
+            "voltflow_spool_blocked", "1 while a spool takes nothing (disk full, read-only, quota).", labels=["node"]
+        )  # fmt: skip
+        events = CounterMetricFamily(
+            "voltflow_spool_events", "What happened in a spool.", labels=["node", "event"]
+        )
+        lost = CounterMetricFamily(
+            "voltflow_spool_lost", "Messages a spool gave up, by reason.", labels=["node", "reason"]
+        )
+        for queue in self._engine.spools.queues:
+            node, backlog, counters = queue.sink.id, queue.spool.backlog, queue.spool.counters
+            for name, count in backlog.by_class.items():
+                messages.add_metric([node, name], count)
+            held.add_metric([node], backlog.bytes)
+            oldest.add_metric([node], _age_s(backlog.oldest_ms))
+            blocked.add_metric([node], int(bool(queue.disk_error)))
+            for event in (
+                "appended",
+                "delivered",
+                "damaged",
+                "repaired",
+                "thinned",
+                "fsyncs",
+                "bytes_written",
+            ):
+                events.add_metric([node, event], getattr(counters, event))
+            for reason, count in sorted(counters.lost_by_reason.items()):
+                lost.add_metric([node, reason], count)
+        yield from (messages, held, oldest, blocked, events, lost)
 
     def _connections(self) -> Iterator[Metric]:
         connected = GaugeMetricFamily("voltflow_mqtt_connected", "1 while connected.", labels=["node"])

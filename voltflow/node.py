@@ -23,6 +23,7 @@ import inspect
 import os
 import pkgutil
 import re
+import secrets
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,10 +67,11 @@ class Rejected(Exception):
 @dataclass(frozen=True)
 class Failure:
     """The payload of a message on its way to a dead-letter sink: which node failed with what; the message's origin
-    has the original topic and bytes."""
+    has the original topic and bytes. `id` is the letter's, however often it is written."""
 
     node: str
     error: str
+    id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16), compare=False)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from voltflow.backoff import Backoff
+from voltflow.circuit import Circuit
 from voltflow.message import Msg
 from voltflow.node import Rejected, Sink, SinkUnavailable
 
@@ -29,7 +29,6 @@ class NodeStats:
     busy_s: float = 0.0
     waiting: int = 0
     retries: int = 0
-    error: str = ""
 
 
 @dataclass(eq=False)
@@ -75,6 +74,7 @@ class SinkQueue:
     def __init__(self, sink: Sink, stats: NodeStats, refuse: Refuse) -> None:
         self.sink = sink
         self.stats = stats
+        self.circuit = Circuit(sink.label)
         self.waiting: deque[tuple[list[Msg], Transaction]] = deque()
         self.tasks: set[asyncio.Task[None]] = set()
         self._refuse_messages = refuse
@@ -126,12 +126,16 @@ class SinkQueue:
         self._under_way.append(write)
         try:
             error = await self._attempt(write.msgs)
-            if error is not None:
+            if error is not None and not await self._kept(write.msgs, error):
                 await self._mend(write, error)
         finally:
             self._under_way.remove(write)
             if self._under_way:
                 self._under_way[0].turn.set()
+
+    async def _kept(self, msgs: list[Msg], error: Exception) -> bool:
+        """Whether a batch that the far side did not take is safe elsewhere; a queue with a spool answers for itself."""
+        return False
 
     async def _attempt(self, msgs: list[Msg]) -> Exception | None:
         try:
@@ -143,6 +147,8 @@ class SinkQueue:
             return SinkUnavailable(
                 "its write was cancelled"
             )  # by something inside the sink, not by the engine
+        except OSError as error:  # the network, the disk: nothing that another message would do better with
+            return SinkUnavailable(f"{type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - whatever a sink raises is the answer
             return error
         return None
@@ -174,17 +180,14 @@ class SinkQueue:
 
     async def _until_available(self, msgs: list[Msg], error: Exception | None) -> Exception | None:
         """Try again with back-off as long as the far side cannot take anything; what came of it then."""
-        backoff = Backoff()
         while isinstance(error, SinkUnavailable):
             self.stats.retries += 1
-            if self.stats.error != str(error):
-                log.warning("%s is not available, its batches wait: %s", self.sink.label, error)
-            self.stats.error = str(error)
-            await asyncio.sleep(backoff.next_s())
+            await asyncio.sleep(self.circuit.failed(str(error)))
+            if await self._kept(msgs, error):
+                return None
+            self.circuit.trying()
             error = await self._attempt(msgs)
-        if self.stats.error:
-            log.info("%s is available again", self.sink.label)
-            self.stats.error = ""
+        self.circuit.succeeded()
         return error
 
     async def _refuse(self, refused: list[tuple[Msg, str]]) -> None:

@@ -233,7 +233,8 @@ def test_alerts_active_and_recent(fleet: Gateway) -> None:
 
 def test_health_says_what_is_wrong(fleet: Gateway) -> None:
     stats: NodeStats = fleet.engine.stats["out"]
-    stats.error, stats.waiting = "the broker is away", 7
+    stats.waiting = 7
+    fleet.engine.circuit("out").failed("the broker is away")
     fleet.state.models = fleet.state.models[:3]
     answer = ask(fleet.state, lambda server: request(server, "/api/health"))
     health = answer.json()
@@ -258,7 +259,17 @@ def test_spool_is_honest_that_there_is_none(fleet: Gateway) -> None:
     spool = ask(fleet.state, lambda server: request(server, "/api/spool")).json()
     assert spool["spool"] is False
     assert spool["sinks"] == [
-        {"id": "out", "type": "mqtt out", "name": "", "waiting_messages": 0, "retries": 0, "error": ""}
+        {
+            "id": "out",
+            "type": "mqtt out",
+            "name": "",
+            "waiting_messages": 0,
+            "retries": 0,
+            "circuit": "closed",
+            "circuit_opened": 0,
+            "error": "",
+            "spool": None,
+        }
     ]
 
 

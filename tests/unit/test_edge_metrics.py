@@ -110,7 +110,7 @@ def test_engine_and_flow_are_told(gateway: Gateway) -> None:
     gateway.feed("depot/P1", START_MS)
     gateway.engine.dropped["no_dead_letter_node"] = 2
     gateway.engine.stats["out"].waiting = 5
-    gateway.engine.stats["out"].error = "away"
+    gateway.engine.circuit("out").failed("away")
     found = _series(_scrape(gateway))
     assert found[_key("voltflow_invalid_values_total", field="cell_temp_max_c")] == 1
     assert found[_key("voltflow_late_messages_total")] == 1

@@ -5,22 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import secrets
 from typing import Any, ClassVar
 
 import msgspec
 
 from voltflow import topics
 from voltflow.message import Key, Msg, encode_payload
-from voltflow.node import (
-    Context,
-    DeadLetterSink,
-    Failure,
-    config,
-    node,
-)
+from voltflow.network_sink import REPLAYED, NetworkSink
+from voltflow.node import Context, DeadLetterSink, Failure, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
-from voltflow.nodes.mqtt_out import Publisher
+from voltflow.nodes.mqtt_out import Publisher, link_trouble
 from voltflow.telemetry import Count, Dead, Name
 
 log = logging.getLogger(__name__)
@@ -44,7 +38,7 @@ _decode_key = msgspec.json.Decoder(_ReadingKey).decode
 
 
 @node("dead letter", category="common", color="#e2a8a8", icon="font-awesome/fa-envelope")
-class DeadLetter(DeadLetterSink):
+class DeadLetter(DeadLetterSink, NetworkSink):
     """Publish what a node failed on as `dead/1`: the node, the error, the original topic and bytes.
 
     The engine sends failed messages here by itself; a wire may bring more. The message is acknowledged at its source
@@ -80,7 +74,15 @@ class DeadLetter(DeadLetterSink):
     async def write(self, msgs: list[Msg]) -> None:
         self.count += await self._publisher.write(msgs)
 
+    def to_spool(self, msg: Msg) -> tuple[str, bytes] | None:
+        return self._item(msg)
+
+    def trouble(self) -> str:
+        return link_trouble(self._link)
+
     def _item(self, msg: Msg) -> tuple[str, bytes] | None:
+        if msg.props and REPLAYED in msg.props:
+            return msg.topic, msg.payload
         if self._is_dead_letter(msg):
             return None
         topic = _dead_topic((msg.origin or msg).topic)
@@ -109,18 +111,27 @@ class DeadLetter(DeadLetterSink):
     def _dead(self, msg: Msg) -> Dead:
         origin = msg.origin or msg
         data = encode_payload(origin.payload)
-        failure = msg.payload if isinstance(msg.payload, Failure) else Failure("", "sent here by a wire")
+        failure = (
+            msg.payload
+            if isinstance(msg.payload, Failure)
+            else Failure("", "sent here by a wire", _id_of(origin))
+        )
         key = msg.key or (readable_key(origin.topic, data) if len(data) <= self.max_bytes else None)
         return Dead(
             schema_="dead/1", gateway=self._gateway, node=failure.node, error=failure.error[:2000],
             topic=origin.topic, payload=data[: self.max_bytes], truncated=len(data) > self.max_bytes,
-            size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), received_ms=origin.received_ms,
+            size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), received_ms=origin.received_ms or None,
             pack=key.pack if key else None, boot=key.boot if key else None, seq=key.seq if key else None,
-            id=secrets.token_hex(16),
+            id=failure.id,
         )  # fmt: skip
 
     def status(self) -> dict[str, Any]:
         return {"dead_letters": self.count, "dropped": self.dropped}
+
+
+def _id_of(origin: Msg) -> str:
+    """The id of a letter that a wire brought: the same each time the message is written."""
+    return hashlib.sha256(repr((origin.topic, origin.received_ms, origin.payload)).encode()).hexdigest()[:32]
 
 
 def _dead_topic(origin: str) -> str:

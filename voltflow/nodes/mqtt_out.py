@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,7 +11,8 @@ from typing import Any, ClassVar
 from voltflow.message import Msg, encode_payload
 from voltflow.mqtt import LinkClosed, MqttLink, PublishRefused
 from voltflow.mqtt_codec import NO_SUBSCRIBER, reason_text
-from voltflow.node import ConfigError, Context, Rejected, Sink, SinkUnavailable, config, node
+from voltflow.network_sink import NetworkSink
+from voltflow.node import ConfigError, Context, Rejected, SinkUnavailable, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 
 Item = tuple[str, bytes]
@@ -18,12 +20,12 @@ Item = tuple[str, bytes]
 
 
 @node("mqtt out", category="network", color="#d8bfd8", icon="bridge.svg")
-class MqttOut(Sink):
+class MqttOut(NetworkSink):
     """Publish messages to an MQTT broker.
 
-    With QoS 1 or 2 a batch is safe when the broker has confirmed it, and waits while the broker is away; after a
-    reconnect an unconfirmed message is sent again, so a receiver may see it twice at QoS 1. With QoS 0 nothing is
-    confirmed and what is sent while the broker is away is lost.
+    With QoS 1 or 2 a batch is safe when the broker has confirmed it, and waits while the broker is away, on disk with
+    `spool`; after a reconnect an unconfirmed message is sent again, so a receiver may see it twice at QoS 1. With QoS 0
+    nothing is confirmed and what is sent while the broker is away is lost.
 
     A broker also confirms what nobody subscribes to, and throws it away. With `needsSubscriber` such a message is not
     safe: it is published again until somebody subscribes, and the flow waits. Messages that are repeated keep their
@@ -51,9 +53,13 @@ class MqttOut(Sink):
             raise ConfigError(
                 'property "needsSubscriber": with QoS 0 the broker answers nothing; use qos 1 or 2'
             )
+        if self.spool and not self.qos:
+            raise ConfigError(
+                'property "spool": with QoS 0 nothing shows what did not arrive; use qos 1 or 2'
+            )
 
     async def start(self, ctx: Context) -> None:
-        link = await ctx.config_node(self.broker, MqttBroker).open_sender()
+        self._link = link = await ctx.config_node(self.broker, MqttBroker).open_sender()
         self._publisher = Publisher(
             link, self._item, qos=self.qos, retain=self.retain, needs_subscriber=self.needsSubscriber
         )
@@ -64,8 +70,23 @@ class MqttOut(Sink):
     def _item(self, msg: Msg) -> Item:
         return check_topic(self.topic or msg.topic), encode_payload(msg.payload)
 
+    def to_spool(self, msg: Msg) -> Item:
+        return self._item(msg)
+
+    def trouble(self) -> str:
+        return link_trouble(self._link)
+
     def status(self) -> dict[str, Any]:
         return {"topic": self.topic or "as the message"}
+
+
+def link_trouble(link: MqttLink) -> str:
+    """Why a link may not confirm, for people."""
+    if link.connected.is_set():
+        return "the broker is connected and does not confirm"
+    return (
+        f"no connection to {link.options.host}:{link.options.port}: {link.last_error or 'not connected yet'}"
+    )
 
 
 @dataclass(eq=False)
@@ -120,6 +141,9 @@ class Publisher:
                 raise SinkUnavailable(f"nobody subscribes to {write.left[0][1][0]}") from None
         except LinkClosed as error:
             raise SinkUnavailable(str(error)) from None
+        except asyncio.CancelledError:
+            self._unheard.pop(id(msgs), None)
+            raise
         else:
             write.published += len(write.left)
         if write.refused:

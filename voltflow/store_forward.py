@@ -1,0 +1,232 @@
+"""The way into a network sink that has a spool: what the far side does not take in time waits on disk.
+
+While the far side confirms in time nothing is written. When it is away, or has not confirmed a batch for longer than
+`spoolAfter`, the batch goes to the spool and is settled by that, and so does everything that follows until the far side
+is back. Then new batches go to it directly again, and beside them the backlog, oldest first, marked as replayed, in
+pieces small enough not to hold up what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from voltflow.message import Key, Msg
+from voltflow.network_sink import REPLAYED, NetworkSink
+from voltflow.node import SinkUnavailable
+from voltflow.sink_queue import NodeStats, Refuse, SinkQueue
+from voltflow.spool import Backlog, Chunk, Record, Spool, SpoolFull
+from voltflow.topics import parse
+
+log = logging.getLogger(__name__)
+
+PROBE_S = 30.0
+"""How long a piece of the backlog may wait for a far side that was away; whoever waits sees its return at once."""
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class SpoolingQueue(SinkQueue):
+    """A sink queue with a spool. Use: `open` before the first batch, `close` after the last."""
+
+    sink: NetworkSink
+
+    def __init__(self, sink: NetworkSink, stats: NodeStats, refuse: Refuse, spool: Spool) -> None:
+        super().__init__(sink, stats, refuse)
+        self.spool = spool
+        self.disk_error = ""
+        """Why the spool takes nothing, while that is so."""
+        self._pace = _Pace(sink.drainShare)
+        self._has_backlog = asyncio.Event()
+        self._turn = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Find what an earlier run left, and begin to deliver it."""
+        await self.spool.open()
+        self._note_backlog()
+        if self._has_backlog.is_set():
+            log.info("%s: %d messages wait in the spool", self.sink.label, self.spool.backlog.messages)
+        task = asyncio.create_task(self._deliver_backlog(), name=f"spool of {self.sink.label}")
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def close(self) -> None:
+        """Close the files; what is in them is delivered by the next run."""
+        await self.spool.close()
+
+    # -- what is new ------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, msgs: list[Msg]) -> Exception | None:
+        if not self.circuit.closed:
+            return SinkUnavailable(self.circuit.reason)
+        return await self._write_within(msgs, self.sink.spoolAfter)
+
+    async def _write_within(self, msgs: list[Msg], limit_s: float) -> Exception | None:
+        """One write of the sink; giving it up withdraws what the sink has not sent yet."""
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                if self.sink.pipelined:
+                    return await super()._attempt(msgs)
+                async with self._turn:
+                    return await super()._attempt(msgs)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            why = self.sink.trouble() or "the far side is too slow or gone"
+            return SinkUnavailable(f"not confirmed within {limit_s:g} s: {why}")
+
+    async def _kept(self, msgs: list[Msg], error: Exception) -> bool:
+        if not isinstance(error, SinkUnavailable):
+            return False
+        if self.circuit.closed:
+            self.circuit.failed(str(error))
+        unfit: list[tuple[Msg, str]] = []
+        try:
+            await self.spool.append(list(self._records(msgs, unfit)))
+        except SpoolFull as full:
+            if self.disk_error != str(full):
+                log.error(  # noqa: TRY400 - the message says it all
+"%s: %s; nothing more is acknowledged until the far side or the spool takes it",
+                          self.sink.label, full)  # fmt: skip
+            self.disk_error = str(full)
+            return False
+        if self.disk_error:
+            log.info("%s: the spool takes messages again", self.sink.label)
+            self.disk_error = ""
+        self._note_backlog()
+        if unfit:
+            await self._refuse(unfit)
+        return True
+
+    def _records(self, msgs: list[Msg], unfit: list[tuple[Msg, str]]) -> Iterable[Record]:
+        for msg in msgs:
+            try:
+                item = self.sink.to_spool(msg)
+            except Exception as error:  # noqa: BLE001 - a payload of any kind may fail in any way
+                unfit.append((msg, f"{type(error).__name__}: {error}"))
+                continue
+            if item is not None:
+                yield _record(msg, *item)
+
+    # -- what waited ------------------------------------------------------------------------------------------------
+
+    def _note_backlog(self) -> None:
+        if self.spool.backlog.messages:
+            self._has_backlog.set()
+        else:
+            self._has_backlog.clear()
+
+    async def _deliver_backlog(self) -> None:
+        while True:
+            await self._has_backlog.wait()
+            try:
+                chunk = await self.spool.read(self._pace.size)
+                if chunk is None:
+                    self._note_backlog()
+                    await asyncio.sleep(0 if not self._has_backlog.is_set() else 1.0)
+                    continue
+                await self._deliver(chunk)
+            except OSError as error:
+                log.exception("%s: the spool cannot be read", self.sink.label)
+                self.disk_error = str(error)
+                await asyncio.sleep(self.circuit.backoff.next_s())
+
+    async def _deliver(self, chunk: Chunk) -> None:
+        """A piece of the backlog, tried until the far side has it; then a pause that leaves the most to what is new."""
+        msgs = [_message(record) for record in chunk.records]
+        started = time.monotonic()
+        while isinstance(error := await self._write_within(msgs, PROBE_S), SinkUnavailable):
+            self.stats.retries += 1
+            await asyncio.sleep(self.circuit.failed(str(error)))
+            self.circuit.trying()
+            started = time.monotonic()
+        self.circuit.succeeded()
+        if error is not None:
+            await self._resolve(msgs, error)
+        await self.spool.delivered(chunk)
+        self._note_backlog()
+        if self._has_backlog.is_set():
+            await asyncio.sleep(self._pace.pause_s(len(msgs), time.monotonic() - started))
+
+
+@dataclass
+class _Pace:
+    """How much of the backlog goes at once, and how long the pause behind it is.
+
+    A pause follows each piece so that the drain uses `share` of the far side's time. Over a far network most of that
+    time is the way there and back: pieces grow while that makes them hardly slower, and shrink where they have become
+    so long that a new message would wait behind them.
+    """
+
+    share: float
+    size: int = 25
+    fastest_s: float = field(default=float("inf"))
+
+    def pause_s(self, messages: int, took_s: float) -> float:
+        """The pause after a piece of so many messages that took so long."""
+        self.fastest_s = min(self.fastest_s * 1.01, took_s)
+        if messages >= self.size and took_s < 1.5 * self.fastest_s:
+            self.size = min(500, self.size * 2)
+        elif took_s > 3.0 * self.fastest_s:
+            self.size = max(10, self.size // 2)
+        return min(took_s * (1.0 - self.share) / self.share, 5.0)
+
+
+def _record(msg: Msg, topic: str, payload: bytes) -> Record:
+    found, key = parse(topic), msg.key
+    fleet, pack = (found.fleet, found.pack) if found else ("", "")
+    ts_ms = getattr(getattr(msg.payload, "wire", lambda: msg.payload)(), "ts_ms", 0)
+    if key is None:
+        return Record(topic, payload, msg.received_ms, fleet, pack, ts_ms=ts_ms)
+    return Record(topic, payload, msg.received_ms, fleet, pack, key.boot, key.seq, ts_ms)
+
+
+def _message(record: Record) -> Msg:
+    key = Key(record.pack, record.boot, record.seq) if record.pack and record.seq >= 0 else None
+    return Msg(record.topic, _marked(record.payload), key, record.received_ms, {REPLAYED: True})
+
+
+def _marked(payload: bytes) -> bytes:
+    """The payload with `replay: true` where it is a JSON object with a schema; other bytes are no business of ours."""
+    try:
+        decoded = _decode(payload)
+    except msgspec.DecodeError:
+        return payload
+    if not isinstance(decoded, dict) or "schema" not in decoded:
+        return payload
+    return _encode({**decoded, "replay": True})
+
+
+class SpoolRegistry:
+    """The spools of a flow, for whoever wants to know of a backlog; a service of the engine."""
+
+    def __init__(self, queues: Iterable[SinkQueue]) -> None:
+        self.queues = [queue for queue in queues if isinstance(queue, SpoolingQueue)]
+
+    @property
+    def backlog_messages(self) -> int:
+        """Messages that wait in any spool."""
+        return sum(queue.spool.backlog.messages for queue in self.queues)
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """By the sink's node id: what waits, what was lost, and why the spool takes nothing where that is so."""
+        return {queue.sink.id: _described(queue, queue.spool.backlog) for queue in self.queues}
+
+
+def _described(queue: SpoolingQueue, backlog: Backlog) -> dict[str, Any]:
+    return {
+        "messages": backlog.messages,
+        "bytes": backlog.bytes,
+        "oldest_ms": backlog.oldest_ms,
+        "classes": msgspec.to_builtins(backlog.by_class),
+        "disk_error": queue.disk_error,
+        "drain_size": queue._pace.size,
+        **msgspec.to_builtins(queue.spool.counters),
+    }
