@@ -94,13 +94,17 @@ class Server:
         assert self.process is not None, "the server is not running"
         return self.process.pid
 
-    def start(self) -> Self:
-        """Start it and return when it answers. It ends with this program, however that ends (`--pdeathsig`)."""
+    def launch(self) -> None:
+        """Start it and do not wait. It ends with this program, however that ends (`--pdeathsig`)."""
         with (self.folder / "log").open("ab") as log:
             command = ["setpriv", "--pdeathsig", "TERM", "--", *self.command()]
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
             )
+
+    def start(self) -> Self:
+        """Start it and return when it answers."""
+        self.launch()
         try:
             wait_until(self._answers, f"{type(self).__name__} on port {self.port}", START_TIMEOUT_S)
         except AssertionError as error:
