@@ -55,7 +55,7 @@ def _prediction_columns(model: str, unit: str) -> tuple[Column, ...]:
 
 TELEMETRY_COLUMNS = (
     *_columns("text", "fleet", "pack"), *_columns("bigint", "boot", "seq"), *_columns("ms", "ts", "sent", "received"),
-    *_columns("text", "gateway", "flow_rev"), *_columns("boolean", "late", "replay"),
+    *_columns("text", "gateway", "flow_rev"), *_columns("boolean", "late", "replay"), Column("skew_ms", "bigint"),
     Column("chemistry", "text"), Column("capacity_rated_ah", "float"),
     *_columns("text", *TEXTS), *_columns("float", *FLOATS), *_columns("integer", *INTEGERS),
     *_columns("list", "dtc", "invalid"), Column("stale_s", "float"),
@@ -87,7 +87,8 @@ def telemetry_row(twin: TwinPrediction) -> Row:
     temperature = predictions.get("temperature")
     return (
         twin.fleet, twin.pack, twin.boot, twin.seq, twin.ts_ms, reading.sent_ms, twin.received_ms,
-        twin.gateway, twin.flow_rev, twin.late, reading.replay, twin.chemistry, twin.capacity_rated_ah,
+        twin.gateway, twin.flow_rev, twin.late, twin.replay or reading.replay, twin.skew_ms,
+        twin.chemistry, twin.capacity_rated_ah,
         *_measured(reading), reading.dtc or None, reading.quality.invalid or None, reading.quality.stale_s,
         *_estimated(estimate), _json(estimate.session), *values, temperature.target_ms if temperature else None,
         *_provenance(predictions), None if known == len(predictions) else _others(predictions), _joined(twin.joined),
@@ -157,13 +158,18 @@ def _dead(topic: PackTopic, msg: Msg) -> Decoded:
         d = _decode_dead(data)
     except ValueError as error:
         d = Dead("dead/1", "", "", f"a dead letter that cannot be read: {error}", msg.topic, data, len(data), "",
-                 max(msg.received_ms, 0))  # fmt: skip
+                 msg.received_ms or None)  # fmt: skip
     keyed = topic.pack == d.pack and all(n is not None and 0 <= n < 2**63 for n in (d.boot, d.seq))
     row = (topic.fleet, _plain(d.gateway, 200), _plain(d.node, 200), _plain(d.error, 2000), _plain(d.topic, 2000),
-           d.payload, d.truncated, min(d.size_bytes, 2**62), _plain(d.sha256, 64), None if d.received_ms is None else min(max(d.received_ms, 0), 2**47),
+           d.payload, d.truncated, min(d.size_bytes, 2**62), _plain(d.sha256, 64), _time_ms(d.received_ms),
            topic.pack, d.boot if keyed else None, d.seq if keyed else None,
            _plain(d.id, 64) or hashlib.sha256(data).hexdigest()[:32])  # fmt: skip
     return Decoded(row)
+
+
+def _time_ms(time_ms: int | None) -> int | None:
+    """A time that PostgreSQL takes; unknown stays unknown."""
+    return None if time_ms is None else min(max(time_ms, 0), 2**47)
 
 
 def _plain(text: str, limit: int) -> str:

@@ -29,6 +29,7 @@ def test_schema_files_have_the_columns_that_are_written() -> None:
         body = re.search(rf"CREATE TABLE {table.name} \((.*?)\n\);", sql, re.DOTALL)
         assert body is not None
         names = set(re.findall(r"^\s+([a-z_0-9]+) ", body[1], re.MULTILINE))
+        names |= set(re.findall(rf"ALTER TABLE {table.name} ADD COLUMN ([a-z_0-9]+) ", sql))
         assert {column.name for column in table.columns} - {"published"} <= names
 
 
@@ -51,6 +52,20 @@ def test_decode_prediction_in_another_unit_does_not_reach_the_column() -> None:
     row = dict(zip((column.name for column in TELEMETRY_COLUMNS), decoded.row, strict=True))
     assert row["rul_predicted_efc"] is None
     assert msgspec.json.decode(row["predictions_other"])["rul"]["unit"] == "days"
+
+
+def test_decode_twin_of_a_spool_with_unknown_times() -> None:
+    """A gateway whose clock is not set does not know when it received; what its spool held is a replay too."""
+    message = msgspec.json.decode(samples.twin(0).payload)
+    row = dict(zip((c.name for c in TELEMETRY_COLUMNS), _row_of(message), strict=True))
+    assert (row["replay"], row["skew_ms"]) == (False, None)
+    message |= {"received_ms": None, "replay": True, "skew_ms": -1_764_000_000_000}
+    row = dict(zip((c.name for c in TELEMETRY_COLUMNS), _row_of(message), strict=True))
+    assert (row["received"], row["replay"], row["skew_ms"]) == (None, True, -1_764_000_000_000)
+
+
+def _row_of(message: dict[str, object]) -> tuple[object, ...]:
+    return decode(Msg("ev/v1/demo/SIM000001/twin", msgspec.json.encode(message)))[1].row
 
 
 @pytest.mark.parametrize(
@@ -84,7 +99,7 @@ def test_decode_dead_never_raises(payload: bytes) -> None:
     kind, decoded = decode(Msg("ev/v1/demo/SIM000001/dead", payload))
     row = dict(zip((column.name for column in TABLES["dead"].columns), decoded.row, strict=True))
     assert kind == "dead"
-    assert row["payload"] == payload
+    assert (row["payload"], row["received"]) == (payload, None)
     assert row["error"].startswith("a dead letter that cannot be read")
 
 
