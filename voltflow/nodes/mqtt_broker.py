@@ -26,7 +26,7 @@ class MqttBroker(ConfigNode):
     password: str = config("", help="password", secret=True)
     usetls: bool = config(False, help="encrypt the connection with TLS")
     tls: str = config("", help="certificates for TLS", reference="tls-config")
-    keepalive: int = config(30, help="keep-alive interval", unit="s", low=5, high=3600)
+    keepalive: int = config(30, help="keep-alive interval", unit="s", low=1, high=3600)
     cleansession: bool = config(False, help="start without a session: what was not delivered is lost")
     sessionExpiry: int = config(
         7 * 86400,
