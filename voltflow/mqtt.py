@@ -52,6 +52,7 @@ from voltflow.mqtt_reader import packet_reader
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
+DISCONNECT_TIMEOUT_S = 1.0
 _NEVER_EXPIRES_S = 0xFFFFFFFF
 SILENT_KEEPALIVES = 1.8
 """Keep-alive intervals without a word from the broker after which the connection is dead; gmqtt asks (PINGREQ) after
@@ -559,12 +560,26 @@ class MqttLink:
         if reason_code and client._connection_state.protocol_version != MQTTv50:
             client._connection._transport.abort()  # 3.1.1 publishes the will when no DISCONNECT came
             return
+        connection: Any = client._connection
         with contextlib.suppress(
             Exception
         ):  # the socket may be gone in any state; there is nothing left to save
-            async with asyncio.timeout(1):
-                await client.disconnect(reason_code)
-        client._connection._transport.abort()
+            async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
+                await self._leave(connection, reason_code)
+        connection._transport.abort()
+
+    async def _leave(self, connection: Any, reason_code: int) -> None:
+        """Say DISCONNECT and read on until the broker closes (it does: MQTT 5, 3.14.4).
+
+        A socket that is closed with something unread in it is reset, and a reset takes with it what the broker has not
+        read yet: the last acknowledgements.
+        """
+        if not connection.is_closing():
+            connection.send_disconnect(reason_code=reason_code)
+            self._given_up = True  # what still comes is read and dropped
+            self._room.set()
+            await connection._protocol.closed
+        await connection.close()
 
     def _address(self) -> str:
         return f"{self.options.host}:{self.options.port}"

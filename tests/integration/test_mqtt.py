@@ -20,7 +20,16 @@ import pytest
 from tests import servers
 from tests.flows import until
 from tests.mqtt import Inbox, StubBroker, cut, linked, reconnected
-from voltflow.mqtt import LinkClosed, MqttLink, MqttOptions, Publication, PublishRefused, tls_context
+from voltflow.message import Msg
+from voltflow.mqtt import (
+    Delivery,
+    LinkClosed,
+    MqttLink,
+    MqttOptions,
+    Publication,
+    PublishRefused,
+    tls_context,
+)
 
 Own = Callable[[AbstractContextManager[servers.Mosquitto]], servers.Mosquitto]
 KEPT = {"clean_start": False}
@@ -69,6 +78,51 @@ def test_only_what_was_not_acknowledged_comes_again(
             await reconnected(link, 2)
             await inbox.have(16)
             assert inbox.payloads[10:] == [b"2", b"3", b"4", b"5", b"6", b"6"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["at once", "when nothing more is read"])
+def test_what_was_acknowledged_right_before_a_clean_stop_does_not_come_again(own: Own, full: bool) -> None:
+    """The socket was once closed with messages unread in it: the reset took the last acknowledgements with it."""
+    broker = own(servers.Mosquitto(max_inflight_messages="200", max_queued_messages="0"))
+    options = {"client_id": "receiver", "receive_maximum": 50, **KEPT}
+    acknowledged: set[int] = set()
+    again: set[int] = set()
+
+    async def some(of_one_run: int) -> None:
+        """Acknowledge so many as they come; more follow unacknowledged."""
+        link = MqttLink(MqttOptions(port=broker.port, **options), name="link")
+        stop, enough = len(acknowledged) + of_one_run, asyncio.Event()
+
+        def receive(msg: Msg, delivery: Delivery | None) -> None:
+            number = int(msg.payload)
+            if number in acknowledged:
+                again.add(number)
+            if len(acknowledged) < stop:
+                acknowledged.add(number)
+                link.acknowledge([delivery])
+            else:
+                enough.set()
+
+        link.subscribe("t", 1, receive)
+        await link.open()
+        async with asyncio.timeout(20):
+            await enough.wait()
+        if full:
+            await until(lambda: not link._room.is_set(), "a full window")
+        await link.close()
+
+    async def scenario() -> None:
+        async with linked(broker.port, **options) as link:
+            Inbox(link, "t")
+            await until(lambda: link._client.subscriptions[0].acknowledged, "the subscription")
+        async with linked(broker.port) as sender:
+            sent = sender.publish_batch([("t", b"%d" % i + b" " * 2000) for i in range(10_000)])
+            for _ in range(10):
+                await some(700)
+            await sent
+        assert not again
 
     run(scenario)
 
