@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voltflow.battery.twin_states import TwinStates
+from voltflow.message import Key
+from voltflow.sequence import Sequence as PackSequence
 from voltflow.telemetry import Alert, Estimate, Joined, Prediction, Session, State, Telemetry
 
 JOIN_TOLERANCE_MS = 120_000
@@ -31,6 +33,7 @@ HISTORY_FIELDS = (
 )  # fmt: skip
 HISTORY_PERIOD_MS = 10_000
 ALERTS_KEPT = 1000
+UNREADABLE_KEPT = 1000
 FLEET_LIMIT = 20_000
 """Packs at most, unless a `twin` node says otherwise. Whoever may publish can make up names of packs, each of which
 would stay in memory: about 10 kB with its predictions, so 20,000 (measured: 270 MB in all) fit into the MemoryMax of the
@@ -50,7 +53,11 @@ class PackTwin:
     pack: str
     state: State | None = None
     telemetry: Telemetry | None = None
-    received_ms: int = 0
+    received_ms: int | None = 0
+    """0: nothing received yet; None: received while the gateway did not know what time it is."""
+    skew_ms: float | None = None
+    """How far the device's clock is ahead of the gateway's; None: not known."""
+    sequence: PackSequence = field(default_factory=PackSequence)
     late: int = 0
     messages: int = 0
     estimate: Estimate = field(default_factory=Estimate)
@@ -83,6 +90,10 @@ class TwinStore:
         self.invalid_fields: dict[str, int] = {}
         self.joined_errors: deque[float] = deque(maxlen=10_000)
         self.missed_joins = 0
+        self.sequence_events: dict[str, int] = {}
+        """What the sequence node has counted, by event."""
+        self.unreadable: deque[tuple[PackTwin, Key]] = deque(maxlen=UNREADABLE_KEPT)
+        """Messages that came but are no telemetry, for the sequence node: to ask for them again would bring the same bytes."""
         self._history = _History(len(HISTORY_FIELDS), HISTORY_BYTES)
 
     def pack(self, fleet: str, pack: str) -> PackTwin:
@@ -156,7 +167,17 @@ class TwinStore:
             twin.joined["temperature"] = joined
         return joined
 
-    def remember(self, twin: PackTwin, telemetry: Telemetry, estimate: Estimate, received_ms: int) -> None:
+    def on_alert(self, twin: PackTwin, alert: Alert) -> None:
+        """Take an alert that is raised or cleared."""
+        if alert.state == "raised":
+            twin.alerts[alert.code] = alert
+        else:
+            twin.alerts.pop(alert.code, None)
+        self.recent_alerts.append(alert)
+
+    def remember(
+        self, twin: PackTwin, telemetry: Telemetry, estimate: Estimate, received_ms: int | None
+    ) -> None:
         """Take the newest message of a pack as its present."""
         twin.telemetry, twin.estimate, twin.received_ms = telemetry, estimate, received_ms
         if telemetry.ts_ms - twin.history_ms >= HISTORY_PERIOD_MS:
