@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from voltflow.engine import Engine
 from voltflow.flow import Flow
 from voltflow.message import Msg
+from voltflow.network_sink import NetworkSink
 from voltflow.node import DeadLetterSink, Emit, Ports, Sink, Source, Transform, config, node
 
 Process = Callable[[list[Msg]], Any]
@@ -78,6 +79,18 @@ class KeepPipelined(_Keeps):
     pipelined: ClassVar[bool] = True
 
 
+@node("test network sink", category="test")
+class KeepFar(_Keeps, NetworkSink):
+    """Keeps what it gets; what it does not take in time waits in a spool."""
+
+
+@node("test pipelined network sink", category="test")
+class KeepFarPipelined(_Keeps, NetworkSink):
+    """Keeps what it gets; calls may overlap; what it does not take in time waits in a spool."""
+
+    pipelined: ClassVar[bool] = True
+
+
 @node("test dead letters", category="test")
 class KeepDead(_Keeps, DeadLetterSink):
     """Keeps what other nodes failed on."""
@@ -115,7 +128,8 @@ class Lab:
 @contextlib.asynccontextmanager
 async def running(*nodes: dict[str, Any], **options: Any) -> AsyncIterator[Lab]:
     """The engine of a flow; on leaving it is stopped."""
-    lab = Lab(Engine(Flow(list(nodes)), env={}, state_dir=Path("unused"), **{"grace_s": 5.0, **options}))
+    defaults = {"grace_s": 5.0, "state_dir": Path("unused")}
+    lab = Lab(Engine(Flow(list(nodes)), env={}, **{**defaults, **options}))
     sources = [wired.node for wired in lab.engine.nodes.values() if isinstance(wired.node, Feed)]
     await until(lambda: all(hasattr(source, "fail") for source in sources) or lab.run.done(), "the start")
     try:

@@ -113,6 +113,7 @@ class Engine:
             telemetry_bytes=round(sink.spoolMaxMb * 1e6),
             telemetry_age_s=sink.spoolMaxAgeH * 3600,
             protected_bytes=round(sink.spoolProtectedMb * 1e6),
+            segment_bytes=int(min(max(sink.spoolMaxMb * 1e6 / 50, 2**14), 2**22)),
             gateway=self._gateway,
         )
         return SpoolingQueue(sink, stats, self._refuse, Spool(options))
@@ -143,6 +144,8 @@ class Engine:
             for queue in self._queues.values():
                 for task in queue.tasks:
                     task.cancel()
+            for transaction in self.transactions:
+                transaction.done.cancel()
             for spooling in self.spools.queues:
                 await spooling.close()
             while self._started:

@@ -21,7 +21,7 @@ class NetworkSink(Sink):
         advanced=True,
     )  # fmt: skip
     spoolMaxMb: float = config(
-        1000.0, help="telemetry on disk at most; beyond it thinned, then the oldest dropped", unit="MB", low=1,
+        1000.0, help="telemetry on disk at most; beyond it thinned, then the oldest dropped", unit="MB", low=0.1,
         high=1e6, advanced=True,
     )  # fmt: skip
     spoolMaxAgeH: float = config(
@@ -29,7 +29,7 @@ class NetworkSink(Sink):
     )
     spoolProtectedMb: float = config(
         100.0, help="alerts, dead letters and the like on disk; never dropped, beyond it the flow waits", unit="MB",
-        low=1, high=1e6, advanced=True,
+        low=0.1, high=1e6, advanced=True,
     )  # fmt: skip
     drainShare: float = config(
         0.3, help="share of the far side's time that the backlog may use", low=0.01, high=1, advanced=True
