@@ -231,8 +231,9 @@ def online(twin: PackTwin) -> bool | None:
     return None if state is None else state.online
 
 
-def age_s(twin: PackTwin, now_s: float) -> float:
-    return round(max(0.0, now_s - twin.received_ms / 1000), 1)
+def age_s(twin: PackTwin, now_s: float) -> float | None:
+    """Since the last message; null where the gateway did not know what time it was then."""
+    return None if twin.received_ms is None else round(max(0.0, now_s - twin.received_ms / 1000), 1)
 
 
 def status(twin: PackTwin) -> Status:

@@ -77,7 +77,10 @@ def predicted(twin: PackTwin, model: str) -> float | None:
 
 
 def is_silent(twin: PackTwin, now_s: float | None = None) -> bool:
-    """Whether the gateway has heard nothing of the pack for a while (its own clock, not the device's)."""
+    """Whether the gateway has heard nothing of the pack for a while (its own clock, not the device's); not where it does
+    not know what time it was then."""
+    if twin.received_ms is None:
+        return False
     return (time.time() if now_s is None else now_s) - twin.received_ms / 1000 > SILENT_S
 
 

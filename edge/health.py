@@ -103,11 +103,14 @@ SPOOL = (
 def health(state: AppState) -> Health:
     """The gateway as it is now; reasons first those that stop the flow."""
     engine, packs = state.engine, list(state.store.packs)
-    newest_s = max((twin.received_ms for twin in packs), default=0) / 1000
+    received_ms = [
+        twin.received_ms for twin in packs
+    ]  # None: while the gateway did not know what time it was
+    newest_s = max((ms or 0 for ms in received_ms), default=0) / 1000
     age_s = round(max(0.0, time.time() - newest_s), 1) if newest_s else None
     away = [*_brokers(engine), *_sinks(engine)]
     stuck = [] if away else list(_stuck(engine))
-    reasons = [*stuck, *away, *_silence(state, age_s), *_models(state)]
+    reasons = [*stuck, *away, *([] if None in received_ms else _silence(state, age_s)), *_models(state)]
     return Health(
         status="unhealthy" if stuck else "degraded" if reasons else "ok",
         reasons=reasons,

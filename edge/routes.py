@@ -131,7 +131,7 @@ def _history(state: AppState, twin: PackTwin, query: HistoryQuery) -> History:
 
 _SORT_KEYS: dict[str, Callable[[PackTwin], float | str | None]] = {
     "name": lambda twin: twin.name,
-    "newest": lambda twin: -twin.received_ms,
+    "newest": lambda twin: -(twin.received_ms or 0),
     "soc": lambda twin: twin.telemetry.soc_pct if twin.telemetry else None,
     "soh": lambda twin: predicted(twin, "soh"),
     "temperature": lambda twin: _negative(twin.telemetry.cell_temp_max_c if twin.telemetry else None),

@@ -9,7 +9,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,8 +85,28 @@ class Gateway:
                  "cells_series": 96, "capacity_rated_ah": capacity_ah, "boot": 1}  # fmt: skip
         self._chain[0].process([Msg(f"ev/v1/{name}/state", msgspec.json.encode(state), received_ms=now_ms())])
 
-    def feed(self, name: str, ts_ms: int | None = None, **fields: Any) -> Reading:
+    def feed(
+        self, name: str, ts_ms: int | None = None, *, props: Mapping[str, Any] | None = None,
+        received_ms: int | None = None, **fields: Any,
+    ) -> Reading:  # fmt: skip
         """One telemetry message of `fleet/pack` through validate, twin and features."""
+        msg = self._telemetry(name, ts_ms, fields, now_ms() if received_ms is None else received_ms, props)
+        return self._run([msg])[0]
+
+    def feed_all(self, names: Sequence[str], props: Mapping[str, Any] | None = None) -> list[Reading]:
+        """One message of each, in one batch."""
+        return self._run([self._telemetry(name, None, {}, now_ms(), props) for name in names])
+
+    def _run(self, msgs: list[Msg]) -> list[Reading]:
+        for node in self._chain:
+            found = node.process(msgs)
+            msgs = found[0] if isinstance(found, tuple) else found
+        return [msg.payload for msg in msgs]
+
+    def _telemetry(
+        self, name: str, ts_ms: int | None, fields: Mapping[str, Any], received_ms: int,
+        props: Mapping[str, Any] | None,
+    ) -> Msg:  # fmt: skip
         seq = self._seq[name] = self._seq.get(name, -1) + 1
         item = {
             "schema": "bms.telemetry/1", "pack": name.split("/")[1], "boot": 1, "seq": seq,
@@ -95,11 +115,7 @@ class Gateway:
             "cell_voltage_min_v": 3.64, "cell_voltage_max_v": 3.66, "cell_voltage_avg_v": 3.65,
             "cell_temp_min_c": 24.0, "cell_temp_max_c": 26.0, "cell_temp_avg_c": 25.0, **fields,
         }  # fmt: skip
-        msgs = [Msg(f"ev/v1/{name}/telemetry", msgspec.json.encode(item), received_ms=now_ms())]
-        for node in self._chain:
-            msgs = node.process(msgs)
-        reading: Reading = msgs[0].payload
-        return reading
+        return Msg(f"ev/v1/{name}/telemetry", msgspec.json.encode(item), received_ms=received_ms, props=props)
 
     def predict(self, name: str, model: str, value: float | None, **fields: Any) -> None:
         """A model's answer for a pack."""

@@ -22,6 +22,8 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+DUPLICATE: Final = "duplicate"
+"""The property of a message that was seen before."""
 BOOTS: Final = 4
 """Boots remembered of a pack, the current one included."""
 HOLES: Final = 64

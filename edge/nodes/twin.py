@@ -15,6 +15,7 @@ from voltflow import topics
 from voltflow.battery.twin_states import INPUTS, Outputs
 from voltflow.message import Msg
 from voltflow.node import Context, Transform, config, node
+from voltflow.sequence import DUPLICATE
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
 
 _NUMBERS = tuple(name for name in INPUTS if name != "charging")
@@ -35,9 +36,9 @@ class Twin(Transform):
     """Estimate state of charge, resistance and residuals of each pack, and follow its charge sessions.
 
     Turns validated telemetry into `twin.prediction/1`. A message that is not newer than the pack's last (sent again,
-    late, a clock that went back) is passed on marked `late` and changes nothing. A prediction made ten minutes ago is
-    joined with what is measured now. The twins' state lives in memory: after a restart the estimates start anew and
-    settle within minutes.
+    late, a clock that went back, one that a `sequence` node calls a duplicate) is passed on marked `late` and changes
+    nothing. A prediction made ten minutes ago is joined with what is measured now. The twins go on after a restart where
+    they were; after a crash they may be as old as the last snapshot, and a message that comes again is no duplicate then.
     """
 
     fleet_limit: int = config(
@@ -52,7 +53,8 @@ class Twin(Transform):
     def process(self, msgs: list[Msg]) -> list[Msg]:
         twins = [self._twin_of(msg) for msg in msgs]
         items: list[Telemetry] = [msg.payload for msg in msgs]
-        outputs = self._run(twins, items)
+        again = [row for row, msg in enumerate(msgs) if msg.props and self._is_again(msg, twins[row])]
+        outputs = self._run(twins, items, again)
         estimates = _estimates(outputs)
         sessions = _sessions(outputs)
         late = outputs.late.tolist()
@@ -67,10 +69,19 @@ class Twin(Transform):
             raise TypeError("expected validated telemetry: wire a validate node before this one")
         return self._store.pack(topic.fleet, topic.pack)
 
-    def _run(self, twins: list[PackTwin], items: list[Telemetry]) -> Outputs:
+    def _is_again(self, msg: Msg, twin: PackTwin) -> bool:
+        """Whether the estimator must not take it, however new its time is. One that knows nothing of the pack may."""
+        return bool(msg.props and msg.props.get(DUPLICATE)) and not isnan(
+            self._store.states.last_ms(twin.slot)
+        )
+
+    def _run(self, twins: list[PackTwin], items: list[Telemetry], again: list[int]) -> Outputs:
+        """The estimates of a batch. The rows `again` get a time before all others, which makes them late."""
         slots = np.fromiter((twin.slot for twin in twins), dtype=np.intp, count=len(twins))
         matrix = np.array([_numbers_of(item) for item in items], dtype=np.float64).T
         columns = dict(zip(_NUMBERS, matrix, strict=True))
+        if again:
+            columns["ts_ms"][again] = -np.inf
         columns["charging"] = np.array([_CHARGING[item.charging_state] for item in items])
         return self._store.states.run(slots, columns)
 
@@ -79,7 +90,7 @@ class Twin(Transform):
         late: bool,
     ) -> Msg:  # fmt: skip
         telemetry: Telemetry = msg.payload
-        store, state = self._store, twin.state
+        store, state, received_ms = self._store, twin.state, msg.received_ms or None
         twin.messages += 1
         joined = {}
         if late:
@@ -90,12 +101,13 @@ class Twin(Transform):
                 store.on_session(twin, session)
             if twin.pending and (pair := store.join(twin, telemetry)) is not None:
                 joined["temperature"] = pair
-            store.remember(twin, telemetry, estimate, msg.received_ms)
+            store.remember(twin, telemetry, estimate, received_ms)
         result = TwinPrediction(
             schema_="twin.prediction/1", fleet=twin.fleet, pack=telemetry.pack, boot=telemetry.boot, seq=telemetry.seq,
-            ts_ms=telemetry.ts_ms, gateway=self._gateway, flow_rev=self._flow_rev, received_ms=msg.received_ms,
+            ts_ms=telemetry.ts_ms, gateway=self._gateway, flow_rev=self._flow_rev, received_ms=received_ms,
             telemetry=telemetry, chemistry=state.chemistry if state else None,
             capacity_rated_ah=state.capacity_rated_ah if state else None, late=late, estimate=estimate, joined=joined,
+            skew_ms=None if twin.skew_ms is None else round(twin.skew_ms),
         )  # fmt: skip
         topic = topics.TWIN.of(twin.fleet, twin.pack)
         return msg.derive(topic=topic, payload=Reading(result, twin.slot, outputs, row))
@@ -106,7 +118,9 @@ class Twin(Transform):
             "packs": len(store.packs),
             "late": sum(twin.late for twin in store.packs),
             "missed_joins": store.missed_joins,
-            "newest_s": round(time.time() - max((t.received_ms for t in store.packs), default=0) / 1000, 1),
+            "newest_s": round(
+                time.time() - max((t.received_ms or 0 for t in store.packs), default=0) / 1000, 1
+            ),
         }
 
 

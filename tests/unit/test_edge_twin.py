@@ -9,11 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge import answers, health
+from edge.bands import is_silent
 from edge.nodes.twin import Twin
 from edge.twin import FLEET_LIMIT, JOIN_TOLERANCE_MS, PENDING_LIMIT, FleetFullError, TwinStore
 from tests.gateway import START_MS, Gateway
 from voltflow.message import Msg
 from voltflow.node import Context
+from voltflow.sequence import DUPLICATE
 from voltflow.telemetry import Prediction, State, Telemetry
 
 
@@ -104,3 +107,48 @@ def test_messages_are_dead_letters_not_lost_ones(tmp_path: Path) -> None:
     gateway.engine._process(twin, messages, failed)  # type: ignore[arg-type]
     assert [msg.topic for msg in failed] == ["ev/v1/depot/P2/state"]
     assert "FleetFullError: depot/P2 would be" in failed[0].payload.error
+
+
+def test_a_duplicate_changes_nothing_however_new_its_time_is(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    gateway.birth("depot/P1")
+    gateway.feed("depot/P1", pack_current_a=-100.0)
+    gateway.feed("depot/P1", pack_current_a=-100.0)
+    before = gateway.store.states.snapshot()
+    again = gateway.feed("depot/P1", props={DUPLICATE: True})
+    assert again.twin.late
+    assert again.twin.estimate.soc_pct is None
+    assert gateway.store.states.snapshot() == before
+    assert not gateway.feed("depot/P1").twin.late
+
+
+def test_a_duplicate_in_a_large_batch_changes_nothing_either(tmp_path: Path) -> None:
+    """From some dozens of packs on a batch is computed in numpy."""
+    plain, doubled = Gateway(tmp_path), Gateway(tmp_path)
+    names = [f"depot/P{number}" for number in range(100)]
+    for gateway in (plain, doubled):
+        for name in names:
+            gateway.feed(name)
+        gateway.feed_all(names)
+    doubled.feed_all(names, props={DUPLICATE: True})
+    assert doubled.store.states.snapshot() == plain.store.states.snapshot()
+    assert not any(reading.twin.late for reading in plain.feed_all(names))
+
+
+def test_a_duplicate_of_a_pack_the_estimator_does_not_know_is_its_first_message(tmp_path: Path) -> None:
+    reading = Gateway(tmp_path).feed("depot/P1", props={DUPLICATE: True})
+    assert not reading.twin.late
+    assert reading.twin.estimate.soc_pct is None  # no nameplate yet
+
+
+def test_skew_and_an_unknown_receive_time_are_passed_on(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    assert gateway.feed("depot/P1").twin.skew_ms is None
+    twin = gateway.store.packs[0]
+    twin.skew_ms = -1234.6
+    reading = gateway.feed("depot/P1", received_ms=0)
+    assert (reading.twin.skew_ms, reading.twin.received_ms, twin.received_ms) == (-1235, None, None)
+    assert answers.row(twin).age_s is None
+    assert not is_silent(twin)
+    assert health.health(gateway.state).newest_message_age_s is None
+    assert "no_telemetry" not in {reason.code for reason in health.health(gateway.state).reasons}
