@@ -61,6 +61,11 @@ def twin(
     return Msg(topics.TWIN.of(FLEET, pack), msgspec.json.encode(message), received_ms=now_ms())
 
 
+def changed(msg: Msg, **fields: Any) -> Msg:
+    """The message with other values."""
+    return Msg(msg.topic, msgspec.json.encode({**msgspec.json.decode(msg.payload), **fields}))
+
+
 def alert(seq: int, pack: str = "SIM000001", state: Any = "raised") -> Msg:
     message = Alert(
         "alert/1",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voltflow import __version__, ledger
+from voltflow import __version__, ledger_cli
 from voltflow.demo import cli as demo
 from voltflow.flow import Flow, FlowError
 from voltflow.node import REGISTRY, NodeSpec, load_installed_nodes, process_env
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--out", type=Path, required=True, help="folder to write to")
     schema.set_defaults(run=_schema)
 
-    ledger.add_parser(commands)
+    ledger_cli.add_parser(commands)
     demo.add_parser(commands)
     return parser
 
