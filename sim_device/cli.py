@@ -26,6 +26,7 @@ examples:
   sim-device run --packs 1000 --hz 2                a fleet in real time
   sim-device run --packs 20 --hz 10 --speedup 300   five hours of device time in a minute
   sim-device run --packs 5 --seconds 10 --json      print what was published and confirmed as JSON
+  sim-device run --seconds 60 --linger-s 600        then stay to publish again what somebody misses (topic cmd)
 
 At --speedup S each message is S/hz seconds of device time after the one before it (ts_ms starts now and runs ahead);
 the rate of messages stays --hz. Physics is cut into steps of 30 s at most. A charge of 30 % of the battery takes 15

@@ -41,6 +41,32 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: Annotated[
         float, Meta(ge=0, le=3600, description="at the end, wait so long for confirmations")
     ] = 10.0
+    linger_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="when everything is published, stay so long (or until stopped) to answer commands",
+        ),
+    ] = 0.0
+    state_s: Annotated[
+        float, Meta(ge=0.1, le=86400, description="say so often how much was published (state, retained)")
+    ] = 30.0
+    ring_messages: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="messages of a pack that are kept to be published again on request (24 h at 1 Hz); 0: none",
+        ),
+    ] = 86_400
+    ring_max_mb: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="disk (TMPDIR) for what is kept, all packs together; each keeps fewer messages where it is short",
+        ),
+    ] = 512.0
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sim_device.gbt import Recording, nameplate, open_recording
-from sim_device.options import CommonSettings, broker
+from sim_device.options import CommonSettings
 from sim_device.publish import Outbox, Summary
 from voltflow.message import now_ms
 
@@ -37,7 +37,7 @@ async def replay(
         vehicles.setdefault(recording.pack, []).append(recording)
     known = nameplates or {}
     states = [nameplate(pack, boot, known=known.get(pack)) for pack in vehicles]
-    outbox = Outbox(broker(settings), settings.fleet, states, window=settings.window)
+    outbox = Outbox(settings, states)
     await outbox.open()
     tasks = [
         asyncio.create_task(_vehicle(settings, outbox, i, parts, boot), name=f"replay {pack}")
@@ -49,6 +49,7 @@ async def replay(
         await asyncio.wait([everything, stopping], return_when=asyncio.FIRST_COMPLETED)
         if everything.done():
             everything.result()
+            await outbox.linger(stop)
     finally:
         stopping.cancel()
         everything.cancel()

@@ -17,7 +17,7 @@ import numpy as np
 from sim_device import ageing, encode, faults
 from sim_device.bms import Bms
 from sim_device.dataset import END_OF_LIFE
-from sim_device.options import Settings, broker
+from sim_device.options import Settings
 from sim_device.packs import Packs, draw_packs
 from sim_device.plant import MAX_STEP_S, Plant, Truth, life_stress
 from sim_device.publish import Outbox, Summary
@@ -27,6 +27,8 @@ SLICE_S = 0.01
 """Messages that fall into the same slice of time are sent together."""
 TOO_LATE_S = 1.0
 """A fleet that is further behind (the broker was away) goes on from there instead of sending a burst."""
+MOST_A_SECOND = 20_000.0
+"""Messages of all packs together that a command for another rate can lead to."""
 OLDEST_D = 8.0 * 365.25
 FAULTY_SHARE = 0.05
 
@@ -45,16 +47,17 @@ class Simulation:
         self.bms = Bms(self.plant, settings.seed, gaps=settings.gaps)
         self.faults = [faults.KINDS[kind] for kind in defects.kind]
         self.step_s = settings.speedup / settings.hz
-        self.start_ms, self.steps = round(start_s * 1000), 0
+        """Device time between two messages; it may change."""
+        self.start_ms, self.elapsed_s = round(start_s * 1000), 0.0
 
     @property
     def ts_ms(self) -> int:
         """Simulated time now."""
-        return self.start_ms + round(self.steps * self.step_s * 1000)
+        return self.start_ms + round(self.elapsed_s * 1000)
 
     def advance(self, boot: int) -> tuple[encode.Reading, Truth]:
         """The fleet's next reading."""
-        self.steps += 1
+        self.elapsed_s += self.step_s
         parts = math.ceil(self.step_s / MAX_STEP_S)
         for _ in range(parts):
             truth = self.plant.step(self.step_s / parts)
@@ -80,9 +83,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> Summary:
     boot = now_ms()
     simulation = Simulation(settings, boot / 1000.0)
     states = encode.birth(simulation.packs, boot, boot)
-    outbox = Outbox(
-        broker(settings), settings.fleet, states, connections=settings.connections, window=settings.window
-    )
+    outbox = Outbox(settings, states, connections=settings.connections)
     await outbox.open()
     _say(
         f"{settings.packs} packs publish to {settings.host}:{settings.port}, fleet {settings.fleet}, boot {boot}"
@@ -95,25 +96,33 @@ async def run(settings: Settings, stop: asyncio.Event) -> Summary:
         )
         if sender.done():
             sender.result()
+        await _ended(sender)
+        await outbox.linger(stop)
     finally:
-        for task in (sender, stopping):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sender
+        await _ended(sender)
+        stopping.cancel()
         await outbox.close(settings.drain_s)
     return outbox.summary()
 
 
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
 async def _send(settings: Settings, simulation: Simulation, outbox: Outbox, boot: int) -> None:
-    period_s = 1.0 / settings.hz
-    slices = max(1, min(round(period_s / SLICE_S), settings.packs))
-    turns = np.array_split(np.arange(settings.packs), slices)
-    due_s, truth_due_s = time.monotonic(), 0.0
+    due_s, truth_due_s, period_s = time.monotonic(), 0.0, 0.0
+    turns: list[list[int]] = []
     while True:
+        hz = min(outbox.asked_hz or settings.hz, max(settings.hz, MOST_A_SECOND / settings.packs))
+        if period_s != 1.0 / hz:
+            period_s, simulation.step_s = 1.0 / hz, settings.speedup / hz
+            turns = _turns(settings.packs, period_s)
         reading, truth = simulation.advance(boot)
         for place, turn in enumerate(turns):
-            await _sleep_until(due_s + place * period_s / slices)
-            await _send_turn(turn.tolist(), reading, outbox)
+            await _sleep_until(due_s + place * period_s / len(turns))
+            await _send_turn(turn, reading, outbox)
         if settings.truth_s and time.monotonic() >= truth_due_s:
             truth_due_s = time.monotonic() + settings.truth_s
             hidden = encode.encode_truth(simulation.bms, truth, boot, simulation.ts_ms, simulation.faults)
@@ -123,6 +132,12 @@ async def _send(settings: Settings, simulation: Simulation, outbox: Outbox, boot
         if time.monotonic() - due_s > TOO_LATE_S:
             _say(f"behind by {time.monotonic() - due_s:.1f} s: going on from here")
             due_s = time.monotonic()
+
+
+def _turns(packs: int, period_s: float) -> list[list[int]]:
+    """Who sends together: the packs spread over a period."""
+    slices = max(1, min(round(period_s / SLICE_S), packs))
+    return [turn.tolist() for turn in np.array_split(np.arange(packs), slices)]
 
 
 async def _send_turn(turn: list[int], reading: encode.Reading, outbox: Outbox) -> None:

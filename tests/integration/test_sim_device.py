@@ -237,3 +237,136 @@ def test_replay_of_two_files_of_a_vehicle_counts_on(
         summary = finish(start("replay", *files, *args))
         wait_until(lambda: got.keys() == expected_keys(summary), "ten messages")
     assert summary["packs"]["X"]["published"] == 10
+
+
+def wait_for_lingering(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    assert any("published everything, lingering" in line for line in process.stderr), "it ended before"
+
+
+def replayed(got: Listener, topic: str) -> list[bytes]:
+    return [payload for payload in got.by_topic[topic] if b'"replay":true' in payload]
+
+
+def ask_again(got: Listener, fleet: str, pack: str, boot: int, first: int, last: int) -> None:
+    command = json.dumps({"cmd": "replay", "boot": boot, "from": first, "to": last})
+    got.client.publish(f"ev/v1/{fleet}/{pack}/cmd", command, qos=1).wait_for_publish(10)
+
+
+@pytest.mark.parametrize("connections", ["per-pack", "shared"])
+def test_range_asked_for_again_comes_as_it_was_marked_replay(
+    mosquitto: servers.Mosquitto, unique: str, connections: str
+) -> None:
+    with listening(mosquitto.port, f"ev/v1/{unique}/#") as got:
+        process = start("run", "--packs", 3, "--hz", 20, "--seconds", 3, "--linger-s", 120, "--fleet", unique,
+                        "--port", mosquitto.port, "--connections", connections, "--json", "--no-gaps")  # fmt: skip
+        wait_for_lingering(process)
+        topic = f"ev/v1/{unique}/SIM000001/telemetry"
+        wait_until(lambda: got.retained["SIM000001"]["published"], "the final state")
+        state = got.retained["SIM000001"]
+        assert state["online"]
+        wait_until(lambda: len(got.by_topic[topic]) == state["published"] > 30, "what the state says")
+        live = list(got.by_topic[topic])
+        ask_again(got, unique, "SIM000001", state["boot"], 10, 29)
+        ask_again(got, unique, "SIM000001", state["boot"] - 1, 0, 4)
+        ask_again(got, unique, "OTHER", state["boot"], 0, 4)
+        got.client.publish(f"ev/v1/{unique}/SIM000002/cmd", "nonsense", qos=1).wait_for_publish(10)
+        wait_until(lambda: len(replayed(got, topic)) == 20, "the range")
+        expected = [payload.replace(b'"replay":false', b'"replay":true') for payload in live[10:30]]
+        assert replayed(got, topic) == expected
+        process.send_signal(signal.SIGTERM)
+        summary = finish(process)
+    assert summary["packs"]["SIM000001"]["published"] == state["published"]
+    assert summary["published"] == summary["confirmed"] == sum(
+        count["published"] for count in summary["packs"].values()
+    )  # fmt: skip
+    assert {name: summary[name] for name in ("replayed", "not_kept", "commands", "bad_commands")} == {
+        "replayed": 20, "not_kept": 5, "commands": 3, "bad_commands": 1,
+    }  # fmt: skip
+
+
+def test_recording_answers_requests_for_what_its_ring_holds(
+    mosquitto: servers.Mosquitto, unique: str, tmp_path: Path
+) -> None:
+    rows = [f"X,2024-05-01 10:{m:02d}:{s:02d},3,50" for m in range(5) for s in range(60)]
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(["vehicle_id,timestamp,charging_state,soc_pct", *rows]))
+    with listening(mosquitto.port, f"ev/v1/{unique}/#") as got:
+        process = start("replay", path, "--speedup", 0, "--fleet", unique, "--port", mosquitto.port, "--linger-s", 120,
+                        "--ring-messages", 100, "--json")  # fmt: skip
+        wait_for_lingering(process)
+        topic = f"ev/v1/{unique}/X/telemetry"
+        wait_until(lambda: len(got.by_topic[topic]) == 300, "every row")
+        ask_again(got, unique, "X", decode_telemetry(got.by_topic[topic][0]).boot, 190, 209)
+        wait_until(lambda: len(got.by_topic[topic]) == 310, "what is kept")
+        assert [decode_telemetry(p).seq for p in replayed(got, topic)] == list(range(200, 210))
+        process.send_signal(signal.SIGTERM)
+        summary = finish(process)
+    assert (summary["published"], summary["replayed"], summary["not_kept"]) == (300, 10, 10)
+
+
+def test_lingering_ends_by_itself(mosquitto: servers.Mosquitto, unique: str) -> None:
+    summary = finish(start("run", "--packs", 1, "--hz", 20, "--seconds", 1, "--linger-s", 0.5, "--fleet", unique,
+                           "--port", mosquitto.port, "--json"))  # fmt: skip
+    assert summary["published"] == summary["confirmed"] > 0
+
+
+def test_rate_asked_for_is_taken_and_simulated_time_goes_on(
+    mosquitto: servers.Mosquitto, unique: str
+) -> None:
+    """At another rate a message stands for another time, so that time passes as fast as before."""
+    with listening(mosquitto.port, f"ev/v1/{unique}/+/telemetry") as got:
+        process = start("run", "--packs", 1, "--hz", 2, "--speedup", 10, "--no-gaps", "--fleet", unique,
+                        "--port", mosquitto.port, "--json")  # fmt: skip
+        topic = f"ev/v1/{unique}/SIM000000/telemetry"
+        wait_until(lambda: got.by_topic[topic], "telemetry")
+        got.client.publish(f"ev/v1/{unique}/SIM000000/cmd", '{"cmd":"rate","hz":50}', qos=1)
+        wait_until(lambda: len(got.by_topic[topic]) > 60, "telemetry at the new rate")
+        process.send_signal(signal.SIGTERM)
+        finish(process)
+    times = [decode_telemetry(p).ts_ms for p in got.by_topic[topic]]
+    assert {b - a for a, b in itertools.pairwise(times)} == {5_000, 200}
+
+
+def test_state_counts_what_was_published(mosquitto: servers.Mosquitto, unique: str) -> None:
+    """Its count is never ahead of the telemetry the broker got before it."""
+    with listening(mosquitto.port, f"ev/v1/{unique}/#") as got:
+        process = start(
+            "run", "--packs", 2, "--hz", 20, "--state-s", 0.3, "--fleet", unique, "--port", mosquitto.port
+        )
+        wait_until(lambda: len(got.by_topic[f"ev/v1/{unique}/SIM000000/state"]) > 4, "states")
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not got.retained["SIM000000"]["online"], "the last will")
+    states = [json.loads(p) for p in got.by_topic[f"ev/v1/{unique}/SIM000000/state"]]
+    counts = [state["published"] for state in states[1:-1]]
+    assert states[0]["published"] is states[-1]["published"] is None
+    assert counts == sorted(counts)
+    assert 0 < counts[-1] <= len(got.by_topic[f"ev/v1/{unique}/SIM000000/telemetry"])
+
+
+def test_killed_broker_loses_nothing_that_was_not_confirmed(own: Own, unique: str) -> None:
+    """What was under way is sent again, in order; the state is said anew at once, not after `state_s`."""
+    broker = own(servers.Mosquitto())
+    process = start("run", "--packs", 5, "--hz", 50, "--state-s", 3600, "--fleet", unique, "--port", broker.port,
+                    "--json")  # fmt: skip
+    with listening(broker.port, f"ev/v1/{unique}/#") as got:
+        wait_until(lambda: sum(map(len, got.by_topic.values())) > 100, "telemetry")
+        broker.kill()
+    broker.start()
+    with listening(broker.port, f"ev/v1/{unique}/#") as got:
+        wait_until(
+            lambda: len(got.retained) == 5 and all(state["published"] for state in got.retained.values()),
+            "the states",
+            30,
+        )
+        process.send_signal(signal.SIGTERM)
+        summary = finish(process)
+        wait_until(lambda: not any(state["online"] for state in got.retained.values()), "the farewells")
+        assert summary["published"] == summary["confirmed"]
+        by_pack = defaultdict(list)
+        for pack, _, seq in iter(got.keys()):
+            by_pack[pack].append(seq)
+    assert all(
+        seqs == list(range(seqs[0], summary["packs"][pack]["published"])) for pack, seqs in by_pack.items()
+    )
