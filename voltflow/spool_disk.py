@@ -26,6 +26,10 @@ class SpoolCounters(msgspec.Struct):
     thinned: int = 0
     lost_by_reason: dict[str, int] = msgspec.field(default_factory=dict)
 
+    def count_lost(self, reason: str, count: int) -> None:
+        if count:
+            self.lost_by_reason = {**self.lost_by_reason, reason: self.lost_by_reason.get(reason, 0) + count}
+
 
 class Disk:
     """Counts what it does in `counters`; errors are the operating system's."""

@@ -36,11 +36,9 @@ class Record(msgspec.Struct, array_like=True):
     seq: int = -1
     ts_ms: int = 0
 
-
-class Lost(NamedTuple):
-    """A record that could not be read; `head` is None where not even what it was is known."""
-
-    head: Record | None
+    @property
+    def has_key(self) -> bool:
+        return bool(self.fleet and self.pack) and self.boot >= 0 and self.seq >= 0
 
 
 class Range(msgspec.Struct, array_like=True, frozen=True):
@@ -52,6 +50,20 @@ class Range(msgspec.Struct, array_like=True, frozen=True):
     seq_from: int
     seq_to: int
     reason: str
+
+
+class Lost(NamedTuple):
+    """A record that could not be read; `head` is None where not even what it was is known."""
+
+    head: Record | None
+
+    @property
+    def range(self) -> Range | None:
+        """The loss, where it is known of what."""
+        head = self.head
+        if head is None or not head.has_key:
+            return None
+        return Range(head.fleet, head.pack, head.boot, head.seq, head.seq, DAMAGED)
 
 
 Entry = Record | Lost | Range
@@ -85,6 +97,7 @@ class Footer(NamedTuple):
     losses_at: int = 0
 
 
+DAMAGED = "spool_damaged"
 VERSION = 1
 MAGIC = b"voltflow.spool\x00\x00"
 MARKER = b"\xf5\xb2VF"

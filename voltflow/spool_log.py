@@ -52,7 +52,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, segment_bytes: int, disk: Disk) -> None:
-        self.folder, self._segment_bytes, self._disk = folder, segment_bytes, disk
+        self.folder, self.segment_bytes, self._disk = folder, segment_bytes, disk
         self.segments: list[Segment] = []
         self.bytes = self.messages = 0
         self.next_number = 1
@@ -167,7 +167,7 @@ class Log:
         """Makes the records safe; what comes back undoes it (`retract`)."""
         estimate = sum(len(record.payload) + 2 * len(record.topic) + 100 for record in records)
         active = self.active
-        if active is not None and active.end + estimate > self._segment_bytes:
+        if active is not None and active.end + estimate > self.segment_bytes:
             self.seal()
         segment, fd = self._writable()
         before = segment.end, segment.footer
@@ -185,7 +185,7 @@ class Log:
         except OSError:
             self._give_up(segment, fd)
             raise
-        self._grow(segment, segment.end + len(data), _counted(segment.footer, records))
+        self._grow(segment, segment.end + len(data), counted(segment.footer, records))
         return before
 
     def _writable(self) -> tuple[Segment, int]:
@@ -276,7 +276,8 @@ class Log:
         self.messages += segment.messages
 
 
-def _counted(footer: Footer, records: Sequence[Record]) -> Footer:
+def counted(footer: Footer, records: Sequence[Record]) -> Footer:
+    """The counts with more records."""
     oldest_ms, newest_ms = footer.oldest_ms, footer.newest_ms
     for record in records:
         oldest_ms, newest_ms = span(oldest_ms, newest_ms, record.received_ms)

@@ -17,8 +17,9 @@ from voltflow import topics
 from voltflow.message import now_ms
 from voltflow.spool_disk import Disk, SpoolCounters
 from voltflow.spool_drain import Drain, Position
-from voltflow.spool_format import Entry, Footer, Lost, Range, Record
+from voltflow.spool_format import DAMAGED, Entry, Footer, Lost, Range, Record
 from voltflow.spool_log import Log
+from voltflow.spool_quota import Quota
 from voltflow.telemetry import Loss
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,7 @@ log = logging.getLogger(__name__)
 PROTECTED, TELEMETRY = "protected", "telemetry"
 CLASSES = (PROTECTED, TELEMETRY)
 """In the order in which they are read."""
-DAMAGED = "spool_damaged"
-_QUOTA_SHARE = 16
+_QUOTA_SHARE = 32
 """A segment is at most this share of its quota: deleting or thinning one is a small step."""
 _CURSOR_PERIOD_S = 1.0
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -88,6 +88,9 @@ class SpoolStore:
             for name, quota in quotas.items()
         }
         self.drains = {name: Drain(self.logs[name], self.counters) for name in CLASSES}
+        self._quota = Quota(
+            self.drains[TELEMETRY], options.telemetry_bytes, options.telemetry_age_s, self.counters
+        )
         self._under_way: Chunk | None = None
         self._cursor_file = options.folder / "cursor"
         self._cursor_written, self._cursor_at_s = b"", 0.0
@@ -150,7 +153,10 @@ class SpoolStore:
         for record in records:
             parts[class_of(record.topic)].append(record)
         self._check_protected(parts[PROTECTED])
-        self._make_room(parts[TELEMETRY])
+        try:
+            self._make_room(parts[TELEMETRY])
+        except OSError as error:
+            raise self._full(self.logs[TELEMETRY].folder, error) from error
         done: list[tuple[Log, tuple[int, Footer]]] = []
         for name in CLASSES:
             if parts[name]:
@@ -170,10 +176,15 @@ class SpoolStore:
             )
 
     def _make_room(self, records: list[Record]) -> None:
-        allowed = self.options.telemetry_bytes
-        if records and self.logs[TELEMETRY].bytes + _size(records) > allowed:
+        if not records:
+            return
+        chunk = self._under_way
+        in_use = chunk.position.segment if chunk is not None and chunk.kind == TELEMETRY else None
+        self._quota.expire(self._now_ms(), in_use)
+        if not self._quota.make_room(_size(records), in_use):
             raise _NoRoom(
-                f"spool {self.logs[TELEMETRY].folder}: {allowed} bytes are full: raise spool_max_mb"
+                f"spool {self.logs[TELEMETRY].folder}: {_size(records)} bytes more do not fit into the"
+                f" {self.options.telemetry_bytes} allowed: raise spool_max_mb"
             )
 
     def _full(self, folder: Path, error: OSError) -> SpoolFull:
@@ -207,7 +218,7 @@ class SpoolStore:
         """What is sent for an entry: for a lost one its loss record, where it is known what was lost."""
         if isinstance(entry, Record):
             return entry
-        lost = lost_range(entry) if isinstance(entry, Lost) else entry
+        lost = entry.range if isinstance(entry, Lost) else entry
         return None if lost is None else self._loss_record(lost)
 
     def _loss_record(self, lost: Range) -> Record:
@@ -234,6 +245,7 @@ class SpoolStore:
         drain, the_log = self.drains[chunk.kind], self.logs[chunk.kind]
         if chunk.damaged:
             self.counters.damaged += chunk.damaged
+            self.counters.count_lost(DAMAGED, chunk.damaged)
             log.error("spool %s: %d messages were damaged on the disk", the_log.folder, chunk.damaged)
         drain.last_ms = max((record.received_ms for record in chunk.records), default=0)
         finished = drain.settle(chunk.position)
@@ -269,14 +281,6 @@ def class_of(topic: str) -> str:
     place = topics.parse(topic)
     kinds = (topics.TWIN.kind, topics.TELEMETRY.kind)
     return TELEMETRY if place is not None and place.kind in kinds else PROTECTED
-
-
-def lost_range(lost: Lost) -> Range | None:
-    """The loss of one record, where its key is known."""
-    head = lost.head
-    if head is None or not head.pack or head.seq < 0:
-        return None
-    return Range(head.fleet, head.pack, head.boot, head.seq, head.seq, DAMAGED)
 
 
 def _size(records: Sequence[Record]) -> int:
