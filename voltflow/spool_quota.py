@@ -38,6 +38,8 @@ DROPPED = 3
 QUOTA_BYTES, QUOTA_AGE = "quota_bytes", "quota_age"
 SAY_EVERY_S = 60.0
 """How often the log says that messages are given up, for each reason; the counters know each one."""
+KNOWN_MS = 1_577_836_800_000
+"""2020: an earlier time is that of a clock which was not yet set, and says nothing of a message's age."""
 _GROUP = 256
 
 
@@ -76,12 +78,12 @@ class Quota:
         active, too_old_ms = self._log.active, now_ms - self._age_ms
         if self._age_ms <= 0:
             return
-        if active is not None and 0 < active.footer.oldest_ms < now_ms - self._age_ms // 8:
+        if active is not None and KNOWN_MS < active.footer.oldest_ms < now_ms - self._age_ms // 8:
             self._log.seal()
         old: list[Segment] = []
         for segment in self._free(in_use):
             if segment.level < DROPPED:
-                if not 0 < segment.footer.newest_ms < too_old_ms or len(old) == RUN:
+                if not KNOWN_MS < segment.footer.newest_ms < too_old_ms or len(old) == RUN:
                     break
                 old.append(segment)
         if old:
