@@ -28,10 +28,11 @@ import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 import msgspec
 
+from voltflow.context import Contexts, Memory
 from voltflow.message import Msg
 
 Emit = Callable[[list[Msg]], Awaitable[None]]
@@ -166,6 +167,12 @@ class Context:
     gateway: str
     flow_rev: str
     state_dir: Path
+    _forgotten: Contexts = dataclasses.field(default_factory=Contexts)
+
+    def memory(self, kind: Literal["node", "flow", "global"], node: Node) -> Memory:
+        """What the node, all nodes of its tab or all of the flow remember; durable where the host keeps `Contexts`."""
+        contexts = typing.cast("Contexts", self.services.get(Contexts, self._forgotten))
+        return contexts.scope(kind, {"node": node.id, "flow": node.tab}.get(kind, ""))
 
     def service(self, kind: type[T]) -> T:
         """The host's service of that class, for instance the twin store of an agent."""
@@ -191,6 +198,7 @@ class Node:
     spec: ClassVar[NodeSpec]
     id: str = ""
     name: str = ""
+    tab: str = ""
 
     async def start(self, ctx: Context) -> None:
         """Open what the node needs; called once before the flow's sources run."""
@@ -291,6 +299,7 @@ class NodeSpec:
         built: Node = self.cls(**values)
         built.id = node_id
         built.name = str(properties.get("name", ""))
+        built.tab = str(properties.get("z", ""))
         return built
 
 

@@ -26,6 +26,10 @@ SESSION_MIN_SOC_PCT: Final = 30.0
 PERIOD_S: Final[dict[str, float]] = {"temperature": 10.0, "rul": 3600.0, "failure": 60.0}
 """Least device time between two vectors of a model; `soh` has none: it is due where a charge session ended."""
 TEMPERATURE_HORIZON_S: Final = 600.0
+WINDOW_S: Final[dict[str, float]] = {"temperature": 900.0, "rul": 3600.0, "failure": 3600.0}
+"""Device time that a vector speaks of: its longest moving mean of what was just measured. Means over days count observed
+time only, so a hole is not in them: what a `rul` vector says anew is the hour since the last one. `soh` speaks of the
+charge session that ended."""
 
 
 @dataclass(frozen=True, slots=True)
