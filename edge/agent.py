@@ -25,6 +25,8 @@ from voltflow.settings import SettingsError
 log = logging.getLogger(__name__)
 
 DEFAULT_FLOW = Path(__file__).with_name("flows.json")
+SEPARATE_UPLINK = "separate uplink"
+"""The property `only` of a node that is left out where the uplink is the devices' broker: it would publish its own input."""
 
 
 def load_flow(settings: AgentSettings) -> tuple[Flow, dict[str, str]]:
@@ -37,7 +39,16 @@ def load_flow(settings: AgentSettings) -> tuple[Flow, dict[str, str]]:
         reason = getattr(error, "strerror", None) or error
         raise SettingsError(f"flow = '{path}' cannot be read: {reason}; name a flow file, or leave it empty "
                             "for the default flow") from None  # fmt: skip
+    if not settings.uplink_host:
+        _leave_out(flow, SEPARATE_UPLINK)
     return flow, process_env(_variables(settings.with_uplink()))
+
+
+def _leave_out(flow: Flow, only: str) -> None:
+    """Switch off the nodes that say they are for another case."""
+    for raw in flow.nodes:
+        if raw.get("only") == only:
+            raw["d"] = True
 
 
 def load_models(flow: Flow, env: Mapping[str, str]) -> list[Model]:
@@ -51,6 +62,7 @@ def _variables(settings: AgentSettings) -> Mapping[str, str]:
         settings,
         {
             "state_topic": topics.gateway_state(settings.gateway),
+            "down_topic": topics.gateway_down(settings.gateway),
             "birth": _gateway_state(settings, online=True),
             "farewell": _gateway_state(settings, online=False),
             "will": _gateway_state(settings, online=False),

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from edge import comparison
 from edge.answers import power_kw
 from edge.bands import predicted
+from edge.gaps import EVENTS
 from edge.state import AppState
 from edge.stream import Streams
 from edge.twin import PackTwin
@@ -177,8 +178,25 @@ class TwinCollector(Collector):
         for name, count in sorted(dict(self._state.store.invalid_fields).items()):
             invalid.add_metric([name], count)
         yield invalid
+        yield from self._sequences(packs)
         late = sum(twin.late for twin in packs)
         yield CounterMetricFamily("voltflow_late_messages", "Messages not newer than the pack's last.", late)
+
+    def _sequences(self, packs: list[PackTwin]) -> Iterator[Metric]:
+        events = CounterMetricFamily(
+            "voltflow_sequence",
+            "Messages asked for again (asked), received so (filled), given up, duplicate, of a number that went back; "
+            "requests; identity conflicts; restarts of devices (new_boot).",
+            labels=["event"],
+        )
+        counted = dict(self._state.store.sequence_events)
+        for event in EVENTS:
+            events.add_metric([event], counted.get(event, 0))
+        yield events
+        holes = sum(1 for twin in packs for _ in twin.sequence.open_holes())
+        yield GaugeMetricFamily(
+            "voltflow_sequence_holes_open", "Ranges of missing messages that are not given up.", holes
+        )
 
 
 class StreamCollector(Collector):

@@ -7,7 +7,7 @@ short histories, at most an hour of predictions that wait for their actual value
 from __future__ import annotations
 
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isnan
@@ -90,7 +90,7 @@ class TwinStore:
         self.invalid_fields: dict[str, int] = {}
         self.joined_errors: deque[float] = deque(maxlen=10_000)
         self.missed_joins = 0
-        self.sequence_events: dict[str, int] = {}
+        self.sequence_events: Counter[str] = Counter()
         """What the sequence node has counted, by event."""
         self.unreadable: deque[tuple[PackTwin, Key]] = deque(maxlen=UNREADABLE_KEPT)
         """Messages that came but are no telemetry, for the sequence node: to ask for them again would bring the same bytes."""

@@ -134,6 +134,13 @@ class Sequence(msgspec.Struct, array_like=True, gc=False):
         self._open(known, gap)
         return gap
 
+    def excuse(self, boot: int, seq: int) -> None:
+        """A number that is missing is not to be looked for; what is not missing stays as it is."""
+        known = self._boot(boot)
+        if known is not None and (place := known.hole_of(seq)) is not None:
+            known.fill(place, seq)
+            self._bound(known)
+
     def after_crash(self) -> None:
         """To be called where this comes from a snapshot that is older than what was acknowledged."""
         self.fresh = True

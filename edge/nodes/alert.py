@@ -43,8 +43,8 @@ class Alert(Transform):
     """Raise an alert when a value passes its limit and clear it when it is back, with hysteresis.
 
     Output 1 passes every message on; output 2 gives `alert/1` messages, one when an alert is raised and one when it is
-    cleared. An unknown value changes nothing, and late messages are not looked at. Active alerts live in memory: after
-    a restart a condition that still holds is raised again.
+    cleared. An unknown value changes nothing, and late messages are not looked at. Active alerts stand over a restart;
+    one that was raised just before a crash may be raised a second time, when its message comes again.
     """
 
     temp_warning_c: float = config(
@@ -122,11 +122,7 @@ class Alert(Transform):
             severity=rule.severity, state="raised" if raised else "cleared", since_ms=since_ms, ts_ms=twin.ts_ms,
             value=round(value, 3), limit=rule.limit, unit=rule.unit, text=rule.text,
         )  # fmt: skip
-        if raised:
-            pack.alerts[rule.code] = alert
-        else:
-            del pack.alerts[rule.code]
-        self._store.recent_alerts.append(alert)
+        self._store.on_alert(pack, alert)
         return msg.derive(topic=topics.ALERT.of(twin.fleet, twin.pack), payload=alert)
 
     def _make_rules(self) -> tuple[Rule, ...]:

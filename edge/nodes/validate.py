@@ -13,8 +13,11 @@ from voltflow import topics
 from voltflow.battery.chemistry import valid_ranges
 from voltflow.message import Key, Msg
 from voltflow.node import Context, Transform, config, node
+from voltflow.nodes.dead_letter import readable_key
 from voltflow.telemetry import Quality, State, Telemetry, decode_telemetry
 
+READABLE_BYTES = 65536
+"""Telemetry has about 1 kB: in what is much larger nobody looks for a key."""
 _FIELDS = tuple(valid_ranges())
 _values_of = attrgetter(*_FIELDS)
 _decode_state = msgspec.json.Decoder(State).decode
@@ -24,14 +27,14 @@ _ORDERED = tuple(
 )
 
 
-@node("validate", category="battery", color="#b5d6a7", icon="font-awesome/fa-check-circle")
+@node("validate", category="battery", color="#b5d6a7", icon="font-awesome/fa-check-circle", outputs=2)
 class Validate(Transform):
     """Decode `bms.telemetry/1` and check every value against what is physically possible for the pack's chemistry.
 
     A value that cannot be (cell voltage 0.000 V or 65.535 V, −40 °C, a minimum above its maximum) becomes null and is
     named in `quality.invalid`; the rest of the message goes on. A message that is not telemetry (no JSON, wrong types,
     an unknown schema, a topic that does not fit the pack) fails and becomes a dead letter. `bms.state/1` messages give
-    the pack its nameplate and are not passed on.
+    the pack its nameplate. Output 1: telemetry; output 2: the state messages as they came.
     """
 
     check_ranges: bool = config(True, help="off: values pass as they come")
@@ -42,17 +45,36 @@ class Validate(Transform):
         self._low = np.empty((0, len(_FIELDS)))
         self._high = np.empty((0, len(_FIELDS)))
 
-    def process(self, msgs: list[Msg]) -> list[Msg]:
-        decoded = [self._decode(msg) for msg in msgs]
+    def process(self, msgs: list[Msg]) -> tuple[list[Msg], list[Msg]]:
+        try:
+            decoded = [self._decode(msg) for msg in msgs]
+        except Exception:
+            if len(msgs) == 1:  # it stands alone: this is the one that becomes a dead letter
+                self._note_unreadable(msgs[0])
+            raise
         telemetry = [
             (msg, item) for msg, item in zip(msgs, decoded, strict=True) if isinstance(item, Telemetry)
         ]
         if self.check_ranges and telemetry:
             self._check([item for _, item in telemetry], [msg.topic for msg, _ in telemetry])
+        states = []
         for msg, item in zip(msgs, decoded, strict=True):
             if isinstance(item, State):
                 self._store.on_state(_parse(msg.topic).fleet, item)
-        return [msg.derive(payload=item, key=Key(item.pack, item.boot, item.seq)) for msg, item in telemetry]
+                states.append(msg)
+        readings = [
+            msg.derive(payload=item, key=Key(item.pack, item.boot, item.seq)) for msg, item in telemetry
+        ]
+        return readings, states
+
+    def _note_unreadable(self, msg: Msg) -> None:
+        """Its number is not missing: whoever asks for it again gets the same bytes."""
+        if not isinstance(msg.payload, bytes) or len(msg.payload) > READABLE_BYTES:
+            return
+        topic, key = topics.parse(msg.topic), readable_key(msg.topic, msg.payload)
+        twin = self._store.by_name.get((topic.fleet, topic.pack)) if topic else None
+        if twin is not None and key is not None:
+            self._store.unreadable.append((twin, key))
 
     @staticmethod
     def _decode(msg: Msg) -> Telemetry | State:

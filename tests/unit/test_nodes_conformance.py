@@ -19,7 +19,7 @@ LEFT_OUT = load_installed_nodes()
 SPECS = [s for s in REGISTRY.values() if s.cls.__module__.partition(".")[0] in {"voltflow", "edge", "cloud"}]
 EXPECTED = {
     "mqtt in", "mqtt out", "mqtt-broker", "tls-config", "debug", "dead letter",
-    "validate", "twin", "features", "onnx", "alert",
+    "validate", "sequence", "twin", "features", "onnx", "alert", "downlink",
     "timescale out", "kafka out", "influx out",
 }  # fmt: skip
 every_node = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.type)
