@@ -87,7 +87,8 @@ class Header(NamedTuple):
 
 
 class Footer(NamedTuple):
-    """Counts of a closed segment. Records from number `torn_from` on were never acknowledged."""
+    """Counts of a closed segment: `oldest_ms` is the first time of receipt that is known, `newest_ms` that of the last
+    write. Records from number `torn_from` on were never acknowledged."""
 
     records: int = 0
     ranges: int = 0
@@ -123,13 +124,13 @@ def encode_header(level: int = 0, covers: int = 0) -> bytes:
     return data + SUM.pack(crc32(data))
 
 
-def encode_group(records: Sequence[Record], number: int) -> bytes:
-    """Records as one group; `number` is the first one's ordinal number in its segment."""
+def encode_group(records: Sequence[Record], number: int, kept_ms: int) -> bytes:
+    """Records as one group; `number` is the first one's ordinal number in its segment, `kept_ms` the time of writing."""
     heads = [_head_of(record) for record in records]
     parts: list[bytes] = []
     for index, record in enumerate(records):
         parts += _frame(RECORD, number + index, _encode(heads[index]), record.payload)
-    parts += _frame(END, number + len(records), b"", _encode(heads))
+    parts += _frame(END, number + len(records), _encode(kept_ms), _encode(heads))
     return b"".join(parts)
 
 

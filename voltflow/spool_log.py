@@ -20,14 +20,14 @@ from voltflow.spool_format import (
     encode_group,
     encode_header,
 )
-from voltflow.spool_read import READERS, decode_header, guess_header, span
+from voltflow.spool_read import READERS, decode_header, earlier, guess_header
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Segment:
-    """A file; `end` is where its good bytes end."""
+    """A file; `end` is where its good bytes end, `begun_ms` when this program began it."""
 
     path: Path
     number: int
@@ -36,6 +36,7 @@ class Segment:
     footer: Footer
     end: int
     version: int = VERSION
+    begun_ms: int = 0
 
     @property
     def messages(self) -> int:
@@ -163,8 +164,8 @@ class Log:
 
     # Writing
 
-    def append(self, records: Sequence[Record]) -> tuple[int, Footer]:
-        """Makes the records safe; what comes back undoes it (`retract`)."""
+    def append(self, records: Sequence[Record], kept_ms: int) -> tuple[int, Footer]:
+        """Makes the records safe, at a time; what comes back undoes it (`retract`)."""
         estimate = sum(len(record.payload) + 2 * len(record.topic) + 100 for record in records)
         active = self.active
         if active is not None and active.end + estimate > self.segment_bytes:
@@ -172,7 +173,8 @@ class Log:
         segment, fd = self._writable()
         before = segment.end, segment.footer
         start = b"" if segment.end else encode_header(covers=segment.number)
-        data = start + encode_group(records, segment.footer.records)
+        segment.begun_ms = segment.begun_ms or kept_ms
+        data = start + encode_group(records, segment.footer.records, kept_ms)
         try:
             self._disk.write(fd, data, segment.end)
         except OSError:
@@ -185,7 +187,7 @@ class Log:
         except OSError:
             self._give_up(segment, fd)
             raise
-        self._grow(segment, segment.end + len(data), counted(segment.footer, records))
+        self._grow(segment, segment.end + len(data), counted(segment.footer, records, kept_ms))
         return before
 
     def _writable(self) -> tuple[Segment, int]:
@@ -276,10 +278,11 @@ class Log:
         self.messages += segment.messages
 
 
-def counted(footer: Footer, records: Sequence[Record]) -> Footer:
+def counted(footer: Footer, records: Sequence[Record], kept_ms: int) -> Footer:
     """The counts with more records."""
-    oldest_ms, newest_ms = footer.oldest_ms, footer.newest_ms
+    oldest_ms, count = footer.oldest_ms, footer.records + len(records)
     for record in records:
-        oldest_ms, newest_ms = span(oldest_ms, newest_ms, record.received_ms)
-    count = footer.records + len(records)
-    return footer._replace(records=count, oldest_ms=oldest_ms, newest_ms=newest_ms, torn_from=count)
+        oldest_ms = earlier(oldest_ms, record.received_ms)
+    return footer._replace(
+        records=count, oldest_ms=oldest_ms, newest_ms=max(footer.newest_ms, kept_ms), torn_from=count
+    )

@@ -78,7 +78,7 @@ class Quota:
         active, too_old_ms = self._log.active, now_ms - self._age_ms
         if self._age_ms <= 0:
             return
-        if active is not None and KNOWN_MS < active.footer.oldest_ms < now_ms - self._age_ms // 8:
+        if active is not None and KNOWN_MS < active.begun_ms < now_ms - self._age_ms // 8:
             self._log.seal()
         old: list[Segment] = []
         for segment in self._free(in_use):
@@ -142,7 +142,8 @@ class Quota:
         ranges = merge([*_known(entries), *_ranges(gone, kept, step.reason)])
         if kept or ranges:
             last = run[-1]
-            footer, data = _encode(step.level, run[0].covers, kept, ranges)
+            kept_ms = max(segment.footer.newest_ms for segment in run)
+            footer, data = _encode(step.level, run[0].covers, kept, ranges, kept_ms)
             new = Segment(last.path, last.number, step.level, run[0].covers, footer, len(data))
             self._log.replace(run, new, data)
         else:
@@ -167,11 +168,13 @@ class Quota:
             )  # fmt: skip
 
 
-def _encode(level: int, covers: int, kept: list[Record], ranges: list[Range]) -> tuple[Footer, bytes]:
+def _encode(
+    level: int, covers: int, kept: list[Record], ranges: list[Range], kept_ms: int
+) -> tuple[Footer, bytes]:
     losses = encode_losses(ranges)
     parts = [encode_header(level, covers), losses]
-    parts += [encode_group(kept[at : at + _GROUP], at) for at in range(0, len(kept), _GROUP)]
-    footer = counted(Footer(ranges=len(ranges), losses_at=sum(map(len, parts))), kept)
+    parts += [encode_group(kept[at : at + _GROUP], at, kept_ms) for at in range(0, len(kept), _GROUP)]
+    footer = counted(Footer(ranges=len(ranges), losses_at=sum(map(len, parts))), kept, kept_ms)
     return footer, b"".join([*parts, losses, encode_footer(footer)])
 
 

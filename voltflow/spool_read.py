@@ -35,6 +35,7 @@ from voltflow.spool_format import (
 
 _decode_head = msgspec.msgpack.Decoder(list[Any]).decode
 _decode_heads = msgspec.msgpack.Decoder(list[list[Any]]).decode
+_decode_time = msgspec.msgpack.Decoder(int).decode
 _decode_ranges = msgspec.msgpack.Decoder(list[Range]).decode
 
 
@@ -117,21 +118,19 @@ def recover(data: bytes) -> tuple[Footer, int]:
         at = frame.end
         if frame.kind == END:
             number, torn_from, end = frame.number, frame.number, at
+            newest_ms = max(newest_ms, _decode_time(frame.head) if frame.head is not None else 0)
         elif frame.kind == RECORD and frame.head is not None and frame.body is not None:
             number, end = frame.number + 1, at
-            received_ms = int(_decode_head(frame.head)[1])
-            oldest_ms, newest_ms = span(oldest_ms, newest_ms, received_ms)
+            oldest_ms = earlier(oldest_ms, _decode_head(frame.head)[1])
         elif frame.kind == LOSSES:
             losses_at, end = frame.start, at
             ranges = ranges if frame.body is None else len(_decode_ranges(frame.body))
     return Footer(number, ranges, oldest_ms, newest_ms, torn_from, losses_at), end
 
 
-def span(oldest_ms: int, newest_ms: int, received_ms: int) -> tuple[int, int]:
-    """A span of time with one more time in it; 0 is a time that is not known."""
-    if not received_ms:
-        return oldest_ms, newest_ms
-    return min(oldest_ms or received_ms, received_ms), max(newest_ms, received_ms)
+def earlier(one_ms: int, other_ms: int) -> int:
+    """The earlier of two times; 0 is a time that is not known."""
+    return min(one_ms or other_ms, other_ms or one_ms)
 
 
 def _entries(

@@ -161,7 +161,7 @@ class SpoolStore:
         for name in CLASSES:
             if parts[name]:
                 try:
-                    done.append((self.logs[name], self.logs[name].append(parts[name])))
+                    done.append((self.logs[name], self.logs[name].append(parts[name], self._now_ms())))
                 except OSError as error:
                     for the_log, before in done:
                         the_log.retract(before)
