@@ -396,7 +396,7 @@ def test_what_the_flow_failed_to_settle_is_sent_again_over_a_new_connection(
             await until(lambda: link.remade and link.connected.is_set(), "the new connection")
             await sender.publish_batch(bench.items(2000, 1))
             await until(lambda: b"2000" in lab["k"].payloads(), "the last, behind all that came again")
-            await until(lambda: not link._unacked, "the acknowledgements")
+            await until(lambda: not link._inbound._unacked, "the acknowledgements")
             assert lab["in"].status()["failed_batches"] == lab["b"].status()["remade"] == 1
             assert [int(payload) for payload in lab["k"].payloads()][-2001:] == list(range(2001))
         assert await lab.end()

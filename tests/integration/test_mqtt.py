@@ -110,7 +110,7 @@ def test_what_was_acknowledged_right_before_a_clean_stop_does_not_come_again(own
         async with asyncio.timeout(20):
             await enough.wait()
         if full:
-            await until(lambda: not link._room.is_set(), "a full window")
+            await until(lambda: not link._inbound.room.is_set(), "a full window")
         await link.close()
 
     async def scenario() -> None:
@@ -290,14 +290,14 @@ def test_batch_that_is_given_up_leaves_only_what_was_sent(own: Own, qos: int, st
                         await sender.publish_batch(
                             [("t", b"%d" % i) for i in range(first, first + 100)], qos=qos
                         )
-            await until(lambda: not sender._queue, "an empty queue")
-            assert (len(sender._inflight), sender.published) == (20, 20)
+            await until(lambda: not sender._outbound._queue, "an empty queue")
+            assert (len(sender._outbound._inflight), sender.published) == (20, 20)
             if stopped:
                 await asyncio.to_thread(broker.stop)
                 await until(lambda: not sender.is_up, "the loss of the connection")
                 abandoned = sender.publish_batch([("t", b"never")] * 100, qos=qos)
                 abandoned.cancel()
-                await until(lambda: not sender._queue, "an empty queue")
+                await until(lambda: not sender._outbound._queue, "an empty queue")
             later = sender.publish_batch([("t", b"later %d" % i) for i in range(100)], qos=qos)
             await asyncio.to_thread(broker.start) if stopped else broker.resume()
             async with asyncio.timeout(20):
@@ -309,7 +309,7 @@ def test_batch_that_is_given_up_leaves_only_what_was_sent(own: Own, qos: int, st
             assert {text for text in inbox.payloads if not text.startswith(b"later")} <= {
                 b"%d" % i for i in range(20)
             }
-            assert (len(sender._queue), len(sender._inflight)) == (0, 0)
+            assert (len(sender._outbound._queue), len(sender._outbound._inflight)) == (0, 0)
 
     run(scenario)
 
@@ -343,10 +343,10 @@ def test_identifier_of_a_message_that_was_given_up_is_not_used_before_its_answer
         async with linked(broker.port, client_id="sender", **KEPT) as sender:
             broker.pause()
             sender.publish_batch(numbered("t", 10)).cancel()
-            assert list(sender._inflight) == list(range(1, 11))
-            sender._next_mid = 65535  # all others have been used
+            assert list(sender._outbound._inflight) == list(range(1, 11))
+            sender._outbound._next_mid = 65535  # all others have been used
             confirmed = sender.publish_batch([(f"kept/{i}", b"%d" % i) for i in range(10)], retain=True)
-            assert list(sender._inflight) == list(range(1, 21))
+            assert list(sender._outbound._inflight) == list(range(1, 21))
             cut(sender)
             broker.resume()
             async with asyncio.timeout(20):
@@ -571,11 +571,11 @@ def test_broker_that_closes_all_connections_for_a_while_is_not_taken_for_an_old_
             broker.port = port
             await asyncio.to_thread(own, broker)
             await until(link.connected.is_set, "the connection", 20)
-            if link._version == 5:
+            if link._version.is_5:
                 return
             cut(link)
             await reconnected(link, link.reconnects)
-            assert link._version == 5
+            assert link._version.is_5
 
     run(scenario)
 

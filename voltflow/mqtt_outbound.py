@@ -1,0 +1,320 @@
+"""What goes to the broker: batches, the broker's window, and that everything is answered or sent again in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+
+from voltflow.mqtt_codec import (
+    DUP,
+    NO_SUBSCRIBER,
+    PACKET_TOO_LARGE,
+    PUBCOMP,
+    PUBLISH,
+    PUBREC,
+    publish_packet,
+    reason_text,
+)
+from voltflow.mqtt_options import Publication
+from voltflow.mqtt_writer import Writer
+
+log = logging.getLogger("voltflow.mqtt")
+
+NO_WINDOW = 65535
+"""The window of a broker that names none (MQTT 5, 3.2.2.3.3)."""
+NO_PACKET_LIMIT = 2**28
+UNHEARD_LIMIT = 65536
+
+
+class PublishRefused(Exception):
+    """The broker refused messages for good; `refused` holds their positions in the batch and the reason codes.
+
+    Where a subscriber is needed the code may be NO_SUBSCRIBER: nobody got that one yet.
+    """
+
+    def __init__(self, refused: list[tuple[int, int]]) -> None:
+        super().__init__(
+            f"the broker refused {len(refused)} message(s), the first with reason code {reason_text(refused[0][1])}"
+        )
+        self.refused = refused
+
+
+class LinkClosed(Exception):
+    """The client was closed before the broker confirmed."""
+
+
+class _Batch:
+    """Counts down the confirmations of messages published together."""
+
+    __slots__ = ("future", "needs_subscriber", "refused", "remaining")
+
+    def __init__(self, size: int, *, needs_subscriber: bool = False) -> None:
+        self.remaining = size
+        self.needs_subscriber = needs_subscriber
+        self.refused: list[tuple[int, int]] = []
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self, index: int, reason: int) -> None:
+        self.remaining -= 1
+        if reason >= 0x80 or (reason == NO_SUBSCRIBER and self.needs_subscriber):
+            self.refused.append((index, reason))
+        if self.remaining == 0 and not self.future.done():
+            if self.refused:
+                self.future.set_exception(PublishRefused(self.refused))
+            else:
+                self.future.set_result(None)
+
+
+class _Message:
+    """One message on its way to the broker. `mid` is 0 until it was sent; `released`: QoS 2 after PUBREC, with the
+    reason code `received_with`."""
+
+    __slots__ = ("batch", "flags", "index", "mid", "payload", "received_with", "released", "topic")
+
+    def __init__(self, topic: str, payload: bytes, flags: int, batch: _Batch, index: int) -> None:
+        self.topic = topic
+        self.payload = payload
+        self.flags = flags
+        self.batch = batch
+        self.index = index
+        self.mid = 0
+        self.released = False
+        self.received_with = 0
+
+
+class Outbound:
+    """What was published and is not confirmed: in flight as far as the broker's window goes, the rest in a queue."""
+
+    def __init__(self, writer: Writer, name: str) -> None:
+        self.published = 0
+        self.confirmed = 0
+        self.dropped_offline_qos0 = 0
+        self.without_subscriber = 0
+        self.max_packet_bytes = NO_PACKET_LIMIT
+        self.of_subscriptions: set[int] = set()
+        """Packet identifiers of requests that gmqtt sends; they share the pool (MQTT 5, 2.2.1)."""
+        self._name = name
+        self._writer = writer
+        self._closed = ""
+        self._up = False
+        self._v5 = True
+        self._window = NO_WINDOW
+        self._queue: deque[_Message] = deque()
+        """Never sent."""
+        self._inflight: dict[int, _Message] = {}
+        """Sent and not settled, by packet identifier, in the order of sending."""
+        self._resend: deque[_Message] = deque()
+        """Those in flight that this connection has not seen yet."""
+        self._next_mid = 0
+        self._birth: _Message | None = None
+        self._withdrawing = False
+        self._unheard: set[str] = set()
+        """Topics whose last message found no subscriber."""
+
+    # -- publishing -----------------------------------------------------------------------------------------------
+
+    def publish_batch(
+        self, items: Sequence[tuple[str, bytes]], qos: int, retain: bool, needs_subscriber: bool
+    ) -> asyncio.Future[None]:
+        batch = _Batch(len(items), needs_subscriber=needs_subscriber)
+        if not items:
+            batch.future.set_result(None)
+            return batch.future
+        if qos == 0:
+            self._publish_qos0(items, retain)
+            batch.future.set_result(None)
+            return batch.future
+        if self._closed:
+            batch.future.set_exception(LinkClosed(self._closed))
+            return batch.future
+        flags = PUBLISH | qos << 1 | retain
+        self._queue.extend(
+            [_Message(topic, payload, flags, batch, i) for i, (topic, payload) in enumerate(items)]
+        )
+        batch.future.add_done_callback(self._withdraw_cancelled)
+        self._pump()
+        return batch.future
+
+    def _publish_qos0(self, items: Sequence[tuple[str, bytes]], retain: bool) -> None:
+        if not self._up:
+            self.dropped_offline_qos0 += len(items)
+            return
+        flags, v5 = PUBLISH | retain, self._v5
+        self._writer.packets.extend(
+            [publish_packet(flags, topic, 0, payload, v5) for topic, payload in items]
+        )
+        self._writer.schedule()
+
+    def say(self, own: Publication) -> asyncio.Future[None]:
+        """Publish one of the client's own messages, also while the link is closing."""
+        entry = self._own_entry(own)
+        self._queue.append(entry)
+        self._pump()
+        return entry.batch.future
+
+    def _own_entry(self, own: Publication) -> _Message:
+        flags = PUBLISH | (own.qos or 1) << 1 | own.retain
+        entry = _Message(own.topic, own.payload, flags, _Batch(1), 0)
+        entry.batch.future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return entry
+
+    # -- giving up ------------------------------------------------------------------------------------------------
+
+    def _withdraw_cancelled(self, future: asyncio.Future[None]) -> None:
+        """Once for all batches that are given up in one turn: the queue may be long, and they many."""
+        if future.cancelled() and not self._withdrawing:
+            self._withdrawing = True
+            asyncio.get_running_loop().call_soon(self._withdraw)
+
+    def _withdraw(self) -> None:
+        """Take out what nobody waits for. What is in flight was sent: the session wants it settled (MQTT 5, 4.4)."""
+        self._withdrawing = False
+        self._queue = deque(entry for entry in self._queue if not entry.batch.future.cancelled())
+
+    def waiting(self) -> set[asyncio.Future[None]]:
+        """The futures of all that is not settled."""
+        return {entry.batch.future for entry in (*self._inflight.values(), *self._queue)}
+
+    def closing(self) -> None:
+        """Take no more."""
+        self._closed = f"{self._name} is closing"
+
+    def close(self) -> None:
+        """Give up what is not settled."""
+        for future in self.waiting():
+            if not future.done():
+                future.set_exception(LinkClosed(f"{self._name} was closed before the broker confirmed"))
+                future.exception()  # nobody may be waiting any more
+        self._inflight.clear()
+        self._resend.clear()
+        self._queue.clear()
+
+    # -- the connection -------------------------------------------------------------------------------------------
+
+    def begin(
+        self, window: int, max_packet_bytes: int, *, v5: bool, session: bool, birth: Publication | None
+    ) -> None:
+        """A connection stands: send again what the last one left unconfirmed, in order (4.4), then what waits."""
+        self._window, self.max_packet_bytes, self._v5, self._up = window, max_packet_bytes, v5, True
+        if session:
+            for entry in self._inflight.values():
+                entry.flags |= DUP
+            self._resend = deque(self._inflight.values())
+        else:
+            self._send_anew()
+        if birth and (self._birth is None or self._birth.released or self._birth.batch.future.done()):
+            self._birth = self._own_entry(birth)  # one that is under way yet says the same
+            self._queue.appendleft(self._birth)
+        self._pump()
+
+    def _send_anew(self) -> None:
+        """Without its session the broker has forgotten what it received: it may get it twice, never not at all."""
+        forgotten = [entry for entry in self._inflight.values() if not entry.batch.future.cancelled()]
+        self._inflight.clear()
+        self._resend.clear()
+        for entry in forgotten:
+            entry.mid, entry.released, entry.flags = 0, False, entry.flags & ~DUP
+        self._queue.extendleft(reversed(forgotten))
+
+    def end(self) -> None:
+        """The connection is gone."""
+        self._up = False
+
+    def _pump(self) -> None:
+        """Send what waits, as far as the broker's window allows."""
+        if not self._up or (self._resend and not self._pump_resend()):
+            return
+        queue, inflight, packets, window = self._queue, self._inflight, self._writer.packets, self._window
+        sent, v5, largest = 0, self._v5, self.max_packet_bytes
+        while queue and len(inflight) < window:
+            entry = queue.popleft()
+            mid = self.new_mid()
+            packet = publish_packet(entry.flags, entry.topic, mid, entry.payload, v5)
+            if len(packet) > largest:  # MQTT 5, 3.2.2.3.6: it must not be sent
+                entry.batch.settle(entry.index, PACKET_TOO_LARGE)
+                continue
+            entry.mid = mid
+            inflight[mid] = entry
+            packets.append(packet)
+            sent += 1
+        self.published += sent
+        if packets:
+            self._writer.schedule()
+
+    def _pump_resend(self) -> bool:
+        """Send again, as far as the window allows; whether all of it was sent."""
+        resend, inflight, packets = self._resend, self._inflight, self._writer.packets
+        while resend and len(inflight) - len(resend) < self._window:
+            entry = resend.popleft()
+            if inflight.get(entry.mid) is not entry:
+                continue  # answered meanwhile
+            if entry.released:
+                packets.append(b"\x62\x02" + entry.mid.to_bytes(2))
+                continue
+            packet = publish_packet(entry.flags, entry.topic, entry.mid, entry.payload, self._v5)
+            if len(packet) > self.max_packet_bytes:
+                del inflight[entry.mid]
+                entry.batch.settle(entry.index, PACKET_TOO_LARGE)
+                continue
+            packets.append(packet)
+            self.published += 1
+        self._writer.schedule()
+        return not resend
+
+    def new_mid(self) -> int:
+        """A packet identifier that nothing under way has."""
+        taken, of_subscriptions = self._inflight, self.of_subscriptions
+        while True:
+            self._next_mid = self._next_mid % 65535 + 1
+            if self._next_mid not in taken and self._next_mid not in of_subscriptions:
+                return self._next_mid
+
+    # -- the broker's answers ---------------------------------------------------------------------------------------
+
+    def on_answer(self, kind: int, packet: bytes) -> None:
+        """PUBACK, PUBREC or PUBCOMP."""
+        mid = packet[0] << 8 | packet[1]
+        reason = packet[2] if len(packet) > 2 else 0
+        if kind == PUBREC and reason < 0x80:
+            self._release(mid, reason)
+            return
+        entry = self._inflight.pop(mid, None)
+        if entry is None:
+            return
+        self.confirmed += 1
+        if kind == PUBCOMP:
+            reason = entry.received_with
+        if reason == NO_SUBSCRIBER or self._unheard:
+            self._note_subscriber(entry.topic, there=reason != NO_SUBSCRIBER)
+        batch = entry.batch
+        if batch.remaining > 1 and not reason:
+            batch.remaining -= 1  # nearly all of them end here
+        else:
+            batch.settle(entry.index, reason)
+        if self._queue or self._resend:
+            self._pump()
+
+    def _release(self, mid: int, reason: int) -> None:
+        entry = self._inflight.get(mid)
+        if entry is not None:
+            entry.released = True
+            entry.received_with = reason
+        self._writer.packets.append(b"\x62\x02" + mid.to_bytes(2))
+        self._writer.schedule()
+
+    def _note_subscriber(self, topic: str, *, there: bool) -> None:
+        """Count what nobody gets, and say when that begins and when it has ended for every topic."""
+        if there:
+            self._unheard.discard(topic)
+            if not self._unheard:
+                log.info("%s: what is published has subscribers again", self._name)
+            return
+        self.without_subscriber += 1
+        if not self._unheard:
+            log.warning(
+                "%s: nobody subscribes to what is published, the first topic is %s", self._name, topic
+            )
+        if len(self._unheard) < UNHEARD_LIMIT:
+            self._unheard.add(topic)
