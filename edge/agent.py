@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -13,14 +15,17 @@ from edge.api import AppState
 from edge.model import Model
 from edge.nodes.onnx import Onnx
 from edge.settings import AgentSettings
+from edge.snapshot import copy_twins, mark_after_crash, restore_twins
 from edge.twin import TwinStore
 from edge.web import MetricsServer, WebServer
 from voltflow import __version__, topics
+from voltflow.context import Contexts
 from voltflow.engine import Engine
 from voltflow.flow import Flow
 from voltflow.node import load_nodes, process_env
 from voltflow.program import flow_variables, stop_on_signals
 from voltflow.settings import SettingsError
+from voltflow.state import StateStore
 
 log = logging.getLogger(__name__)
 
@@ -83,22 +88,29 @@ async def run_agent(settings: AgentSettings) -> None:
     """
     stop = stop_on_signals()
     flow, env = load_flow(settings)
-    store = TwinStore()
+    store, contexts = TwinStore(), Contexts()
     engine = Engine(
         flow,
         env=env,
-        services={TwinStore: store},
+        services={TwinStore: store, Contexts: contexts},
         gateway=settings.gateway,
         state_dir=settings.state_dir,
         watchdog_s=settings.watchdog_s,
         grace_s=settings.grace_s,
     )
+    durable = StateStore(settings.state_dir, settings.state_period_s, settings.disk_write_budget_mb_per_day)
+    durable.register(
+        "twins", lambda: copy_twins(store), lambda data: restore_twins(store, data),
+        urgent=lambda: store.alert_changes,
+    )  # fmt: skip
+    durable.register("contexts", contexts.copy, contexts.restore)
     state = AppState(
         store=store,
         engine=engine,
         gateway=settings.gateway,
         started=time.time(),
         models=[wired.node for wired in engine.nodes.values() if isinstance(wired.node, Onnx)],
+        durable=durable,
     )
     token = settings.api_token or None
     web = WebServer(state, settings.api_host, settings.api_port, token=token)
@@ -109,7 +121,38 @@ async def run_agent(settings: AgentSettings) -> None:
         log.info("gateway %s, flow %s: page and API on http://%s:%d/, metrics on http://%s:%d/metrics",
                  settings.gateway, flow.revision, settings.api_host, settings.api_port,
                  settings.metrics_host, settings.metrics_port)  # fmt: skip
-        await engine.run(stop)
+        await _restore(durable, store)
+        contexts.keep_only(*_scopes(engine))
+        await _run_flow(engine, durable, stop)
     finally:
         await metrics.stop()
         await web.stop()
+
+
+async def _restore(durable: StateStore, store: TwinStore) -> None:
+    restored = await durable.open()
+    if restored is None:
+        log.info("no state in '%s': all packs start anew", durable.folder)
+        return
+    if not restored.clean:
+        mark_after_crash(store)
+    log.info("state of %d packs %s", len(store.packs), restored)
+
+
+def _scopes(engine: Engine) -> tuple[set[str], set[str]]:
+    """The nodes and tabs whose context is still of use."""
+    return set(engine.nodes), {wired.node.tab for wired in engine.nodes.values()}
+
+
+async def _run_flow(engine: Engine, durable: StateStore, stop: asyncio.Event) -> None:
+    """Run, writing the state meanwhile; the last one is marked clean where nothing was left under way. Otherwise the last
+    but one stands: the batches that were given up come again, and it knows nothing of them."""
+    writing = asyncio.create_task(durable.run(engine.settled), name="state")
+    try:
+        clean = await engine.run(stop)
+    finally:
+        writing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writing
+    if clean:
+        await durable.close()

@@ -22,6 +22,7 @@ from edge.stream import Streams
 from edge.twin import PackTwin
 from voltflow.battery.features import FEATURES
 from voltflow.metrics import EngineCollector
+from voltflow.state_metrics import StateCollector
 from voltflow.telemetry import Telemetry
 
 MAX_PACKS = 200
@@ -219,6 +220,8 @@ def make_registry(state: AppState, streams: Streams | None = None) -> CollectorR
     registry = CollectorRegistry()
     registry.register(TwinCollector(state))
     registry.register(EngineCollector(state.engine))
+    if state.durable is not None:
+        registry.register(StateCollector(state.durable))
     if streams is not None:
         registry.register(StreamCollector(streams))
     ProcessCollector(registry=registry)

@@ -97,6 +97,18 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Annotated[Path, Meta(description="folder for what survives a restart")] = Path(
         ".voltflow/agent"
     )
+    state_period_s: Annotated[
+        float, Meta(ge=1, le=86400, description="how often twins and contexts are written there, seconds")
+    ] = 60.0
+    disk_write_budget_mb_per_day: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=1e6,
+            description="MB of them that may be written in a day; where so many packs would cost more they are written "
+            "less often. 500: a card of 32 GB with 1,000 cycles, of whose writes a tenth is data, lasts 17 years",
+        ),
+    ] = 500.0
     api_host: Annotated[
         str, Meta(description="address of API and page; beyond localhost a token is required")
     ] = "127.0.0.1"

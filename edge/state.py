@@ -11,6 +11,7 @@ from typing import Protocol
 from edge.bands import worry
 from edge.twin import PackTwin, TwinStore
 from voltflow.engine import Engine
+from voltflow.state import StateStore
 
 ROSTER_S = 1.0
 
@@ -30,6 +31,7 @@ class AppState:
     gateway: str
     started: float
     models: Sequence[ModelNode] = ()
+    durable: StateStore | None = None
     roster: Roster = field(init=False)
 
     def __post_init__(self) -> None:

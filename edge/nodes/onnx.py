@@ -10,6 +10,7 @@ import numpy as np
 from edge.model import Model, ModelError, load_model, released_models
 from edge.reading import Reading
 from edge.twin import TwinStore
+from edge.warming import warming
 from voltflow.battery import features
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Transform, config, node
@@ -24,8 +25,9 @@ class Onnx(Transform):
     """Run one ONNX model on the messages that carry its feature vector; the others pass unchanged.
 
     All rows of a batch are one call of ONNX Runtime (one thread, no spinning). Where a required input is missing the
-    prediction is null with the reason, never a number. A model whose inputs are not the gateway's features is refused
-    when the flow starts.
+    prediction is null with the reason, never a number. So it is while the time a model speaks of holds a hole that a
+    crash of the gateway left: the reason begins with `warming`. A model whose inputs are not the gateway's features is
+    refused when the flow starts.
     """
 
     model: str = config(help="which model", choices=tuple(features.FEATURES), example="temperature")
@@ -56,19 +58,26 @@ class Onnx(Transform):
 
     def _predict(self, readings: list[Reading]) -> list[Prediction]:
         vectors = [reading.features[self.model] for reading in readings]
-        ready = [index for index, vector in enumerate(vectors) if vector.ready]
+        reasons = [self._warming(reading) for reading in readings]
+        ready = [i for i, vector in enumerate(vectors) if vector.ready and not reasons[i]]
         answers: dict[str, list[float]] = {}
         if ready:
             answers = self.loaded.predict(np.stack([vectors[index].values for index in ready]))
         rank = {index: place for place, index in enumerate(ready)}
         return [
             self._prediction(
-                reading, {name: values[rank[i]] for name, values in answers.items()} if i in rank else {}
+                reading,
+                {name: values[rank[i]] for name, values in answers.items()} if i in rank else {},
+                reasons[i],
             )
             for i, reading in enumerate(readings)
         ]
 
-    def _prediction(self, reading: Reading, answer: dict[str, float]) -> Prediction:
+    def _warming(self, reading: Reading) -> str:
+        hole_ms = self._store.packs[reading.slot].hole_ms
+        return "" if hole_ms is None else warming(self.model, reading.twin, hole_ms)
+
+    def _prediction(self, reading: Reading, answer: dict[str, float], reason: str) -> Prediction:
         made_ms = reading.twin.ts_ms
         horizon_ms = HORIZON_MS.get(self.model)
         prediction = Prediction(
@@ -79,7 +88,7 @@ class Onnx(Transform):
         )
         if not answer:
             missing = features.missing(self.model, reading.features[self.model].values)
-            prediction.reason = f"missing: {', '.join(missing)}"
+            prediction.reason = reason or f"missing: {', '.join(missing)}"
         elif not all(np.isfinite(value) for value in answer.values()):
             prediction.reason = "the model's answer is not a number"
         else:
