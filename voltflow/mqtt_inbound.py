@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from voltflow.message import Msg, now_ms
+from voltflow.clock import receive_clock
+from voltflow.message import Msg
 from voltflow.mqtt_codec import matches
 from voltflow.mqtt_writer import Writer
 
@@ -93,7 +94,7 @@ class Inbound:
             if delivery:
                 self.acknowledge([delivery])
             return
-        msg = Msg(topic, payload, None, now_ms(), props)
+        msg = Msg(topic, payload, None, receive_clock.now_ms(), props)
         for receiver in receivers:
             receiver(msg, delivery)
 
