@@ -31,8 +31,15 @@ class Gaps:
     attempts: int = 8
     events: Counter[str] = field(default_factory=Counter)
 
+    def begin(self, sequence: Sequence, now_s: float) -> None:
+        """Begin the grace of holes that are new, or of which a part has just come. `now_s` is monotonic."""
+        for boot in sequence.boots:
+            for hole in boot.holes:
+                if not hole.due_s:
+                    hole.due_s = now_s + self.ask_after_s
+
     def due(self, sequence: Sequence, now_s: float) -> list[ReplayCommand]:
-        """What to ask the device for now. `now_s` is monotonic."""
+        """What to ask the device for now."""
         for boot in sequence.boots:
             self._clean(boot, now_s)
         room = self.max_ask - sum(
@@ -56,7 +63,7 @@ class Gaps:
         )
 
     def _clean(self, boot: Boot, now_s: float) -> None:
-        """Give up what was asked for often enough or is too far back, begin the grace of what is new."""
+        """Give up what was asked for often enough or is too far back."""
         horizon = boot.next - RING_MESSAGES
         place = next((i for i, hole in enumerate(boot.holes) if hole.first < horizon <= hole.last), None)
         if place is not None:
@@ -64,11 +71,9 @@ class Gaps:
         for hole in boot.holes:
             if hole.given_up:
                 continue
-            if hole.last < horizon or (hole.tries >= self.attempts and 0 < hole.due_s <= now_s):
+            if hole.last < horizon or (hole.tries >= self.attempts and hole.due_s <= now_s):
                 hole.given_up = True
                 self.events["given_up"] += hole.size
-            elif not hole.due_s:
-                hole.due_s = now_s + self.ask_after_s
 
     def _waiting(self, boot: Boot, now_s: float) -> Iterator[Hole]:
         """The holes to be asked for, those that were asked for least often first, then the oldest."""

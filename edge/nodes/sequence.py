@@ -69,8 +69,10 @@ class SequenceNode(Transform):
         )
         for hole in holes:
             hole.due_s = 0.0
-        if holes or raised:
-            self._watched[twin.slot] = _Watched(Identity(raised), self.clock() if holes else inf)
+        if raised:
+            self._watched[twin.slot] = _Watched(Identity(raised))
+        if holes:
+            self._expect_more(twin, self.clock())
 
     def process(self, msgs: list[Msg]) -> tuple[list[Msg], list[Msg], list[Msg]]:
         known, watched = self._twins, self._watched
@@ -91,10 +93,14 @@ class SequenceNode(Transform):
                 passed.append(_marked(msg) if seen.what == "duplicate" else msg)
                 self._count(seen)
                 self._check_identity(msg, twin, item, seen, alerts)
-                self._ask(msg, twin, seen.gap, now_s, requests)
+                if seen.gap or seen.what == "filled":
+                    self._expect_more(twin, now_s)
+                self._ask(msg, twin, now_s, requests)
             else:
-                gap = self._lost_end(twin, item)
-                self._ask(msg, twin, gap, now_s, requests, answers=item.online)
+                if self._lost_end(twin, item):
+                    self._expect_more(twin, now_s)
+                if item.online:
+                    self._ask(msg, twin, now_s, requests)
         return passed, requests, alerts
 
     def _find(self, topic: str) -> PackTwin:
@@ -119,18 +125,19 @@ class SequenceNode(Transform):
 
     # -- what is missing --------------------------------------------------------------------------------------------
 
-    def _ask(
-        self, msg: Msg, twin: PackTwin, gap: tuple[int, int] | None, now_s: float, requests: list[Msg], *,
-        answers: bool = True,
-    ) -> None:  # fmt: skip
+    def _expect_more(self, twin: PackTwin, now_s: float) -> None:
+        """Something is missing since now, or a part of it has come."""
+        watched = self._watch(twin)
+        watched.due_s = min(watched.due_s, now_s + self.ask_after)
+        self._gaps.begin(twin.sequence, now_s)
+
+    def _ask(self, msg: Msg, twin: PackTwin, now_s: float, requests: list[Msg]) -> None:
         """Add what is to be asked for now. Each message of a pack is an occasion: a device that is away is not asked."""
-        watched = self._watch(twin) if gap else self._watched.get(twin.slot)
-        if watched is None:
+        watched = self._watched.get(twin.slot)
+        if watched is None or watched.due_s == inf:
             return
-        if gap:
-            watched.due_s = min(watched.due_s, now_s + self.ask_after)
         watched.later += 1
-        if answers and watched.due_s < inf and (now_s >= watched.due_s or watched.later >= LATER_MESSAGES):
+        if now_s >= watched.due_s or watched.later >= LATER_MESSAGES:
             topic = topics.CMD.of(twin.fleet, twin.pack)
             requests += [msg.derive(topic=topic, payload=command) for command in self._look(twin, now_s)]
             watched.later = 0
