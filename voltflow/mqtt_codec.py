@@ -100,6 +100,18 @@ def check_filter(topic_filter: str) -> str:
     return topic_filter
 
 
+@lru_cache(maxsize=65536)
+def check_topic(topic: str) -> str:
+    """The topic, when it can be published to; raises ValueError (MQTT 5, 4.7.3).
+
+    >>> check_topic("ev/v1/demo/SIM000001/cmd")
+    'ev/v1/demo/SIM000001/cmd'
+    """
+    if not topic or "#" in topic or "+" in topic or "\0" in topic or len(topic.encode()) > 65535:
+        raise ValueError(f"not a topic to publish to: {topic[:100]!r}")
+    return topic
+
+
 def matches(topic_filter: str, topic: str) -> bool:
     """Whether a topic belongs to a filter (MQTT 5, 4.7), the share name of a shared subscription aside.
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from voltflow.message import Msg
+from voltflow.mqtt_codec import check_topic
 from voltflow.node import ConfigError, Context, Node, load_nodes
 from voltflow.nodes.dead_letter import DeadLetter
 from voltflow.nodes.debug import RECENT, TEXT_LIMIT, Debug
+from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.nodes.mqtt_in import MqttIn
-from voltflow.nodes.mqtt_out import MqttOut, check_topic
+from voltflow.nodes.mqtt_out import MqttOut
 
 load_nodes("voltflow.nodes")
 
@@ -65,6 +67,9 @@ def test_topic_that_cannot_be_published_to_is_refused(topic: str) -> None:
         (MqttIn, {"topic": "a/#/c"}, "\"topic\": not a topic filter: 'a/#/c': # stands alone in the last level only"),
         (MqttIn, {"topic": ""}, "\"topic\": not a topic filter: '': it is empty"),
         (MqttOut, {"topic": "a/+"}, "\"topic\": not a topic to publish to: 'a/+'"),
+        (MqttBroker, {"birthTopic": "state/+"}, "\"birthTopic\": not a topic to publish to: 'state/+'"),
+        (MqttBroker, {"closeTopic": "#"}, "\"closeTopic\": not a topic to publish to: '#'"),
+        (MqttBroker, {"willTopic": "a\0b"}, "\"willTopic\": not a topic to publish to: 'a\\x00b'"),
         (MqttOut, {"qos": 0, "needsSubscriber": True},
          '"needsSubscriber": with QoS 0 the broker answers nothing; use qos 1 or 2'),
     ],

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from voltflow.mqtt import MqttLink, MqttOptions, Publication, tls_context
-from voltflow.node import ConfigNode, Context, config, node
+from voltflow.mqtt_codec import check_topic
+from voltflow.node import ConfigError, ConfigNode, Context, config, node
 from voltflow.nodes.tls_config import TlsConfig
 
 
@@ -58,6 +59,14 @@ class MqttBroker(ConfigNode):
     # state
     receiver: MqttLink | None = None
     sender: MqttLink | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("birthTopic", "closeTopic", "willTopic"):
+            try:
+                if topic := getattr(self, name):
+                    check_topic(topic)
+            except ValueError as error:
+                raise ConfigError(f'property "{name}": {error}') from None
 
     async def start(self, ctx: Context) -> None:
         client_id = self.clientid or f"voltflow-{ctx.gateway}-{self.id}"

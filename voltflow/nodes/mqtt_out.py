@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar
 
 from voltflow.message import Msg, encode_payload
 from voltflow.mqtt import LinkClosed, MqttLink, PublishRefused
-from voltflow.mqtt_codec import NO_SUBSCRIBER, reason_text
+from voltflow.mqtt_codec import NO_SUBSCRIBER, check_topic, reason_text
 from voltflow.network_sink import NetworkSink
 from voltflow.node import ConfigError, Context, Rejected, SinkUnavailable, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
@@ -161,11 +160,3 @@ class Publisher:
                 if item is not None:
                     write.left.append((msg, item))
         return write
-
-
-@lru_cache(maxsize=65536)
-def check_topic(topic: str) -> str:
-    """The topic, when it can be published to; raises ValueError (MQTT 5, 4.7.3)."""
-    if not topic or "#" in topic or "+" in topic or "\0" in topic or len(topic.encode()) > 65535:
-        raise ValueError(f"not a topic to publish to: {topic[:100]!r}")
-    return topic
