@@ -7,14 +7,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import logging
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -22,9 +23,14 @@ from msgspec import Meta
 from voltflow.engine import Engine
 from voltflow.flow import Flow, RawNode
 from voltflow.node import load_nodes, process_env
+from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.program import flow_variables
 from voltflow.settings import Secret
 from voltflow.topics import is_name
+
+if TYPE_CHECKING:
+    from cloud.ledger_task import LedgerTask
+    from voltflow.mqtt import MqttLink
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +83,30 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
         list[SinkName],
         Meta(description="sinks to use, of timescale, kafka, influx; empty: all that are configured"),
     ] = []
+    ledger_period_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86400,
+            description="look at the ledger of the newest history so often, in seconds; 0: never",
+        ),
+    ] = 60.0
+    ledger_window_h: Annotated[
+        float,
+        Meta(gt=0, le=8760, description="after a start the ledger looks at what was stored in so many hours"),
+    ] = 48.0
+    repair_after_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86400,
+            description="ask the device again for messages missing for so long, in seconds; 0: never",
+        ),
+    ] = 60.0
+    repair_attempts: Annotated[
+        int,
+        Meta(ge=1, le=100, description="so often, each time after twice the wait; then they count as lost"),
+    ] = 10
     metrics_host: Annotated[
         str, Meta(description="address of /metrics; beyond localhost metrics_token is required")
     ] = "127.0.0.1"
@@ -184,6 +214,7 @@ class Bridge:
             watchdog_s=settings.watchdog_s,
             grace_s=settings.grace_s,
         )
+        self.ledger = _ledger_task(settings)
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Run until `stop` is set, then drain; True when nothing was left under way."""
@@ -193,8 +224,53 @@ class Bridge:
         log.info("bridge %s: broker %s:%d, sinks: %s", self.settings.bridge_name,
                  self.settings.mqtt_host, self.settings.mqtt_port, sinks)  # fmt: skip
         s = self.settings
-        with serve(self.engine, s.metrics_host, s.metrics_port, s.metrics_token):
-            return await self.engine.run(stop)
+        with serve(self.engine, s.metrics_host, s.metrics_port, s.metrics_token, self.ledger):
+            async with self._ledger_runs(stop):
+                return await self.engine.run(stop)
+
+    @contextlib.asynccontextmanager
+    async def _ledger_runs(self, stop: asyncio.Event) -> AsyncIterator[None]:
+        """The continuous ledger beside the flow; it ends with the block, however that ends."""
+        if self.ledger is None:
+            yield
+            return
+        over = asyncio.Event()
+        stopping = asyncio.create_task(_pass_on(stop, over), name="ledger's stop")
+        task = asyncio.create_task(self.ledger.run(over, self._sender), name="ledger")
+        try:
+            yield
+        finally:
+            over.set()
+            stopping.cancel()
+            await asyncio.gather(task, stopping, return_exceptions=True)
+
+    async def _sender(self) -> MqttLink | None:
+        """The connection over which the flow publishes at the bridge's broker."""
+        nodes = (wired.node for wired in self.engine.nodes.values())
+        broker = next(
+            (node for node in nodes if isinstance(node, MqttBroker) and node.receiver is not None), None
+        )
+        return None if broker is None else await broker.open_sender()
+
+
+async def _pass_on(event: asyncio.Event, other: asyncio.Event) -> None:
+    await event.wait()
+    other.set()
+
+
+def _ledger_task(settings: BridgeSettings) -> LedgerTask | None:
+    """The continuous ledger, where there is a history and it is wanted."""
+    if not settings.ledger_period_s or "timescale" not in settings.active_sinks:
+        return None
+    from cloud.ledger_task import LedgerTask
+
+    return LedgerTask(
+        settings.database,
+        period_s=settings.ledger_period_s,
+        window_h=settings.ledger_window_h,
+        repair_after_s=settings.repair_after_s,
+        repair_attempts=settings.repair_attempts,
+    )
 
 
 def problems(settings: BridgeSettings) -> Iterator[str]:

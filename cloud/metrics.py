@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from cloud.ledger_task import LedgerStatus, LedgerTask
+from cloud.ledger_watch import Account
 from cloud.nodes.timescale_out import TimescaleOut
 from voltflow.access import address_of, refusal, require_token
 from voltflow.engine import Engine
@@ -51,6 +54,68 @@ class HistoryCollector(Collector):
         yield from (rows, again, latency)
 
 
+class LedgerCollector(Collector):
+    """What the continuous ledger knows; only of the bridge that looks at it where there are several."""
+
+    def __init__(self, ledger: LedgerTask) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterable[Metric]:
+        status, account = self._ledger.status, self._ledger.status.account
+        yield GaugeMetricFamily(
+            "voltflow_ledger_active",
+            "1 where this bridge looks at the ledger; others wait.",
+            int(status.active),
+        )
+        yield CounterMetricFamily(
+            "voltflow_ledger_errors",
+            "Looks at the ledger that the database or the broker prevented.",
+            status.errors,
+        )
+        events = CounterMetricFamily(
+            "voltflow_repair",
+            "Missing messages asked for again, no longer missing then, given up.",
+            labels=["event"],
+        )
+        for event, count in sorted(self._ledger.repairs.events.copy().items()):
+            events.add_metric([event], count)
+        yield events
+        if status.active:
+            yield from self._account(status, account)
+
+    def _account(self, status: LedgerStatus, account: Account) -> Iterator[Metric]:
+        looked_s = self._ledger.started_s if status.looked_s is None else status.looked_s
+        yield GaugeMetricFamily(
+            "voltflow_ledger_age_seconds", "Since the ledger was looked at.", time.monotonic() - looked_s
+        )
+        messages = GaugeMetricFamily(
+            "voltflow_ledger_messages",
+            "Messages of the boots with something new in the window; pending ones are missing for a short time only.",
+            labels=["class"],
+        )
+        counts = {
+            "delivered": account.delivered,
+            "explained": account.explained.total(),
+            "unexplained": status.unexplained,
+            "pending": status.pending,
+            "duplicate": account.duplicate,
+            "late": account.late,
+        }
+        for name, count in counts.items():
+            messages.add_metric([name], count)
+        lost = GaugeMetricFamily(
+            "voltflow_ledger_explained_messages", "Lost messages by what explains them.", labels=["reason"]
+        )
+        for reason, count in sorted(account.explained.items()):
+            lost.add_metric([reason], count)
+        holes = sum(map(len, account.missing.values()))
+        yield from (messages, lost)
+        yield GaugeMetricFamily(
+            "voltflow_ledger_holes", "Ranges of missing messages, pending ones too.", holes
+        )
+        yield GaugeMetricFamily("voltflow_ledger_boots", "Boots of packs that are looked at.", account.boots)
+
+
 class PortTakenError(OSError):
     """The metrics' port cannot be opened; the message names the settings."""
 
@@ -84,7 +149,9 @@ def _guarded(app: Callable[..., Any], token: str) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def serve(engine: Engine, host: str, port: int, token: str = "") -> Iterator[None]:
+def serve(
+    engine: Engine, host: str, port: int, token: str = "", ledger: LedgerTask | None = None
+) -> Iterator[None]:
     """Serve `/metrics` on the address while the block runs; port 0: not at all.
 
     Raises PortTakenError, and SettingsError where other machines could ask and there is no token.
@@ -95,6 +162,8 @@ def serve(engine: Engine, host: str, port: int, token: str = "") -> Iterator[Non
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine))
     registry.register(HistoryCollector(engine))
+    if ledger is not None:
+        registry.register(LedgerCollector(ledger))
     try:
         family, address = address_of(host, port)
         require_token("metrics", host, address, token, "metrics_token")

@@ -27,7 +27,7 @@ BEGIN
     WHERE oid = 'telemetry'::regclass
         OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'telemetry'::regclass);
     IF rows_about < 2e7 THEN
-        CREATE INDEX telemetry_stored ON telemetry USING brin (stored);
+        CREATE INDEX telemetry_stored ON telemetry USING brin (stored) WITH (autosummarize = on);
         CREATE INDEX telemetry_late ON telemetry (ts, pack, boot, fleet) WHERE late;
     ELSE
         RAISE WARNING 'telemetry has about % rows: two indexes of the ledger are not made now; see "Is anything missing?" in docs/fleet-operator.md', rows_about::bigint;
