@@ -1,4 +1,4 @@
-"""The command `cloud-bridge`: run the bridge, show its settings, migrate the database, check a flow."""
+"""The command `cloud-bridge`: run the bridge, show its settings, migrate the database, check a flow, dead letters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
+from cloud import dead_cli
 from cloud.bridge import Bridge, BridgeSettings, NoSinkError, problems
+from cloud.dead_cli import DeadError
 from voltflow import __version__
 from voltflow.flow import FlowError
 from voltflow.node import ConfigError
@@ -25,6 +27,7 @@ EXAMPLES = """examples:
   cloud-bridge config                             the effective settings and where each comes from
   cloud-bridge migrate                            make or update the tables, and end
   cloud-bridge check --flow my-flows.json         say what is wrong with a flow, start nothing
+  cloud-bridge dead list                          messages that were refused; see also dead show, replay, drop
 
 Every setting can also stand in the table [bridge] of voltflow.toml or in the environment as VOLTFLOW_BRIDGE_<NAME>.
 Secrets (the database's connection string, passwords, tokens) are not taken from the command line.
@@ -36,9 +39,15 @@ Command = Callable[[Loaded[BridgeSettings]], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `cloud-bridge`; 0 when all went well, 1 when the work failed, 2 when it could not start."""
     args = _parser().parse_args(argv)
-    command: Command = args.run
     try:
-        return command(load(BridgeSettings, "bridge", args))
+        loaded = load(BridgeSettings, "bridge", args)
+        if args.action == "dead":
+            return dead_cli.run(args, loaded)
+        command: Command = args.run
+        return command(loaded)
+    except DeadError as error:
+        _complain(str(error))
+        return 2
     except FlowError as error:
         _complain("\n".join(str(problem) for problem in error.problems))
         return 2
@@ -77,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         add_arguments(action, BridgeSettings)
         action.set_defaults(run=command)
+    dead_cli.add_parser(actions)
     return parser
 
 
