@@ -48,6 +48,10 @@ class Drain:
             (max(segment.footer.oldest_ms, self.last_ms) or None) if segment and self.messages > 0 else None
         )
 
+    def forget(self) -> None:
+        """Read from the disk again what is kept in memory."""
+        self._of, self._data, self._groups = (0, 0), b"", {}
+
     def _here(self) -> Position:
         """The position, moved on where its segment is gone or was rewritten."""
         position = self.position
@@ -67,7 +71,7 @@ class Drain:
             if not self._finished(segment, position):
                 break
             self.log.remove([segment])
-        self._of, self._data = (0, 0), b""
+        self.forget()
         return [], self.position
 
     def _take(self, segment: Segment, limit: int, max_bytes: int) -> tuple[list[Entry], Position]:

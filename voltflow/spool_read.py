@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from zlib import adler32, crc32
 
@@ -39,7 +39,9 @@ _decode_time = msgspec.msgpack.Decoder(int).decode
 _decode_ranges = msgspec.msgpack.Decoder(list[Range]).decode
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
+    """A frame of a file; head and body are None where they are damaged."""
+
     kind: int
     number: int
     start: int
@@ -47,6 +49,22 @@ class _Frame(NamedTuple):
     head: bytes | None
     body: bytes | None
     repaired: int
+
+    @property
+    def is_record(self) -> bool:
+        return self.kind == RECORD
+
+    @property
+    def is_losses(self) -> bool:
+        return self.kind == LOSSES
+
+
+def frames(data: bytes) -> Iterator[Frame]:
+    """All that can be found in a file, in order."""
+    at, number = HEADER_BYTES, 0
+    while (frame := _next_frame(data, at, HEADER_BYTES, number)) is not None:
+        yield frame
+        at, number = frame.end, max(number, frame.number)
 
 
 def decode_header(data: bytes) -> Header | None:
@@ -62,9 +80,10 @@ def decode_header(data: bytes) -> Header | None:
 
 
 def guess_header(data: bytes, number: int) -> Header:
-    """The header of a file of this version whose own is gone: one that was rewritten begins with its losses."""
-    frame = _frame_at(data, HEADER_BYTES)
-    return Header(1, int(frame is not None and frame.kind == LOSSES), number)
+    """The header of a file of this version whose own is gone: one that was rewritten holds its losses."""
+    frame, footer = _frame_at(data, HEADER_BYTES), decode_footer(data)
+    rewritten = (frame is not None and frame.kind == LOSSES) or (footer is not None and footer.losses_at > 0)
+    return Header(1, int(rewritten), number)
 
 
 def decode_footer(data: bytes) -> Footer | None:
@@ -81,7 +100,7 @@ def read_group(data: bytes, start: int, number: int, footer: Footer) -> Group | 
 
     A group whose end mark is lost is read together with the next one.
     """
-    frames: dict[int, _Frame] = {}
+    frames: dict[int, Frame] = {}
     at, next_number, repaired = start, number, 0
     while (frame := _next_frame(data, at, start, next_number)) is not None:
         at, repaired = frame.end, repaired + frame.repaired
@@ -113,17 +132,16 @@ def recover(data: bytes) -> tuple[Footer, int]:
     the mark that is damaged.
     """
     number = torn_from = oldest_ms = newest_ms = ranges = losses_at = 0
-    end = at = HEADER_BYTES
-    while (frame := _next_frame(data, at, HEADER_BYTES, number)) is not None:
-        at = frame.end
+    end = HEADER_BYTES
+    for frame in frames(data):
         if frame.kind == END:
-            number, torn_from, end = frame.number, frame.number, at
+            number, torn_from, end = frame.number, frame.number, frame.end
             newest_ms = max(newest_ms, _decode_time(frame.head) if frame.head is not None else 0)
         elif frame.kind == RECORD and frame.head is not None and frame.body is not None:
-            number, end = frame.number + 1, at
+            number, end = frame.number + 1, frame.end
             oldest_ms = earlier(oldest_ms, _decode_head(frame.head)[1])
         elif frame.kind == LOSSES:
-            losses_at, end = frame.start, at
+            losses_at, end = frame.start, frame.end
             ranges = ranges if frame.body is None else len(_decode_ranges(frame.body))
     return Footer(number, ranges, oldest_ms, newest_ms, torn_from, losses_at), end
 
@@ -134,21 +152,21 @@ def earlier(one_ms: int, other_ms: int) -> int:
 
 
 def _entries(
-    frames: dict[int, _Frame], numbers: range, known: dict[int, Record], footer: Footer
+    frames: dict[int, Frame], numbers: range, known: dict[int, Record], footer: Footer
 ) -> list[Entry]:
     """A record or its loss for every number; what was torn off before it was acknowledged is no loss."""
     entries = ((number, _entry(frames.get(number), known.get(number))) for number in numbers)
     return [entry for number, entry in entries if number < footer.torn_from or isinstance(entry, Record)]
 
 
-def _heads_of(end: _Frame) -> dict[int, Record]:
+def _heads_of(end: Frame) -> dict[int, Record]:
     if end.body is None:
         return {}
     heads = [_record_of(head) for head in _decode_heads(end.body)]
     return dict(enumerate(heads, end.number - len(heads)))
 
 
-def _entry(frame: _Frame | None, known: Record | None) -> Entry:
+def _entry(frame: Frame | None, known: Record | None) -> Entry:
     head = _record_of(_decode_head(frame.head)) if frame is not None and frame.head is not None else known
     if frame is None or frame.body is None or head is None:
         return Lost(head)
@@ -162,7 +180,7 @@ def _record_of(head: list[Any]) -> Record:
     return Record(topic, b"", received_ms, fleet, pack, boot, seq, ts_ms)
 
 
-def _next_frame(data: bytes, at: int, group_start: int, number: int) -> _Frame | None:
+def _next_frame(data: bytes, at: int, group_start: int, number: int) -> Frame | None:
     """The frame at a place, or the first one behind it where damage is.
 
     Its number must be possible: not smaller than expected, and not more records on than there is room for.
@@ -177,7 +195,7 @@ def _next_frame(data: bytes, at: int, group_start: int, number: int) -> _Frame |
     return None
 
 
-def _frame_at(data: bytes, start: int) -> _Frame | None:
+def _frame_at(data: bytes, start: int) -> Frame | None:
     """The frame whose prefix stands there, with head and body None where they are damaged; None where none is."""
     behind = start + PREFIX_BYTES
     if behind > len(data):
@@ -194,7 +212,7 @@ def _frame_at(data: bytes, start: int) -> _Frame | None:
         return None
     head, head_repaired = _checked(data[behind : behind + head_bytes], head_sum)
     body, body_repaired = _checked(data[behind + head_bytes : end], body_sum, check)
-    return _Frame(kind, number, start, end, head, body, repaired + head_repaired + body_repaired)
+    return Frame(kind, number, start, end, head, body, repaired + head_repaired + body_repaired)
 
 
 def _checked(data: bytes, stored: int, check: int | None = None) -> tuple[bytes | None, int]:
