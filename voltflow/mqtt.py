@@ -28,6 +28,7 @@ from voltflow.mqtt_connection import Connection, MqttError, Version
 from voltflow.mqtt_inbound import Delivery, Inbound, Receiver
 from voltflow.mqtt_options import MqttOptions, Publication, tls_context
 from voltflow.mqtt_outbound import LinkClosed, Outbound, PublishRefused
+from voltflow.mqtt_report import Report
 from voltflow.mqtt_session import SessionMemory
 from voltflow.mqtt_writer import Writer
 
@@ -65,9 +66,8 @@ class MqttLink:
         self.remade = 0
         """Connections given up here so that the broker sends again what could not be handled."""
         self.last_error = ""
-        self._failed_attempts = 0
-        self._said = ""
         self._was_connected = False
+        self._report = Report(name, options.address)
         self._client_id = options.client_id or uuid.uuid4().hex
         self._version = Version()
         self._memory = SessionMemory(options.memory)
@@ -175,7 +175,7 @@ class MqttLink:
                 if time.monotonic() - since > STEADY_S:
                     backoff.reset()
             except Exception as error:  # noqa: BLE001 - whatever it was: a link that gives up would stop the gateway unseen
-                self._report_failed_attempt(error)
+                self._on_failed(error)
             await self._disconnect()
             await asyncio.sleep(backoff.next_s())
             self.reconnects += 1
@@ -189,7 +189,11 @@ class MqttLink:
         self._writer.attach(connection.client._connection)
         self._subscribe_all(connection)
         self.connected.set()
-        self._report_connected(connection)
+        self._report.connected("5" if self._version.is_5 else "3.1.1")
+        if self._was_connected and self.options.persistent and not connection.session_present:
+            self.sessions_lost += 1
+            self._report.session_lost()
+        self._was_connected = True
         self._outbound.begin(
             connection.window,
             connection.max_packet_bytes,
@@ -201,8 +205,13 @@ class MqttLink:
 
     def _on_lost(self, connection: Connection) -> None:
         self._version.lost()
-        self.last_error = self._said = connection.error or "closed by the broker or the network"
-        log.warning("%s: connection to %s lost: %s", self.name, self.options.address, self.last_error)
+        self.last_error = connection.error or "closed by the broker or the network"
+        self._report.lost(self.last_error)
+
+    def _on_failed(self, error: Exception) -> None:
+        self.last_error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        known = isinstance(error, OSError | TimeoutError | MqttError)
+        self._report.failed(self.last_error, error=None if known else error)
 
     async def _disconnect(self, reason_code: int = 0) -> None:
         connection, self._connection = self._connection, None
@@ -212,26 +221,6 @@ class MqttLink:
         self._outbound.end()
         if connection is not None:
             await connection.leave(reason_code)
-
-    def _report_failed_attempt(self, error: Exception) -> None:
-        """The first one and each new reason; a broker that is away for a night does not fill the log."""
-        self._failed_attempts += 1
-        self.last_error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        level = logging.DEBUG if self.last_error == self._said else logging.WARNING
-        self._said = self.last_error
-        known = isinstance(error, OSError | TimeoutError | MqttError)
-        log.log(level, "%s: cannot connect to %s, trying again: %s", self.name, self.options.address,
-                self.last_error, exc_info=not known)  # fmt: skip
-
-    def _report_connected(self, connection: Connection) -> None:
-        attempts = f" after {self._failed_attempts} failed attempt(s)" if self._failed_attempts else ""
-        version = "5" if self._version.is_5 else "3.1.1"
-        log.info("%s: connected to %s (MQTT %s)%s", self.name, self.options.address, version, attempts)
-        if self._was_connected and self.options.persistent and not connection.session_present:
-            self.sessions_lost += 1
-            log.warning("%s: %s has forgotten the session: what it kept for this client is lost", self.name,
-                        self.options.address)  # fmt: skip
-        self._was_connected, self._failed_attempts, self._said = True, 0, ""
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
