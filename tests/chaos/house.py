@@ -12,6 +12,8 @@ import contextlib
 import json
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,10 @@ FLEET = "chaos"
 AGENT_SETTINGS = {
     "spool_after_s": "1", "spool_max_mb": "12", "spool_protected_mb": "4", "spool_drain_share": "0.5",
     "state_period_s": "2",
+}  # fmt: skip
+SPOOL_PROPERTIES = {
+    "spoolAfter": "${VOLTFLOW_AGENT_SPOOL_AFTER_S}", "spoolMaxMb": "${VOLTFLOW_AGENT_SPOOL_MAX_MB}",
+    "spoolProtectedMb": "${VOLTFLOW_AGENT_SPOOL_PROTECTED_MB}", "drainShare": "${VOLTFLOW_AGENT_SPOOL_DRAIN_SHARE}",
 }  # fmt: skip
 
 
@@ -113,10 +119,10 @@ class House:
             self._add(Member("kafka", kafka, self._places["cloud"]))
             arguments += ["--kafka-bootstrap", kafka.bootstrap]
         with self._places["cloud"]():
-            bridge = programs.Bridge(
+            self.bridge = programs.Bridge(
                 self.uplink_broker, database.dsn(DATABASE), self.folder / "bridge", *arguments
             )
-        self._add(Member("bridge", bridge, self._places["cloud"]))
+        self._add(Member("bridge", self.bridge, self._places["cloud"]))
 
     def _start_gateway(self) -> None:
         self.local_broker = self._broker("local-broker", "gateway", self._address("devices"))
@@ -177,6 +183,8 @@ class House:
         for node in nodes:
             if node["type"] == "mqtt-broker":
                 node["keepalive"] = KEEPALIVE_S
+            if "spool" in node:
+                node |= SPOOL_PROPERTIES
         path.write_text(json.dumps(nodes))
         return path
 
@@ -234,11 +242,20 @@ class House:
         }
 
     def keep_logs(self, folder: Path) -> None:
-        """Copy the logs of all programs."""
+        """Copy the logs of all programs, and what agent and bridge say of themselves."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, member in self.members.items():
             with contextlib.suppress(OSError):
                 shutil.copy(member.log_file(), folder / f"{name}.log")
+        agent, bridge = self.members["agent"], self.members["bridge"]
+        asked: dict[str, tuple[Member, Callable[[], str]]] = {
+            "agent.metrics": (agent, self.agent.metrics),
+            "agent.health": (agent, lambda: json.dumps(self.agent.get("/api/health"), indent=1)),
+            "bridge.metrics": (bridge, self.bridge.metrics),
+        }
+        for name, (member, ask) in asked.items():
+            with contextlib.suppress(OSError):
+                (folder / name).write_text(member.here(ask))
 
 
 def _make_database(database: Database) -> None:
@@ -257,7 +274,5 @@ def _discard(member: Member) -> None:
 
 
 def _help_of(module: str, command: str) -> str:
-    import sys
-
     done = subprocess.run([sys.executable, "-m", module, command, "--help"], check=True, capture_output=True, text=True)  # fmt: skip
     return done.stdout

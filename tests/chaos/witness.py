@@ -63,7 +63,6 @@ class Witness:
         self._number, self._offset, self._rest = 0, 0, b""
         self._unproven: dict[Key, bytes] = {}
         self._newest: dict[Boot, int] = {}
-        self._order: dict[Boot, int] = {}
         self.digest = hashlib.sha256()
         self.proven = 0
 
@@ -139,13 +138,17 @@ class Witness:
 
     def _check_order(self, rows: list[tuple[Key, dict[str, Any]]]) -> Iterator[str]:
         """Live rows in the order they were stored have rising numbers; `rows` are in that order."""
-        last: dict[Boot, int] = {}
+        newest: dict[Boot, tuple[int, dict[str, Any]]] = {}
         for (pack, boot, seq), row in rows:
             if row["replay"] or row["late"]:
                 continue
-            if seq < last.get((pack, boot), -1):
-                yield f"{pack} boot {boot}: live row {seq} was stored after {last[pack, boot]}"
-            last[pack, boot] = max(seq, last.get((pack, boot), -1))
+            last = newest.get((pack, boot))
+            if last is not None and seq < last[0]:
+                yield (
+                    f"{pack} boot {boot}: live row {seq} ({_when(row)}) was stored after {last[0]} ({_when(last[1])})"
+                )
+            else:
+                newest[pack, boot] = (seq, row)
 
     def settle(self, until: dict[Boot, int]) -> None:
         """What is below `until` is proven: forget it."""
@@ -154,6 +157,11 @@ class Witness:
             key: line for key, line in self._unproven.items() if key[2] >= until.get(key[:2], 0)
         }
         self.proven += before - len(self._unproven)
+
+
+def _when(row: dict[str, Any]) -> str:
+    times = {name: row[name] and f"{row[name]:%H:%M:%S.%f}"[:-3] for name in ("sent", "received", "stored")}
+    return ", ".join(f"{name} {time}" for name, time in times.items())
 
 
 def _rows(cursor: Any, packs: list[str], oldest_ms: int) -> list[tuple[Key, dict[str, Any]]]:
