@@ -186,9 +186,12 @@ class SinkQueue:
             if await self._kept(msgs, error):
                 return None
             self.circuit.trying()
-            error = await self._attempt(msgs)
+            error = await self._try_again(msgs)
         self.circuit.succeeded()
         return error
+
+    async def _try_again(self, msgs: list[Msg]) -> Exception | None:
+        return await self._attempt(msgs)
 
     async def _refuse(self, refused: list[tuple[Msg, str]]) -> None:
         """Make dead letters; several batches may be in this write, so it waits until they are safe."""

@@ -68,6 +68,10 @@ class SpoolingQueue(SinkQueue):
             return SinkUnavailable(self.circuit.reason)
         return await self._write_within(msgs, self.sink.spoolAfter)
 
+    async def _try_again(self, msgs: list[Msg]) -> Exception | None:
+        """For a batch that the spool does not take either: it alone finds out whether the far side is back."""
+        return await self._write_within(msgs, self.sink.spoolAfter)
+
     async def _write_within(self, msgs: list[Msg], limit_s: float) -> Exception | None:
         """One write of the sink; giving it up withdraws what the sink has not sent yet."""
         try:

@@ -1,0 +1,224 @@
+"""Any order of publishing, outages, crashes and restarts: what was acknowledged is at the far side, on disk, or named as lost.
+
+The engine and the spool are the real ones. The broker is a model: it keeps what was not acknowledged and gives it to the
+next run in order. The far side keeps what it takes, also what it took without answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.flows import Feed, Lab, raw, until
+from voltflow import store_forward
+from voltflow.engine import Engine
+from voltflow.flow import Flow
+from voltflow.message import Key, Msg, now_ms
+from voltflow.network_sink import REPLAYED
+from voltflow.node import SinkUnavailable
+from voltflow.store_forward import SpoolingQueue
+from voltflow.telemetry import Loss
+
+PACKS = ("a", "b")
+PADDING = "x" * 1500
+PERIOD_MS = 500
+
+
+class Broker:
+    """What devices published and the flow has not acknowledged, in order."""
+
+    def __init__(self) -> None:
+        self.pending: list[Msg] = []
+        self.published = dict.fromkeys(PACKS, 0)
+        self.given = 0
+        """How many of the pending ones this run has got."""
+
+    def publish(self, pack: str, count: int) -> None:
+        for _ in range(count):
+            seq = self.published[pack]
+            self.published[pack] += 1
+            payload = {"schema": "twin.prediction/1", "fleet": "f", "pack": pack, "boot": 1, "seq": seq,
+                       "ts_ms": seq * PERIOD_MS, "padding": PADDING}  # fmt: skip
+            self.pending.append(
+                Msg(f"ev/v1/f/{pack}/twin", msgspec.json.encode(payload), Key(pack, 1, seq), now_ms())
+            )
+
+
+class Far:
+    """The far side over all runs: live and replayed messages by pack, loss records, and its mood."""
+
+    def __init__(self) -> None:
+        self.mode = "up"
+        self.got: dict[str, set[int]] = {pack: set() for pack in PACKS}
+        self.lost: dict[str, list[range]] = {pack: [] for pack in PACKS}
+        self.run_order: dict[tuple[str, bool], list[int]] = {}
+        self.changed = asyncio.Event()
+
+    def become(self, mode: str) -> None:
+        self.mode = mode
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def __call__(self, msgs: list[Msg]) -> None:
+        while self.mode != "up":
+            if self.mode == "away":
+                raise SinkUnavailable("connection refused")
+            if self.mode == "deaf":
+                self._take(msgs, ordered=False)
+                await asyncio.Event().wait()
+            await self.changed.wait()
+        self._take(msgs, ordered=True)
+
+    def _take(self, msgs: list[Msg], *, ordered: bool) -> None:
+        for msg in msgs:
+            body = msgspec.json.decode(msg.payload)
+            replayed = bool(msg.props and REPLAYED in msg.props)
+            assert bool(body.get("replay")) == replayed
+            if body["schema"] == "loss/1":
+                loss = msgspec.convert(body, Loss)
+                self.lost[loss.pack].append(range(loss.seq_from, loss.seq_to + 1))
+                continue
+            self.got[body["pack"]].add(body["seq"])
+            if ordered:
+                self.run_order.setdefault((body["pack"], replayed), []).append(body["seq"])
+
+
+class World(RuleBasedStateMachine):
+    """The whole of it. Rules run the event loop for as long as they say and no longer."""
+
+    @initialize(kind=st.sampled_from(["network sink", "pipelined network sink"]))
+    def begin(self, kind: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(store_forward, "PROBE_S", 0.05)
+        self.folder = Path(tempfile.mkdtemp(prefix="voltflow-model-"))
+        self.kind, self.broker, self.far = kind, Broker(), Far()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.run(self._start())
+
+    def run(self, what: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(what)
+
+    async def _start(self) -> None:
+        sink = raw("k", self.kind, spool=True, spoolMaxMb=0.2, spoolProtectedMb=50, drainShare=1)
+        engine = Engine(Flow([raw("s", "source", ["k"]), sink]), env={}, state_dir=self.folder, grace_s=5.0)
+        node: Any = engine.nodes["k"].node
+        node.write_, node.spoolAfter = self.far, 0.02
+        engine.spools.queues[0].circuit.backoff.limit_s = 0.005
+        self.far.run_order.clear()  # after a restart the last of the run before may come again
+        self.lab = Lab(engine)
+        source: Feed = self.lab["s"]
+        await until(lambda: hasattr(source, "fail") or self.lab.run.done(), "the start")
+        self.broker.given = 0
+        self._deliver()
+
+    @property
+    def queue(self) -> SpoolingQueue:
+        return self.lab.engine.spools.queues[0]
+
+    def _deliver(self) -> None:
+        """Hand what is pending to the flow as one batch, acknowledged when that returns."""
+        batch = self.broker.pending[self.broker.given :]
+        if not batch:
+            return
+        self.broker.given = len(self.broker.pending)
+
+        async def settle() -> None:
+            await self.lab["s"].emit(batch)
+            ids = set(map(id, batch))
+            before = len(self.broker.pending)
+            self.broker.pending = [msg for msg in self.broker.pending if id(msg) not in ids]
+            self.broker.given -= before - len(self.broker.pending)
+
+        task = self.loop.create_task(settle())
+        self.lab["s"].under_way.add(task)
+
+    @rule(pack=st.sampled_from(PACKS), count=st.integers(1, 60))
+    def publish(self, pack: str, count: int) -> None:
+        self.broker.publish(pack, count)
+        self.run(asyncio.sleep(0))
+        self._deliver()
+
+    @rule(mode=st.sampled_from(["up", "away", "silent", "deaf"]))
+    def outage(self, mode: str) -> None:
+        self.far.become(mode)
+
+    @rule(turns=st.integers(1, 40))
+    def time_passes(self, turns: int) -> None:
+        self.run(asyncio.sleep(turns * 0.001))
+
+    @rule()
+    def crash(self) -> None:
+        """The program is gone in the middle of whatever it does; what it had written to files is there."""
+
+        async def die() -> None:
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for _ in range(3):  # the engine's own ending is interrupted as well
+                for task in tasks:
+                    task.cancel()
+                await asyncio.sleep(0)
+            await asyncio.wait(tasks)
+
+        copy = self.folder.with_name(self.folder.name + "x")
+        shutil.copytree(self.folder, copy)  # before anything can be closed in order
+        self.run(die())
+        shutil.rmtree(self.folder, ignore_errors=True)  # a thread may not have heard yet that it is dead
+        self.folder = copy
+        self.run(self._start())
+
+    @rule()
+    def restart(self) -> None:
+        self.run(self.lab.end())
+        self.run(self._start())
+
+    @precondition(lambda self: hasattr(self, "lab"))
+    @invariant()
+    def nothing_ends_by_itself(self) -> None:
+        assert not self.lab.run.done(), self.lab.run
+
+    def teardown(self) -> None:
+        if not hasattr(self, "lab"):
+            return
+        try:
+            self.far.become("up")
+            self.run(self._settled())
+            self._everything_is_accounted_for()
+        finally:
+            with contextlib.suppress(BaseException):
+                self.run(self.lab.end())
+            self.loop.close()
+            self.patch.undo()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _settled(self) -> None:
+        self._deliver()
+        await until(lambda: not self.broker.pending, "everything acknowledged", 20)
+        await until(lambda: not self.queue.spool.backlog.messages, "an empty spool", 20)
+
+    def _everything_is_accounted_for(self) -> None:
+        for pack, count in self.broker.published.items():
+            named = {seq for lost in self.far.lost[pack] for seq in lost}
+            missing = set(range(count)) - self.far.got[pack]
+            assert missing <= named, f"pack {pack}: {sorted(missing - named)[:10]} are lost without a word"
+            assert named <= set(range(count)), f"pack {pack}: loss records name what never was"
+        for (pack, replayed), seqs in self.far.run_order.items():
+            first = list(dict.fromkeys(seqs))
+            assert first == sorted(first), f"pack {pack}, replayed {replayed}: out of order {first[:50]}"
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # each example runs for real: shrinking takes minutes
+)  # fmt: skip
