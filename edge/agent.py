@@ -19,6 +19,7 @@ from edge.snapshot import copy_twins, mark_after_crash, restore_twins
 from edge.twin import TwinStore
 from edge.web import MetricsServer, WebServer
 from voltflow import __version__, topics
+from voltflow.clock import receive_clock
 from voltflow.context import Contexts
 from voltflow.engine import Engine
 from voltflow.flow import Flow
@@ -88,7 +89,7 @@ async def run_agent(settings: AgentSettings) -> None:
     """
     stop = stop_on_signals()
     flow, env = load_flow(settings)
-    store, contexts = TwinStore(), Contexts()
+    store, contexts = TwinStore(receive_clock), Contexts()
     engine = Engine(
         flow,
         env=env,

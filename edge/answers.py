@@ -6,7 +6,6 @@ containers in one call, because the flow goes on writing in its own thread.
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +14,7 @@ import msgspec
 from edge.bands import Band, is_silent, predicted, worries, worry
 from edge.comparison import Compared, compare, device_time, soh_actual
 from edge.twin import HISTORY_PERIOD_MS, PackTwin, TwinStore
+from voltflow.clock import receive_clock
 from voltflow.telemetry import Alert, Estimate, Prediction, Session, State, Telemetry
 
 
@@ -101,6 +101,8 @@ class Detailed(msgspec.Struct):
     online: bool | None
     messages: int
     late_messages: int
+    skew_ms: int | None
+    """How far the device's clock is ahead of the gateway's; null where that cannot be told."""
     worries: list[str]
     telemetry: Telemetry | None
     nameplate: State | None
@@ -209,7 +211,7 @@ def power_kw(telemetry: Telemetry) -> float | None:
 
 def row(twin: PackTwin, now_s: float | None = None) -> PackRow:
     """A pack in one line."""
-    now_s = time.time() if now_s is None else now_s
+    now_s = receive_clock.now_s() if now_s is None else now_s
     result = PackRow(
         name=twin.name, fleet=twin.fleet, pack=twin.pack, online=online(twin), silent=is_silent(twin, now_s),
         worry=worry(twin, now_s), worries=worries(twin, now_s), alerts=len(twin.alerts),
@@ -243,7 +245,7 @@ def status(twin: PackTwin) -> Status:
         battery_id=twin.pack, fleet=twin.fleet, online=online(twin),
         timestamp=device_time(telemetry.ts_ms if telemetry else None),
         ts_ms=telemetry.ts_ms if telemetry else None,
-        age_s=age_s(twin, time.time()) if telemetry else None,
+        age_s=age_s(twin, receive_clock.now_s()) if telemetry else None,
         charging_state=telemetry.charging_state if telemetry else None,
         vehicle_state=telemetry.vehicle_state if telemetry else None,
         soc_pct=telemetry.soc_pct if telemetry else None,
@@ -265,7 +267,8 @@ def detailed(twin: PackTwin) -> Detailed:
     return Detailed(
         battery_id=twin.pack, fleet=twin.fleet, online=online(twin),
         timestamp=device_time(telemetry.ts_ms if telemetry else None),
-        messages=twin.messages, late_messages=twin.late, worries=worries(twin), telemetry=telemetry,
+        messages=twin.messages, late_messages=twin.late,
+        skew_ms=None if twin.skew_ms is None else round(twin.skew_ms), worries=worries(twin), telemetry=telemetry,
         nameplate=twin.state, estimate=twin.estimate, session=twin.session, predictions=dict(twin.predictions),
         comparisons=compare(twin).comparisons, alerts=list(twin.alerts.values()),
     )  # fmt: skip

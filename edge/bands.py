@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import msgspec
 
 from edge.twin import PackTwin
+from voltflow.clock import receive_clock
 
 Grade = Literal["good", "fair", "poor"]
 
@@ -81,7 +81,7 @@ def is_silent(twin: PackTwin, now_s: float | None = None) -> bool:
     not know what time it was then."""
     if twin.received_ms is None:
         return False
-    return (time.time() if now_s is None else now_s) - twin.received_ms / 1000 > SILENT_S
+    return (receive_clock.now_s() if now_s is None else now_s) - twin.received_ms / 1000 > SILENT_S
 
 
 def worry(twin: PackTwin, now_s: float | None = None) -> int:

@@ -12,6 +12,7 @@ from edge.bands import SILENT_S
 from edge.model import Model
 from voltflow import __version__
 from voltflow.battery.features import FEATURES
+from voltflow.clock import receive_clock
 from voltflow.engine import Engine
 from voltflow.node import Sink
 from voltflow.nodes.mqtt_broker import MqttBroker
@@ -107,17 +108,23 @@ def health(state: AppState) -> Health:
         twin.received_ms for twin in packs
     ]  # None: while the gateway did not know what time it was
     newest_s = max((ms or 0 for ms in received_ms), default=0) / 1000
-    age_s = round(max(0.0, time.time() - newest_s), 1) if newest_s else None
+    age_s = round(max(0.0, receive_clock.now_s() - newest_s), 1) if newest_s else None
     away = [*_brokers(engine), *_sinks(engine)]
     stuck = [] if away else list(_stuck(engine))
-    reasons = [*stuck, *away, *([] if None in received_ms else _silence(state, age_s)), *_models(state)]
+    reasons = [
+        *stuck,
+        *away,
+        *_clock(state),
+        *([] if None in received_ms else _silence(state, age_s)),
+        *_models(state),
+    ]
     return Health(
         status="unhealthy" if stuck else "degraded" if reasons else "ok",
         reasons=reasons,
         gateway=state.gateway,
         version=__version__,
         flow_revision=engine.flow.revision,
-        uptime_s=round(time.time() - state.started, 1),
+        uptime_s=round(state.uptime_s, 1),
         packs=len(packs),
         messages=engine.messages,
         newest_message_age_s=age_s,
@@ -201,8 +208,15 @@ def _stuck(engine: Engine) -> Iterator[Reason]:
             )
 
 
+def _clock(state: AppState) -> Iterator[Reason]:
+    """Receive times are null while it is unknown, and go on as before beside a clock that has jumped."""
+    clock = state.store.clock.status()
+    if clock.state != "ok":
+        yield Reason(f"clock_{clock.state}", clock.reason)
+
+
 def _silence(state: AppState, age_s: float | None) -> Iterator[Reason]:
-    up_s = time.time() - state.started
+    up_s = state.uptime_s
     if age_s is None and up_s > SILENT_S:
         yield Reason("no_telemetry", f"no telemetry since the gateway started {up_s:.0f} s ago")
     elif age_s is not None and age_s > SILENT_S:

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from edge import comparison
 from edge.answers import power_kw
 from edge.bands import predicted
+from edge.clock_metrics import ClockCollector
 from edge.gaps import EVENTS
 from edge.state import AppState
 from edge.stream import Streams
@@ -220,6 +221,7 @@ def make_registry(state: AppState, streams: Streams | None = None) -> CollectorR
     registry = CollectorRegistry()
     registry.register(TwinCollector(state))
     registry.register(EngineCollector(state.engine))
+    registry.register(ClockCollector(state.store))
     if state.durable is not None:
         registry.register(StateCollector(state.durable))
     if streams is not None:

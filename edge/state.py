@@ -10,6 +10,7 @@ from typing import Protocol
 
 from edge.bands import worry
 from edge.twin import PackTwin, TwinStore
+from voltflow.clock import receive_clock
 from voltflow.engine import Engine
 from voltflow.state import StateStore
 
@@ -36,6 +37,12 @@ class AppState:
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.store)
+        self._started_monotonic_s = time.monotonic() - (time.time() - self.started)
+
+    @property
+    def uptime_s(self) -> float:
+        """Since the start, also where the wall clock was set meanwhile."""
+        return time.monotonic() - self._started_monotonic_s
 
 
 class Roster:
@@ -51,7 +58,7 @@ class Roster:
         """All packs, the most worrying first; equal ones by name."""
         with self._lock:
             if time.monotonic() > self._fresh_until or len(self._ranked) != len(self._store.packs):
-                started, now_s = time.monotonic(), time.time()
+                started, now_s = time.monotonic(), receive_clock.now_s()
                 self._ranked = sorted(self._store.packs, key=lambda twin: (-worry(twin, now_s), twin.name))
                 cost_s = time.monotonic() - started
                 self._fresh_until = time.monotonic() + max(ROSTER_S, 20 * cost_s)  # at most 5 % of a core

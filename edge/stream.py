@@ -23,6 +23,7 @@ from edge.bands import worry
 from edge.routes import ApiError, StreamQuery, find_pack, parse_query
 from edge.state import AppState
 from edge.twin import PackTwin
+from voltflow.clock import receive_clock
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -170,7 +171,7 @@ class Streams:
         return self._event(ranked[:MAX_ROWS], len(ranked))
 
     def _event(self, twins: list[PackTwin], changed: int) -> bytes:
-        packs, now_s = list(self._state.store.packs), time.time()
+        packs, now_s = list(self._state.store.packs), receive_clock.now_s()
         data = Changes(
             time_ms=round(now_s * 1000),
             total=len(packs),
@@ -184,7 +185,7 @@ class Streams:
 def _worst(twins: list[PackTwin]) -> list[PackTwin]:
     if len(twins) <= MAX_ROWS:
         return twins
-    now_s = time.time()
+    now_s = receive_clock.now_s()
     return heapq.nlargest(MAX_ROWS, twins, key=lambda twin: worry(twin, now_s))
 
 

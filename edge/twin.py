@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voltflow.battery.twin_states import TwinStates
+from voltflow.clock import Clock
 from voltflow.message import Key
 from voltflow.sequence import Sequence as PackSequence
 from voltflow.telemetry import Alert, Estimate, Joined, Prediction, Session, State, Telemetry
@@ -84,7 +85,9 @@ class PackTwin:
 class TwinStore:
     """All packs of the gateway. `states` holds the estimator's numbers, `packs` everything else, by slot."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        """By which messages were received; the agent's is that of its process."""
         self.states = TwinStates()
         self.fleet_limit = FLEET_LIMIT
         self.packs: list[PackTwin] = []
@@ -122,6 +125,13 @@ class TwinStore:
             return self.by_name.get((fleet, name))
         matches = [twin for twin in self.packs if twin.pack == pack]
         return matches[0] if len(matches) == 1 else None
+
+    def hear(self, twin: PackTwin, telemetry: Telemetry, received_ms: int) -> None:
+        """Compare the device's clock with the gateway's by a message the device has just sent."""
+        sent_ms = telemetry.sent_ms
+        says_wall = sent_ms is not None
+        device_ms = telemetry.ts_ms if sent_ms is None else sent_ms
+        twin.skew_ms = self.clock.observe(twin.slot, device_ms, received_ms, is_wall=says_wall)
 
     def on_state(self, fleet: str, state: State) -> None:
         """Take a birth (with the nameplate) or a last will."""

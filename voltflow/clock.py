@@ -105,6 +105,10 @@ class Clock:
             self._check()
         return (counted + self._offset_ns) // 1_000_000 if self._known else 0
 
+    def now_s(self) -> float:
+        """For the age of what was received: the receive time, or while that is unknown the wall clock; seconds."""
+        return (self.now_ms() or self._wall_ns() // 1_000_000) / 1000
+
     def observe(
         self, device: int, device_ms: int, received_ms: int, *, is_wall: bool = False
     ) -> float | None:

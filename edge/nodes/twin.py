@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from math import isnan
 from operator import attrgetter
 from typing import Any
@@ -92,6 +91,8 @@ class Twin(Transform):
         telemetry: Telemetry = msg.payload
         store, state, received_ms = self._store, twin.state, msg.received_ms or None
         twin.messages += 1
+        if not telemetry.replay and not (late and msg.props and msg.props.get(DUPLICATE)):
+            store.hear(twin, telemetry, msg.received_ms)
         joined = {}
         if late:
             twin.late += 1
@@ -114,13 +115,12 @@ class Twin(Transform):
 
     def status(self) -> dict[str, Any]:
         store = self._store
+        newest_ms = max((twin.received_ms or 0 for twin in store.packs), default=0)
         return {
             "packs": len(store.packs),
             "late": sum(twin.late for twin in store.packs),
             "missed_joins": store.missed_joins,
-            "newest_s": round(
-                time.time() - max((t.received_ms or 0 for t in store.packs), default=0) / 1000, 1
-            ),
+            "newest_s": round(store.clock.now_s() - newest_ms / 1000, 1),
         }
 
 

@@ -43,9 +43,9 @@ class World:
         now_ms = self.clock.now_ms()
         return round(now_ms / 1000 - TRUE_S - self.passed_s, 3) if now_ms else None
 
-    @property
-    def state(self) -> str:
-        return self.clock.status().state
+    def look(self) -> tuple[float | None, str]:
+        """The error, and what is said of the clock."""
+        return self.error_s, self.clock.status().state
 
     def hear(self, ahead_s: float = 0.0, devices: int = 3, *, is_wall: bool = True) -> float | None:
         """A message of each device, whose clocks are right but for `ahead_s`; the first one's skew."""
@@ -74,7 +74,7 @@ def test_no_time_is_known_in_1970(caplog: pytest.LogCaptureFixture) -> None:
     )
     assert len(caplog.records) == 1  # once, not every second
     world.step_to(0.0)
-    assert (world.error_s, world.state) == (0.0, "ok")
+    assert world.look() == (0.0, "ok")
 
 
 def test_slewing_is_followed() -> None:
@@ -94,11 +94,11 @@ def test_step_is_not_believed_and_forgotten_when_it_is_taken_back(
     world.wait(5)
     world.step_to(step_s)
     world.wait(30)
-    assert (world.error_s, world.state) == (0.0, "suspect")
+    assert world.look() == (0.0, "suspect")
     assert world.clock.status().steps == 1
     assert len(caplog.records) == 1
     world.step_to(0.0)
-    assert (world.error_s, world.state) == (0.0, "ok")
+    assert world.look() == (0.0, "ok")
 
 
 @pytest.mark.parametrize("synchronised", [True, False, None])
@@ -109,7 +109,7 @@ def test_devices_that_agree_with_a_step_confirm_it(synchronised: bool | None) ->
     assert world.hear() == HOUR_S * 1000
     world.synchronised = synchronised
     world.step_to(0.0)
-    assert (world.error_s, world.state) == (0.0, "ok")
+    assert world.look() == (0.0, "ok")
     assert world.hear() == 0.0
 
 
@@ -122,7 +122,7 @@ def test_devices_that_disagree_outweigh_the_kernel_for_a_while(synchronised: boo
     for _ in range(int(PATIENCE_S / 60) - 1):
         world.wait(60)
         world.hear()
-    assert (world.error_s, world.state) == (0.0, "suspect")
+    assert world.look() == (0.0, "suspect")
     world.wait(60)
     world.hear()
     world.wait(60)
@@ -135,7 +135,7 @@ def test_synchronised_kernel_confirms_a_step_nobody_else_can_judge() -> None:
     world.hear(ahead_s=400 * 86400.0, is_wall=False)  # recorded data
     world.synchronised = True
     world.step_to(HOUR_S)
-    assert (world.error_s, world.state) == (HOUR_S, "ok")
+    assert world.look() == (HOUR_S, "ok")
 
 
 def test_step_without_any_evidence_is_taken_in_the_end() -> None:
@@ -145,7 +145,7 @@ def test_step_without_any_evidence_is_taken_in_the_end() -> None:
     world.wait(PATIENCE_S - 10)
     assert world.error_s == 0.0
     world.wait(20)
-    assert (world.error_s, world.state) == (HOUR_S, "ok")
+    assert world.look() == (HOUR_S, "ok")
 
 
 def test_steps_are_counted_one_by_one_and_patience_begins_anew() -> None:
@@ -154,7 +154,7 @@ def test_steps_are_counted_one_by_one_and_patience_begins_anew() -> None:
     for wrong_s in (HOUR_S, -HOUR_S, 2 * HOUR_S):
         world.step_to(wrong_s)
         world.wait(PATIENCE_S - 10)
-        assert (world.error_s, world.state) == (0.0, "suspect")
+        assert world.look() == (0.0, "suspect")
     assert world.clock.status().steps == 3
 
 
@@ -164,11 +164,11 @@ def test_time_of_an_earlier_shutdown_is_unknown_when_devices_are_ahead() -> None
     world.wait(2)
     world.hear()
     world.wait(1)
-    assert (world.error_s, world.state) == (None, "unknown")
+    assert world.look() == (None, "unknown")
     assert "not synchronised, and the devices' are 10800 s ahead" in world.clock.status().reason
     assert world.hear() is None  # of a clock that is not believed no skew is told
     world.step_to(0.0)
-    assert (world.error_s, world.state) == (0.0, "ok")
+    assert world.look() == (0.0, "ok")
 
 
 @pytest.mark.parametrize("by", ["kernel", "patience", "devices"])
@@ -184,7 +184,7 @@ def test_doubted_start_ends(by: str) -> None:
         for _ in range(SAMPLES):
             world.hear(ahead_s=-2 * STALE_S)
     world.wait(PATIENCE_S + 1 if by == "patience" else 1)
-    assert (world.error_s, world.state) == (-2 * STALE_S, "ok")
+    assert world.look() == (-2 * STALE_S, "ok")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_start_is_not_doubted_for_less(ahead_s: float, is_wall: bool, synchronis
     world.wait(2)
     world.hear(ahead_s, is_wall=is_wall)
     world.wait(2)
-    assert (world.error_s, world.state) == (0.0, "ok")
+    assert world.look() == (0.0, "ok")
 
 
 @given(st.integers(0, 2**32))

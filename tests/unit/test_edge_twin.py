@@ -11,9 +11,11 @@ import pytest
 
 from edge import answers, health
 from edge.bands import is_silent
+from edge.metrics import make_registry
 from edge.nodes.twin import Twin
 from edge.twin import FLEET_LIMIT, JOIN_TOLERANCE_MS, PENDING_LIMIT, FleetFullError, TwinStore
 from tests.gateway import START_MS, Gateway
+from voltflow.clock import Clock
 from voltflow.message import Msg
 from voltflow.node import Context
 from voltflow.sequence import DUPLICATE
@@ -143,12 +145,42 @@ def test_a_duplicate_of_a_pack_the_estimator_does_not_know_is_its_first_message(
 
 def test_skew_and_an_unknown_receive_time_are_passed_on(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path)
-    assert gateway.feed("depot/P1").twin.skew_ms is None
+    ahead = [gateway.feed("depot/P1", ts_ms=ms + 250, received_ms=ms) for ms in (START_MS, START_MS + 1000)]
+    assert [reading.twin.skew_ms for reading in ahead] == [250, 250]
+    sent = Gateway(tmp_path).feed("depot/P2", ts_ms=START_MS, sent_ms=START_MS + 40, received_ms=START_MS)
+    assert sent.twin.skew_ms == 40  # what the device says is wall time goes before its time of measuring
     twin = gateway.store.packs[0]
-    twin.skew_ms = -1234.6
+    for _ in range(3):  # what was sent before says nothing of the device's clock
+        gateway.feed("depot/P1", ts_ms=START_MS, received_ms=START_MS + 9_000_000, replay=True)
+        gateway.feed("depot/P1", ts_ms=START_MS, received_ms=START_MS + 9_000_000, props={DUPLICATE: True})
+    assert twin.skew_ms == 250
+    assert answers.detailed(twin).skew_ms == 250
     reading = gateway.feed("depot/P1", received_ms=0)
-    assert (reading.twin.skew_ms, reading.twin.received_ms, twin.received_ms) == (-1235, None, None)
+    assert (reading.twin.skew_ms, reading.twin.received_ms, twin.received_ms) == (None, None, None)
     assert answers.row(twin).age_s is None
     assert not is_silent(twin)
     assert health.health(gateway.state).newest_message_age_s is None
     assert "no_telemetry" not in {reason.code for reason in health.health(gateway.state).reasons}
+
+
+def test_doubted_clock_is_a_reason_of_health_and_a_metric(tmp_path: Path) -> None:
+    """Times that a clock without a date gives are nobody's."""
+    gateway = Gateway(tmp_path)
+    gateway.store.clock = Clock(wall_ns=lambda: 0)
+    reasons = {reason.code: reason.message for reason in health.health(gateway.state).reasons}
+    assert "before this software was released" in reasons["clock_unknown"]
+    registry = make_registry(gateway.state)
+    assert registry.get_sample_value("voltflow_clock_state", {"state": "unknown"}) == 1.0
+    assert registry.get_sample_value("voltflow_clock_state", {"state": "ok"}) == 0.0
+    assert registry.get_sample_value("voltflow_clock_steps_total") == 0.0
+    assert registry.get_sample_value("voltflow_device_skew_seconds", {"of": "median"}) is None
+
+
+def test_skews_of_the_packs_are_a_metric(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    for pack, ahead_ms in (("P1", 500), ("P2", -4000), ("P3", 100)):
+        gateway.feed(f"depot/{pack}", ts_ms=START_MS + ahead_ms, received_ms=START_MS)
+    registry = make_registry(gateway.state)
+    assert registry.get_sample_value("voltflow_device_skew_seconds", {"of": "median"}) == 0.1
+    assert registry.get_sample_value("voltflow_device_skew_seconds", {"of": "farthest"}) == -4.0
+    assert "clock_unknown" not in {reason.code for reason in health.health(gateway.state).reasons}
