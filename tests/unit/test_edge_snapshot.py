@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import random
 from array import array
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,11 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.comparison import compare
-from edge.nodes.alert import Alert
-from edge.nodes.features import Features
-from edge.nodes.onnx import Onnx
-from edge.nodes.twin import Twin
-from edge.nodes.validate import Validate
 from edge.snapshot import (
     NOT_KEPT,
     _encode,
@@ -27,77 +18,15 @@ from edge.snapshot import (
     _framed,
     _Pack,
     copy_twins,
-    mark_after_crash,
     restore_twins,
 )
 from edge.twin import PackTwin, TwinStore
 from edge.warming import warming
+from tests.twins import START_MS, Chain, reading
 from voltflow.battery.features import WINDOW_S
 from voltflow.battery.twin_states import TwinStates
-from voltflow.message import Msg
-from voltflow.node import Context
 from voltflow.sequence import Boot, Hole, Sequence
-from voltflow.telemetry import Alert as AlertMessage
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
-
-START_MS = 1_700_000_000_000
-
-
-class Chain:
-    """The battery nodes on one store, as a gateway's life from start to end."""
-
-    def __init__(self, store: TwinStore | None = None) -> None:
-        self.store = store or TwinStore()
-        self.nodes: list[Any] = [
-            Validate(),
-            Twin(),
-            Features(),
-            *(Onnx(model=m) for m in ("temperature", "failure")),
-            Alert(),
-        ]
-        asyncio.run(self._start())
-        self.alerts: list[AlertMessage] = []
-
-    async def _start(self) -> None:
-        ctx = Context({}, {TwinStore: self.store}, "gw", "rev", Path())
-        for node in self.nodes:
-            await node.start(ctx)
-
-    def birth(self, pack: str) -> None:
-        state = {"schema": "bms.state/1", "pack": pack, "online": True, "chemistry": "NMC", "cells_series": 96,
-                 "capacity_rated_ah": 150.0, "boot": 1}  # fmt: skip
-        self.nodes[0].process([Msg(f"ev/v1/depot/{pack}/state", msgspec.json.encode(state))])
-
-    def feed(self, items: list[dict[str, Any]]) -> list[TwinPrediction]:
-        msgs = [
-            Msg(f"ev/v1/depot/{item['pack']}/telemetry", msgspec.json.encode(item), received_ms=START_MS)
-            for item in items
-        ]
-        for node in self.nodes[:-1]:
-            found = node.process(msgs)
-            msgs = found[0] if isinstance(found, tuple) else found
-        msgs, alerts = self.nodes[-1].process(msgs)
-        self.alerts += [msg.payload for msg in alerts]
-        return [msg.payload.twin for msg in msgs]
-
-    def restarted(self, *, clean: bool = True) -> Chain:
-        """The next life of the gateway, from the bytes of this one."""
-        store = TwinStore()
-        restore_twins(store, b"".join(copy_twins(self.store)()))
-        if not clean:
-            mark_after_crash(store)
-        return Chain(store)
-
-
-def _reading(pack: str, seq: int, step_ms: int = 10_000, **fields: Any) -> dict[str, Any]:
-    rng = random.Random(f"{pack} {seq}")
-    return {
-        "schema": "bms.telemetry/1", "pack": pack, "boot": 1, "seq": seq, "ts_ms": START_MS + seq * step_ms,
-        "charging_state": "not_charging", "pack_voltage_v": round(rng.uniform(340, 350), 1), "soc_pct": 60.0 - seq / 100,
-        "pack_current_a": round(rng.uniform(-80, 20), 1), "speed_kmh": round(rng.uniform(0, 90), 1), "efc": 120.0,
-        "cell_voltage_min_v": 3.64, "cell_voltage_max_v": 3.66, "cell_voltage_avg_v": 3.65, "cell_temp_min_c": 24.0,
-        "cell_temp_max_c": round(rng.uniform(44, 46), 1), "cell_temp_avg_c": 25.0, "insulation_kohm": 2000.0, **fields,
-    }  # fmt: skip
 
 
 @settings(max_examples=20)
@@ -106,7 +35,7 @@ def test_a_clean_restart_anywhere_changes_nothing_of_what_follows(
     packs: int, before: int, after: int, batch: int
 ) -> None:
     """Estimates, predictions, joins, alerts and counters are those of a gateway that was never restarted."""
-    items = [_reading(f"P{number}", seq) for seq in range(before + after) for number in range(packs)]
+    items = [reading(f"P{number}", seq) for seq in range(before + after) for number in range(packs)]
     once = Chain()
     for number in range(packs):
         once.birth(f"P{number}")
@@ -142,10 +71,10 @@ def test_every_field_of_a_pack_is_kept_or_said_not_to_be() -> None:
 def test_a_copy_does_not_follow_what_happens_after_it() -> None:
     chain = Chain()
     chain.birth("P0")
-    chain.feed([_reading("P0", seq) for seq in range(30)])
+    chain.feed([reading("P0", seq) for seq in range(30)])
     copy = copy_twins(chain.store)
     before = b"".join(copy())
-    chain.feed([_reading("P0", seq, cell_temp_max_c=70.0) for seq in range(30, 100)])
+    chain.feed([reading("P0", seq, cell_temp_max_c=70.0) for seq in range(30, 100)])
     twin = chain.store.packs[0]
     twin.sequence.see(1, 5)
     assert twin.state is not None
@@ -191,7 +120,7 @@ def test_a_pack_that_cannot_be_read_keeps_its_estimates_and_the_others_everythin
     chain = Chain()
     for pack in ("P0", "P1"):
         chain.birth(pack)
-        chain.feed([_reading(pack, seq) for seq in range(30)])
+        chain.feed([reading(pack, seq) for seq in range(30)])
     fleet = _framed(_encode(_Fleet(chain.store.states.snapshot())))
     records = [_encode({"messages": "many"}), _encode(_Pack(messages=30))]
     store = TwinStore()
@@ -208,9 +137,9 @@ def _lives(seen: int, first: int, count: int, *, clean: bool = False) -> tuple[C
     """What is said after a restart whose snapshot knew `seen` messages; the next one has the number `first`."""
     chain = Chain()
     chain.birth("P0")
-    chain.feed([_reading("P0", seq) for seq in range(seen)])
+    chain.feed([reading("P0", seq) for seq in range(seen)])
     chain = chain.restarted(clean=clean)
-    return chain, chain.feed([_reading("P0", seq) for seq in range(first, first + count)])
+    return chain, chain.feed([reading("P0", seq) for seq in range(first, first + count)])
 
 
 def _reasons(said: list[TwinPrediction], model: str) -> list[tuple[int, str | None]]:
@@ -251,7 +180,7 @@ def test_no_hole_no_warming() -> None:
 def test_warming_outlives_further_restarts_and_the_api_says_why() -> None:
     chain, _ = _lives(seen=120, first=125, count=30)
     chain = chain.restarted()
-    said = chain.feed([_reading("P0", seq) for seq in range(155, 158)])
+    said = chain.feed([reading("P0", seq) for seq in range(155, 158)])
     reason = _reasons(said, "temperature")[-1][1]
     assert reason is not None
     assert reason.startswith("warming: ")
@@ -268,9 +197,9 @@ def test_a_crash_that_is_not_yet_answered_outlives_a_clean_restart() -> None:
     """The pack is silent meanwhile; whether it has a hole shows at its next message."""
     chain = Chain()
     chain.birth("P0")
-    chain.feed([_reading("P0", seq) for seq in range(120)])
+    chain.feed([reading("P0", seq) for seq in range(120)])
     chain = chain.restarted(clean=False).restarted().restarted()
-    said = chain.feed([_reading("P0", seq) for seq in range(125, 130)])
+    said = chain.feed([reading("P0", seq) for seq in range(125, 130)])
     assert all((reason or "").startswith("warming") for _, reason in _reasons(said, "temperature"))
 
 
