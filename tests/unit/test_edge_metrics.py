@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from edge.gaps import EVENTS
 from edge.metrics import PACK_GAUGES, TwinCollector, make_registry
 from edge.web import MetricsServer
 from tests import servers
@@ -120,6 +121,17 @@ def test_engine_and_flow_are_told(gateway: Gateway) -> None:
     assert found[_key("voltflow_mqtt_connected", node="local")] == 0
     assert found[_key("voltflow_messages_total", node="twin", type="twin", direction="in")] == 0
     assert found[_key("process_resident_memory_bytes")] > 1e6
+
+
+def test_what_is_missing_and_what_came_twice_is_told(gateway: Gateway) -> None:
+    gateway.store.sequence_events.update(asked=5, filled=2, given_up=1)
+    sequence = gateway.store.packs[0].sequence
+    sequence.see(1, 0)
+    sequence.see(1, 9)
+    found = _series(_scrape(gateway))
+    values = {event: found[_key("voltflow_sequence_total", event=event)] for event in EVENTS}
+    assert values == {**dict.fromkeys(EVENTS, 0), "asked": 5, "filled": 2, "given_up": 1}
+    assert found[_key("voltflow_sequence_holes_open")] == 1
 
 
 def test_metrics_have_a_port_of_their_own(gateway: Gateway) -> None:
