@@ -111,12 +111,14 @@ class Database(Member):
 
     def freeze(self) -> str:
         for process in self._family():
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
         return _stopped(self.postgres.pid)
 
     def thaw(self) -> None:
         for process in self._family():
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a backend whose client has gone
+                process.resume()
 
     def ready(self) -> bool:
         import psycopg2

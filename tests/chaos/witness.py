@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -137,18 +138,20 @@ class Witness:
                 yield from (f"{key}: {text}" for text in differences(published, row))
 
     def _check_order(self, rows: list[tuple[Key, dict[str, Any]]]) -> Iterator[str]:
-        """Live rows in the order they were stored have rising numbers; `rows` are in that order."""
-        newest: dict[Boot, tuple[int, dict[str, Any]]] = {}
-        for (pack, boot, seq), row in rows:
-            if row["replay"] or row["late"]:
-                continue
-            last = newest.get((pack, boot))
-            if last is not None and seq < last[0]:
-                yield (
-                    f"{pack} boot {boot}: live row {seq} ({_when(row)}) was stored after {last[0]} ({_when(last[1])})"
-                )
-            else:
-                newest[pack, boot] = (seq, row)
+        """Live rows of later transactions have higher numbers; `rows` are in the order of their transactions.
+
+        What stands in one transaction cannot be told apart: the order on the disk's pages says nothing.
+        """
+        newest: dict[Boot, dict[str, Any]] = {}
+        for _, group in itertools.groupby(rows, key=lambda item: item[1]["stored"]):
+            live = [(key[:2], row) for key, row in group if not (row["replay"] or row["late"])]
+            for boot, row in live:
+                last = newest.get(boot)
+                if last is not None and row["seq"] < last["seq"]:
+                    yield f"{boot}: live row {row['seq']} ({_when(row)}) was stored after {last['seq']} ({_when(last)})"
+            for boot, row in live:
+                if boot not in newest or row["seq"] > newest[boot]["seq"]:
+                    newest[boot] = row
 
     def settle(self, until: dict[Boot, int]) -> None:
         """What is below `until` is proven: forget it."""
@@ -168,7 +171,7 @@ def _rows(cursor: Any, packs: list[str], oldest_ms: int) -> list[tuple[Key, dict
     """Rows of the packs from a device time on, in the order they were stored."""
     cursor.execute(
         f"SELECT {', '.join(COLUMNS)} FROM telemetry WHERE pack = ANY(%s) AND ts >= to_timestamp(%s / 1000.0)"
-        " ORDER BY stored, ctid",
+        " ORDER BY stored",
         (packs, oldest_ms - 1),
     )
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in cursor.fetchall()]
