@@ -139,6 +139,19 @@ def test_the_written_settings_are_those_of_the_programs(tmp_path: Path) -> None:
     assert (packs.packs, packs.port, packs.fleet) == (7, 1884, "f" * 64)
 
 
+def test_twins_of_an_earlier_run_are_forgotten_and_what_waits_in_its_spool_is_not(tmp_path: Path) -> None:
+    agent = tmp_path / "agent"
+    for name in ("state.bin", "mqtt-local.json", "spool/out/1.log", "other/file"):
+        (agent / name).parent.mkdir(parents=True, exist_ok=True)
+        (agent / name).write_text("of an earlier run")
+    Layout(DemoSettings(state_dir=tmp_path), embedded=True).make()
+    assert [path.relative_to(agent).as_posix() for path in agent.rglob("*")] == [
+        "spool",
+        "spool/out",
+        "spool/out/1.log",
+    ]
+
+
 def test_a_user_s_own_settings_do_not_reach_the_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

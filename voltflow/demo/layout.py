@@ -50,14 +50,22 @@ class Layout:
         return self.data / "log"
 
     def make(self) -> None:
-        """Make the folders and the broker's configuration; the agent starts without the state of an earlier run."""
+        """Make the folders and the broker's configuration; the agent starts without the twins of an earlier run."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        # Simulated time starts anew: what an earlier run left is hours ahead, and all of this run would be late.
-        shutil.rmtree(self.folder / "agent", ignore_errors=True)
+        self._forget_twins()
         self.data.mkdir(exist_ok=True)
         s = self.settings
         text = broker.configuration(HOST, s.broker_port, s.broker_mqtt5_port)
         self.broker_config.write_text(text)
+
+    def _forget_twins(self) -> None:
+        """Simulated time starts anew: an earlier run's twins may be hours ahead, and all of this run would be late. What its
+        spool has not yet sent is of no twin and still goes."""
+        for path in (self.folder / "agent").glob("*"):
+            if path.is_dir() and path.name != "spool":
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file():
+                path.unlink(missing_ok=True)
 
     def write_config(self, dsn: str) -> None:
         """Write the settings of agent, bridge and simulator; also to start one of them again by hand."""
