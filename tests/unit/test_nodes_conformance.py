@@ -18,7 +18,7 @@ from voltflow.node import REGISTRY, NodeSpec, Sink, Source, Transform, load_inst
 LEFT_OUT = load_installed_nodes()
 SPECS = [s for s in REGISTRY.values() if s.cls.__module__.partition(".")[0] in {"voltflow", "edge", "cloud"}]
 EXPECTED = {
-    "mqtt in", "mqtt out", "mqtt-broker", "tls-config", "debug", "dead letter",
+    "mqtt in", "mqtt out", "mqtt latest", "mqtt-broker", "tls-config", "debug", "dead letter",
     "validate", "sequence", "twin", "features", "onnx", "alert", "downlink",
     "timescale out", "kafka out", "influx out",
 }  # fmt: skip

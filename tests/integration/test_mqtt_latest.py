@@ -1,0 +1,60 @@
+"""`mqtt latest` at a real mosquitto: the newest of each topic arrives, retained, whatever happened to the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from typing import Any
+
+from tests import servers
+from tests.conftest import Use
+from tests.flows import raw, running, until
+from voltflow.message import Msg
+
+
+def retained(port: int, topic: str) -> dict[str, str]:
+    """By topic, what a new subscriber gets at once."""
+    command = [
+        servers.program("mosquitto_sub", "mosquitto-clients"),
+        "-p",
+        str(port),
+        "-t",
+        topic,
+        "-v",
+        "-W",
+        "1",
+    ]
+    said = subprocess.run(command, check=False, stdout=subprocess.PIPE, timeout=20, text=True).stdout
+    return dict(line.split(" ", 1) for line in said.splitlines())  # type: ignore[misc]
+
+
+def test_only_the_newest_state_of_each_device_is_published_when_the_broker_is_back(
+    own: Use[servers.Mosquitto], tmp_path: Any
+) -> None:
+    broker = own(servers.Mosquitto())
+    broker.stop()
+
+    async def scenario() -> None:
+        nodes = [
+            raw("s", "source", ["k"]),
+            {"id": "k", "type": "mqtt latest", "broker": "b", "wires": []},
+            {"id": "b", "type": "mqtt-broker", "broker": "127.0.0.1", "port": broker.port},
+        ]
+        async with running(*nodes, state_dir=tmp_path) as lab:
+            for i in range(100):
+                msgs = [Msg(f"ev/v1/f/p{pack}/state", f"{i}".encode()) for pack in range(3)]
+                await lab["s"].feed(msgs)  # returns although nobody is there
+            assert lab["k"].status()["waiting"] <= 3
+            await asyncio.to_thread(broker.start)
+            await until(
+                lambda: lab["k"].published >= 3 and not lab["k"].status()["waiting"], "the states", 30
+            )
+            found = await asyncio.to_thread(retained, broker.port, "ev/v1/f/+/state")
+            assert found == {f"ev/v1/f/p{pack}/state": "99" for pack in range(3)}
+            published = lab["k"].published
+            assert published <= 6, "what was under way when the broker went, and the newest"
+            await lab["s"].feed([Msg("ev/v1/f/p0/state", b"99"), Msg("ev/v1/f/p1/state", b"100")])
+            await until(lambda: lab["k"].published > published, "the one that is new", 30)
+            assert lab["k"].published == published + 1
+
+    asyncio.run(scenario())

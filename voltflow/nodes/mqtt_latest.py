@@ -1,0 +1,76 @@
+"""The `mqtt latest` node: the newest message of each topic, retained, whatever becomes of the older ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from voltflow.message import Msg
+from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
+from voltflow.nodes.mqtt_broker import MqttBroker
+from voltflow.nodes.mqtt_out import Publisher, check_topic, encode_payload
+
+log = logging.getLogger(__name__)
+
+
+@node("mqtt latest", category="network", color="#d8bfd8", icon="bridge.svg")
+class MqttLatest(Sink):
+    """Publish the newest message of each topic, retained.
+
+    For states that somebody else retains too and gives again after a restart, such as those of devices: a message is
+    acknowledged at once, and while the broker is away only the newest of each topic waits, in memory. The same payload
+    again is not published, so that a flow whose two brokers are one does not go round.
+    """
+
+    broker: str = config(help="the broker", reference="mqtt-broker")
+
+    # state
+    published: int = 0
+    replaced: int = 0
+    refused: int = 0
+
+    async def start(self, ctx: Context) -> None:
+        link = await ctx.config_node(self.broker, MqttBroker).open_sender()
+        self._publisher = Publisher(link, self._item, retain=True)
+        self._waiting: dict[str, Msg] = {}
+        self._last: dict[str, int] = {}
+        """Hash of the payload published last, by topic."""
+        self._arrived = asyncio.Event()
+        self._task = asyncio.create_task(self._publish(), name=self.label)
+
+    async def write(self, msgs: list[Msg]) -> None:
+        for msg in msgs:
+            check_topic(msg.topic)
+            if self._last.get(msg.topic) != hash(encode_payload(msg.payload)):
+                self.replaced += msg.topic in self._waiting
+                self._waiting[msg.topic] = msg
+                self._arrived.set()
+
+    async def _publish(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            msgs, self._waiting = list(self._waiting.values()), {}
+            try:
+                self.published += await self._publisher.write(msgs)
+            except Rejected as error:
+                self.refused += len(error.refused)
+                log.warning("%s: refused: %s", self.label, error)
+            except SinkUnavailable:
+                return  # closed
+            self._last.update((msg.topic, hash(encode_payload(msg.payload))) for msg in msgs)
+
+    @staticmethod
+    def _item(msg: Msg) -> tuple[str, bytes]:
+        return msg.topic, encode_payload(msg.payload)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    def status(self) -> dict[str, Any]:
+        return {"waiting": len(self._waiting), "published": self.published, "replaced": self.replaced,
+                "refused": self.refused}  # fmt: skip
