@@ -94,8 +94,8 @@ class MqttLink:
 
     @property
     def max_packet_bytes(self) -> int:
-        """The largest packet the broker takes, as far as it said so (MQTT 5)."""
-        return self._outbound.max_packet_bytes
+        """The largest packet the broker takes, as far as it said so (MQTT 5) or closed the connection on larger ones."""
+        return self._outbound.likely_max_packet_bytes
 
     @property
     def received(self) -> int:
@@ -127,6 +127,11 @@ class MqttLink:
     def without_subscriber(self) -> int:
         """Messages the broker confirmed although nobody subscribes to them (MQTT 5; at 3.1.1 it does not tell)."""
         return self._outbound.without_subscriber
+
+    @property
+    def closed_on(self) -> int:
+        """Messages given up because the broker closed the connection each time it got them."""
+        return self._outbound.closed_on
 
     @property
     def _client(self) -> gmqtt.Client | None:
@@ -171,8 +176,8 @@ class MqttLink:
                 connection = await self._connect()
                 since = time.monotonic()
                 await connection.until_lost()
-                self._on_lost(connection)
-                if time.monotonic() - since > STEADY_S:
+                steady = time.monotonic() - since > STEADY_S
+                if self._on_lost(connection, steady=steady) or steady:
                     backoff.reset()
             except Exception as error:  # noqa: BLE001 - whatever it was: a link that gives up would stop the gateway unseen
                 self._on_failed(error)
@@ -203,10 +208,15 @@ class MqttLink:
         )
         return connection
 
-    def _on_lost(self, connection: Connection) -> None:
+    def _on_lost(self, connection: Connection, *, steady: bool) -> bool:
+        """Say so, and look for what is to blame; whether that was found, so that the next connection may last."""
         self._version.lost()
         self.last_error = connection.error or "closed by the broker or the network"
         self._report.lost(self.last_error)
+        if not steady and connection.may_blame_a_message:
+            return self._outbound.accuse()
+        self._outbound.acquit()
+        return False
 
     def _on_failed(self, error: Exception) -> None:
         self.last_error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -13,14 +13,20 @@ PACKET_TOO_LARGE = 0x95
 NO_SUBSCRIBER = 0x10
 """In PUBACK and PUBREC: the message was taken, and nobody was there to get it (MQTT 5, 3.4.2.1)."""
 DISCONNECT_WITH_WILL = 0x04
+CLOSED_ON_IT = 0x100
+"""No code of MQTT's: the broker closed the connection each time it got the message, as one of 3.1.1 refuses it."""
+TAKEN_OVER = 0x8E
+OTHER_CAUSES = {0x89, 0x8B, 0x8D, TAKEN_OVER, 0x97, 0x98, 0x9C, 0x9D, 0x9F, 0xA0}
+"""Reason codes of a DISCONNECT that no message caused: busy, shut down, taken over, moved and their like."""
 REASONS = {
     NO_SUBSCRIBER: "nobody subscribes to it",
     0x87: "not authorized",
     0x8B: "the broker shuts down",
     0x8D: "keep-alive timeout",
-    0x8E: "another client came with the same client id",
+    TAKEN_OVER: "another client came with the same client id",
     0x93: "Receive Maximum exceeded",
     PACKET_TOO_LARGE: "packet too large",
+    CLOSED_ON_IT: "it closed the connection each time it got the message",
 }
 """Reason codes (MQTT 5, 2.4) that an operator can do something about."""
 
@@ -30,7 +36,11 @@ def reason_text(code: int) -> str:
 
     >>> reason_text(0x95), reason_text(0x97)
     ('0x95 (packet too large)', '0x97')
+    >>> reason_text(CLOSED_ON_IT)
+    'none (it closed the connection each time it got the message)'
     """
+    if code > 0xFF:
+        return f"none ({REASONS[code]})"
     return f"{code:#x} ({REASONS[code]})" if code in REASONS else f"{code:#x}"
 
 

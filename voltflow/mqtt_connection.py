@@ -17,7 +17,16 @@ import gmqtt
 import gmqtt.mqtt.handler
 from gmqtt.mqtt.constants import MQTTv50, MQTTv311
 
-from voltflow.mqtt_codec import DISCONNECT, PUBACK, PUBCOMP, PUBLISH, PUBREC, REASONS, UNSUPPORTED_VERSION
+from voltflow.mqtt_codec import (
+    DISCONNECT,
+    OTHER_CAUSES,
+    PUBACK,
+    PUBCOMP,
+    PUBLISH,
+    PUBREC,
+    REASONS,
+    UNSUPPORTED_VERSION,
+)
 from voltflow.mqtt_inbound import Inbound
 from voltflow.mqtt_options import MqttOptions
 from voltflow.mqtt_outbound import NO_PACKET_LIMIT, NO_WINDOW, Outbound
@@ -122,6 +131,8 @@ class Connection:
         self.session_present = False
         self.error = ""
         """Why it ended, as far as anybody said so."""
+        self.ended_with: int | None = None
+        """The reason code of the broker's DISCONNECT."""
         self.deaf = False
         """Nothing more is taken from it: what still comes will come again over the next."""
         self._options = options
@@ -270,8 +281,16 @@ class Connection:
     def on_disconnect(self, packet: bytes) -> None:
         """The broker's DISCONNECT (gmqtt makes an empty one when the connection ends)."""
         if packet:
+            self.ended_with = packet[0]
             reason = REASONS.get(packet[0], "see the broker's log")
             self.error = f"the broker disconnected with reason code {packet[0]:#x} ({reason})"
+
+    @property
+    def may_blame_a_message(self) -> bool:
+        """Whether the broker closed it, and named no cause that has nothing to do with what it got."""
+        if self.ended_with is None:
+            return not self.error
+        return self.ended_with not in OTHER_CAUSES
 
     async def _on_lost(self, delay: bool = False) -> None:
         """In the place of gmqtt's reconnecting."""

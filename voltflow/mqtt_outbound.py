@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from voltflow.mqtt_codec import (
+    CLOSED_ON_IT,
     DUP,
     NO_SUBSCRIBER,
     PACKET_TOO_LARGE,
@@ -25,6 +26,10 @@ log = logging.getLogger("voltflow.mqtt")
 NO_WINDOW = 65535
 """The window of a broker that names none (MQTT 5, 3.2.2.3.3)."""
 NO_PACKET_LIMIT = 2**28
+STRIKES = 5
+"""Connections in a row that end with the same message unanswered before it counts as refused."""
+SMALL_PACKET_BYTES = 8192
+"""What a broker takes for sure."""
 UNHEARD_LIMIT = 65536
 
 
@@ -92,7 +97,11 @@ class Outbound:
         self.confirmed = 0
         self.dropped_offline_qos0 = 0
         self.without_subscriber = 0
+        self.closed_on = 0
+        """Messages given up because the broker closed the connection on them."""
         self.max_packet_bytes = NO_PACKET_LIMIT
+        self.likely_max_packet_bytes = NO_PACKET_LIMIT
+        """What the broker said; where it says nothing, half of what it closed the connection on."""
         self.of_subscriptions: set[int] = set()
         """Packet identifiers of requests that gmqtt sends; they share the pool (MQTT 5, 2.2.1)."""
         self._name = name
@@ -109,6 +118,12 @@ class Outbound:
         """Those in flight that this connection has not seen yet."""
         self._next_mid = 0
         self._birth: _Message | None = None
+        self._birth_refused = False
+        self._head: _Message | None = None
+        """What the last connection ended on."""
+        self._strikes = 0
+        self._suspects = 0
+        """So many are sent one by one, to find out which one ends the connection."""
         self._withdrawing = False
         self._unheard: set[str] = set()
         """Topics whose last message found no subscriber."""
@@ -198,14 +213,17 @@ class Outbound:
     ) -> None:
         """A connection stands: send again what the last one left unconfirmed, in order (4.4), then what waits."""
         self._window, self.max_packet_bytes, self._v5, self._up = window, max_packet_bytes, v5, True
+        if max_packet_bytes < NO_PACKET_LIMIT:
+            self.likely_max_packet_bytes = max_packet_bytes
         if session:
             for entry in self._inflight.values():
                 entry.flags |= DUP
             self._resend = deque(self._inflight.values())
         else:
             self._send_anew()
-        if birth and (self._birth is None or self._birth.released or self._birth.batch.future.done()):
-            self._birth = self._own_entry(birth)  # one that is under way yet says the same
+        under_way = self._birth and not self._birth.released and not self._birth.batch.future.done()
+        if birth and not under_way and not self._birth_refused:
+            self._birth = self._own_entry(birth)
             self._queue.appendleft(self._birth)
         self._pump()
 
@@ -222,11 +240,50 @@ class Outbound:
         """The connection is gone."""
         self._up = False
 
+    def accuse(self) -> bool:
+        """The broker closed the connection soon after it was made. Whether a message is given up for that.
+
+        A broker of MQTT 3.1.1 has no other way to refuse a message, and that is sent again over the next connection,
+        for ever. It is the first one in flight, unless the answers to those before it got lost: so after the second
+        time they go one by one.
+        """
+        head = next(iter(self._inflight.values()), None)
+        if head is None or head.released:
+            self.acquit()
+            return False
+        self._strikes = self._strikes + 1 if head is self._head else 1
+        self._head = head
+        if self._strikes > 1:
+            self._suspects = max(self._suspects, len(self._inflight))
+        if self._strikes < STRIKES:
+            return False
+        self._give_up(head)
+        return True
+
+    def acquit(self) -> None:
+        """The connection ended for another reason."""
+        self._head, self._strikes = None, 0
+
+    def _give_up(self, message: _Message) -> None:
+        size_bytes = len(publish_packet(message.flags, message.topic, message.mid, message.payload, self._v5))
+        log.error("%s: the broker closed the connection %d times on a message of %d bytes to %s: it is given up",
+                  self._name, self._strikes, size_bytes, message.topic)  # fmt: skip
+        self.acquit()
+        self.closed_on += 1
+        self._suspects -= 1
+        self._birth_refused = self._birth_refused or message is self._birth
+        self.likely_max_packet_bytes = min(
+            self.likely_max_packet_bytes, max(size_bytes // 2, SMALL_PACKET_BYTES)
+        )
+        del self._inflight[message.mid]
+        message.batch.settle(message.index, CLOSED_ON_IT)
+
     def _pump(self) -> None:
         """Send what waits, as far as the broker's window allows."""
         if not self._up or (self._resend and not self._pump_resend()):
             return
-        queue, inflight, packets, window = self._queue, self._inflight, self._writer.packets, self._window
+        queue, inflight, packets = self._queue, self._inflight, self._writer.packets
+        window = 1 if self._suspects else self._window
         sent, v5, largest = 0, self._v5, self.max_packet_bytes
         while queue and len(inflight) < window:
             entry = queue.popleft()
@@ -246,7 +303,8 @@ class Outbound:
     def _pump_resend(self) -> bool:
         """Send again, as far as the window allows; whether all of it was sent."""
         resend, inflight, packets = self._resend, self._inflight, self._writer.packets
-        while resend and len(inflight) - len(resend) < self._window:
+        window = 1 if self._suspects else self._window
+        while resend and len(inflight) - len(resend) < window:
             entry = resend.popleft()
             if inflight.get(entry.mid) is not entry:
                 continue  # answered meanwhile
@@ -284,6 +342,8 @@ class Outbound:
         if entry is None:
             return
         self.confirmed += 1
+        if self._suspects:
+            self._suspects -= 1
         if kind == PUBCOMP:
             reason = entry.received_with
         if reason == NO_SUBSCRIBER or self._unheard:

@@ -376,6 +376,53 @@ def test_packet_the_broker_does_not_take_is_refused_and_the_others_go_on(own: Ow
     run(scenario)
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+def test_message_on_which_the_broker_closes_the_connection_is_refused_in_the_end(own: Own, qos: int) -> None:
+    """At MQTT 3.1.1 a broker cannot say that a packet is too large: it closes, and got it again, for ever."""
+    broker = own(servers.Mosquitto(max_packet_size="20000"))
+
+    async def scenario() -> None:
+        async with linked(broker.port) as watcher:
+            inbox = Inbox(watcher, "t", 2)
+            await until(lambda: watcher._client.subscriptions[0].acknowledged, "the subscription")
+            link = MqttLink(MqttOptions(port=broker.port, client_id="old", **KEPT), name="link")
+            link._version.refused()
+            await link.open()
+            await link.publish("t", b"small")
+            first = [("t", b"%d" % i) for i in range(30)]
+            first[11:11] = first[20:20] = [("t", b"x" * 30_000)]
+            with pytest.raises(PublishRefused) as raised:
+                async with asyncio.timeout(90):
+                    await link.publish_batch(first, qos=qos)
+            assert raised.value.refused == [(11, 0x100), (20, 0x100)]
+            assert str(raised.value) == (
+                "the broker refused 2 message(s), the first with reason code none "
+                "(it closed the connection each time it got the message)"
+            )
+            assert (link.closed_on, link.max_packet_bytes) == (2, 15_004)
+            await link.publish_batch(numbered("t", 100), qos=qos)
+            assert list(dict.fromkeys(inbox.payloads)) == [b"small", *(b"%d" % i for i in range(100))]
+            await link.close()
+
+    run(scenario)
+
+
+def test_broker_that_restarts_again_and_again_makes_no_message_refused(own: Own) -> None:
+    broker = own(servers.Mosquitto())
+
+    async def scenario() -> None:
+        async with linked(broker.port, client_id="sender", **KEPT) as sender:
+            for number in range(8):
+                confirmed = sender.publish_batch(numbered("t", 200))
+                await asyncio.to_thread(broker.kill if number % 2 else broker.stop)
+                await asyncio.to_thread(broker.start)
+                async with asyncio.timeout(30):
+                    await confirmed
+            assert sender.closed_on == 0
+
+    run(scenario)
+
+
 def test_close_raises_link_closed_for_what_was_not_confirmed(own: Own) -> None:
     """It once cancelled what it waited for: who awaited a publish seemed to be cancelled himself."""
     broker = own(servers.Mosquitto())
