@@ -49,13 +49,13 @@ class Scope(msgspec.Struct, frozen=True):
 
 # In index order seq − row_number() stays the same while numbers follow each other, so such a group is a run; one
 # sort-free pass. A group can also be made of several runs, when what lies between them has as many rows as numbers are
-# missing. Its numbers are all different, so then it has fewer rows than its ends are apart, and the page is sorted.
-_PAGE = """
+# missing. Its numbers are all different, so then it has fewer rows than its ends are apart, and the pack is sorted.
+_ROWS = """
 SELECT fleet, pack, boot, seq, ts FROM telemetry
 WHERE (pack, ts, boot, seq, fleet) > (%(pack)s, %(ts)s::timestamptz, %(boot)s, %(seq)s, %(fleet)s)
     AND ts >= %(since)s::timestamptz AND ts < %(until)s::timestamptz {more}
-ORDER BY pack, ts, boot, seq, fleet LIMIT %(rows)s
 """
+_IN_ORDER = " ORDER BY pack, ts, boot, seq, fleet LIMIT %(rows)s"
 
 _RUNS = """
 SELECT fleet, pack, boot, min(seq), max(seq), count(*), max(ts)::text, max(seq) - island AS place FROM (
@@ -66,16 +66,19 @@ GROUP BY fleet, pack, boot, island LIMIT %(runs)s + 1
 
 _SORTED_RUNS = """
 WITH numbers AS (
-    SELECT fleet, pack, boot, seq, count(*) AS copies FROM ({page}) AS page GROUP BY fleet, pack, boot, seq
+    SELECT fleet, pack, boot, seq, count(*) AS copies FROM ({rows}) AS page GROUP BY fleet, pack, boot, seq
 ), runs AS (
     SELECT *, seq - row_number() OVER (PARTITION BY fleet, pack, boot, copies ORDER BY seq) AS island FROM numbers
 )
 SELECT fleet, pack, boot, min(seq), max(seq), copies FROM runs GROUP BY fleet, pack, boot, copies, island
 """
+_UP_TO = """
+    AND (pack, ts, boot, seq, fleet) <= (%(end_pack)s, %(end_ts)s::timestamptz, %(end_boot)s, %(end_seq)s, %(end_fleet)s)
+"""
 
 _PAGE_END = """
 WITH page AS MATERIALIZED ({page})
-SELECT (SELECT count(*) FROM page), fleet, pack, boot, seq, ts::text FROM page
+SELECT fleet, pack, boot, seq, ts::text, (SELECT count(*) FROM page) FROM page
 ORDER BY pack DESC, ts DESC, boot DESC, seq DESC, fleet DESC LIMIT 1
 """
 
@@ -173,36 +176,42 @@ class Reader:
         """The sequence numbers of the scope as runs; a boot's runs may come in pieces and in any order."""
         more = "AND pack <= %(last)s" if scope.last is not None else ""
         more += " AND fleet = %(only)s" if self._wanted.fleet else ""
-        page = _PAGE.format(more=more)
+        rows = _ROWS.format(more=more)
         where = {"pack": scope.first, "ts": "-infinity", "boot": -1, "seq": -1, "fleet": "", "last": scope.last,
                  "only": self._wanted.fleet, "since": scope.since, "until": scope.until,
                  "rows": PAGE_ROWS, "runs": RUNS_OF_A_PAGE}  # fmt: skip
         size = PAGE_ROWS
         while size == PAGE_ROWS:
-            found, size, end = self._page(page, where)
+            found, size, end = self._page(rows, where)
             where.update(end)
             yield from found
             if counted:
                 counted(size)
 
-    def _page(self, page: str, where: dict[str, Any]) -> tuple[list[tuple[Key, Run]], int, dict[str, Any]]:
+    def _page(self, rows: str, where: dict[str, Any]) -> tuple[list[tuple[Key, Run]], int, dict[str, Any]]:
         """A page's runs, how many rows it has, and the key of its last row."""
-        groups = self.query(_RUNS.format(page=page), where)
-        if len(groups) > where["runs"] or any(g[4] - g[3] + 1 != g[5] for g in groups):
-            return self._sorted_page(page, where)
+        groups = self.query(_RUNS.format(page=rows + _IN_ORDER), where)
         if not groups:
             return [], 0, {}
+        if len(groups) > where["runs"]:
+            *last, size = self.query(_PAGE_END.format(page=rows + _IN_ORDER), where)[0]
+            end = dict(zip(("fleet", "pack", "boot", "seq", "ts"), last, strict=True))
+            return self._sorted(rows, where, end), size, end
         fleet, pack, boot, _, seq, _, ts, size = max(groups, key=lambda group: group[7])
-        runs = [((g[0], g[1], g[2]), (g[3], g[4], 1)) for g in groups]
-        return runs, size, {"fleet": fleet, "pack": pack, "boot": boot, "seq": seq, "ts": ts}
+        end = {"fleet": fleet, "pack": pack, "boot": boot, "seq": seq, "ts": ts}
+        doubtful = {g[1] for g in groups if g[4] - g[3] + 1 != g[5]}
+        runs = [((g[0], g[1], g[2]), (g[3], g[4], 1)) for g in groups if g[1] not in doubtful]
+        if doubtful:
+            runs += self._sorted(
+                rows + " AND pack = ANY(%(packs)s)", {**where, "packs": sorted(doubtful)}, end
+            )
+        return runs, size, end
 
-    def _sorted_page(
-        self, page: str, where: dict[str, Any]
-    ) -> tuple[list[tuple[Key, Run]], int, dict[str, Any]]:
-        (size, fleet, pack, boot, seq, ts), *_ = self.query(_PAGE_END.format(page=page), where)
-        groups = self.query(_SORTED_RUNS.format(page=page), where)
-        runs = [((g[0], g[1], g[2]), (g[3], g[4], g[5])) for g in groups]
-        return runs, size, {"fleet": fleet, "pack": pack, "boot": boot, "seq": seq, "ts": ts}
+    def _sorted(self, rows: str, where: dict[str, Any], end: dict[str, Any]) -> list[tuple[Key, Run]]:
+        """The runs of the rows up to the key, worked out by sorting them."""
+        ends = {f"end_{name}": value for name, value in end.items()}
+        groups = self.query(_SORTED_RUNS.format(rows=rows + _UP_TO), {**where, **ends})
+        return [((g[0], g[1], g[2]), (g[3], g[4], g[5])) for g in groups]
 
     def ends(self) -> Iterator[tuple[Key, int]]:
         """How many messages each boot must have had at least."""
