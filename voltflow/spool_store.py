@@ -112,10 +112,8 @@ class SpoolStore:
 
     def close(self) -> None:
         """Makes the next start quick; what waits stays."""
-        for name in CLASSES:
-            the_log = self.logs[name]
-            if the_log.active is not None and self.drains[name].messages == 0:
-                the_log.remove([the_log.active])
+        self._reclaim()
+        for the_log in self.logs.values():
             the_log.seal()
         self._write_cursor()
 
@@ -137,8 +135,9 @@ class SpoolStore:
 
         Where not all fit, each call is tried alone: the small one with the alert may find room.
         """
+        records = [record for call in calls for record in call]
         try:
-            self._commit([record for call in calls for record in call])
+            self._commit_with_reclaim(records)
         except _NoRoom as error:
             if len(calls) > 1:
                 return [self.append([call])[0] for call in calls]
@@ -147,6 +146,14 @@ class SpoolStore:
             return [error] * len(calls)
         self.counters.appended += sum(map(len, calls))
         return [None] * len(calls)
+
+    def _commit_with_reclaim(self, records: list[Record]) -> None:
+        try:
+            self._commit(records)
+        except _NoRoom:
+            if not self._reclaim():
+                raise
+            self._commit(records)
 
     def _commit(self, records: list[Record]) -> None:
         parts: dict[str, list[Record]] = {name: [] for name in CLASSES}
@@ -166,6 +173,15 @@ class SpoolStore:
                     for the_log, before in done:
                         the_log.retract(before)
                     raise self._full(self.logs[name].folder, error) from error
+
+    def _reclaim(self) -> bool:
+        """Deletes the file being written where all of it was delivered; whether one was."""
+        done = [
+            name for name in CLASSES if self.logs[name].active is not None and not self.drains[name].messages
+        ]
+        for name in done:
+            self.logs[name].remove(self.logs[name].segments[-1:])
+        return bool(done)
 
     def _check_protected(self, records: list[Record]) -> None:
         allowed = self.options.protected_bytes
@@ -251,8 +267,7 @@ class SpoolStore:
         finished = drain.settle(chunk.position)
         now_s = time.monotonic()
         if finished or now_s - self._cursor_at_s >= _CURSOR_PERIOD_S:
-            if the_log.active is not None and drain.messages == 0:
-                the_log.remove([the_log.active])
+            self._reclaim()
             self._write_cursor()
 
     def _write_cursor(self) -> None:
