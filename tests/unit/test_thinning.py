@@ -63,7 +63,7 @@ def test_the_extreme_of_a_period_stays(field: str, value: float) -> None:
 
 
 def test_less_than_the_sensor_can_tell_is_no_extreme() -> None:
-    noise = {
+    noise: dict[str, Any] = {
         "cell_temp_max_c": 26.0,
         "cell_voltage_min_v": 3.699,
         "cell_voltage_max_v": 3.711,
@@ -73,7 +73,7 @@ def test_less_than_the_sensor_can_tell_is_no_extreme() -> None:
 
 
 def test_one_message_with_several_extremes_stays_for_all_of_them() -> None:
-    burst = {"cell_voltage_min_v": 3.4, "pack_current_a": -200.0}
+    burst: dict[str, Any] = {"cell_voltage_min_v": 3.4, "pack_current_a": -200.0}
     assert kept([twin(seq, **(burst if seq == 7 else {})) for seq in range(20)]) == [0, 7]
 
 
