@@ -125,6 +125,20 @@ def test_demo_with_a_running_mosquitto_leaves_nothing_behind_in_it(
     assert retained(broker.port) == b""
 
 
+def test_demo_cut_off_from_the_cloud_keeps_everything_and_sends_it_later(folder: Path) -> None:
+    outage = ("--outage-after-s", "2", "--outage-s", "12")
+    with start(
+        folder, Ports(), "--seconds", "25", "--packs", "5", "--hz", "10", "--speedup", "1", *outage
+    ) as demo:
+        said, _ = finish(demo, folder)
+    spooled = [
+        int(count) for count in re.findall(r"uplink cut .* (\d+) messages in the gateway's spool", said)
+    ]
+    assert spooled, said
+    assert max(spooled) > 50, said
+    assert re.search(r"uplink mended .* 0 messages in the gateway's spool", said), said
+
+
 def retained(port: int) -> bytes:
     """What a new subscriber of everything gets at once."""
     command = [

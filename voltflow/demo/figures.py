@@ -49,6 +49,7 @@ class Figures(msgspec.Struct):
     redelivered: int = 0
     dead_letters: int = 0
     alerts: int = 0
+    spooled: int = 0
     predictions: dict[str, int] = {}
     p50_ms: float | None = None
     p99_ms: float | None = None
@@ -67,6 +68,7 @@ def read(endpoints: Endpoints) -> Figures:
         redelivered=int(_sum(bridge, "voltflow_redelivered_total")),
         dead_letters=int(_sum(bridge, "voltflow_rows_total", table="dead_letter")),
         alerts=int(_sum(bridge, "voltflow_rows_total", table="alert")),
+        spooled=int(_sum(agent, "voltflow_spool_messages")),
         predictions=predictions,
         p50_ms=quantile_ms(limits, counts, 0.5),
         p99_ms=quantile_ms(limits, counts, 0.99),

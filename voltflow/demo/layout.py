@@ -40,6 +40,8 @@ class Layout:
         self.bridge = f"{settings.fleet[:57]}-bridge"
         host = HOST if embedded else settings.broker_host
         port = settings.broker_mqtt5_port if embedded else settings.broker_port
+        self.uplink_port = 0
+        """Where the agent reaches the cloud's broker, when that is to be cut; 0: as the devices do."""
         self.mqtt = MqttOptions(
             host=host, port=port, username=settings.broker_user, password=settings.broker_password
         )
@@ -84,7 +86,7 @@ class Layout:
             "agent": {
                 "gateway": self.gateway, "broker_host": mqtt.host, "broker_port": mqtt.port,
                 "broker_user": mqtt.username, "api_port": s.api_port, "metrics_port": s.agent_metrics_port,
-                "state_dir": self.folder / "agent",
+                "state_dir": self.folder / "agent", **self._uplink(),
             },
             # Alone: see voltflow/demo/broker.py; on a broker with other bridges it would take their messages.
             "bridge": {
@@ -97,6 +99,11 @@ class Layout:
                 "hz": s.hz, "speedup": s.speedup, "seed": s.seed,
             },
         }  # fmt: skip
+
+    def _uplink(self) -> dict[str, Any]:
+        if not self.uplink_port:
+            return {}
+        return {"uplink_host": HOST, "uplink_port": self.uplink_port, "uplink_user": self.mqtt.username}
 
     def broker_part(self) -> Part:
         return self._part("broker", broker.command(self.broker_config), clean=(-15, 0))
@@ -123,7 +130,9 @@ class Layout:
         """Without the user's own settings of agent, bridge and simulator: those are for the real ones."""
         kept = {name: value for name, value in environ.items() if not name.startswith("VOLTFLOW_")}
         password = self.settings.broker_password
-        names = ("AGENT_BROKER_PASSWORD", "BRIDGE_MQTT_PASSWORD", "SIM_PASSWORD")
+        names = ["AGENT_BROKER_PASSWORD", "BRIDGE_MQTT_PASSWORD", "SIM_PASSWORD"]
+        if self.uplink_port:
+            names.append("AGENT_UPLINK_PASSWORD")
         return kept | ({f"VOLTFLOW_{name}": password for name in names} if password else {})
 
     @property

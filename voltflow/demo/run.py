@@ -18,6 +18,7 @@ from voltflow.demo.history import History
 from voltflow.demo.layout import Layout
 from voltflow.demo.outcome import Latency, Memory, Outcome, Summary
 from voltflow.demo.parts import Part, PartFailedError, error_lines
+from voltflow.demo.relay import Relay
 from voltflow.demo.settings import DemoSettings
 from voltflow.demo.view import Facts, Rates, Snapshot, View, make_view
 from voltflow.ledger import Expected
@@ -57,6 +58,8 @@ class Demo:
         self._watchers: set[asyncio.Task[None]] = set()
         self._logged_before = _size(self.layout.server_log)
         self._startup_s: float | None = None
+        self._relay: Relay | None = None
+        self._cut_at_s = self._mended_at_s = 0.0
 
     async def run(self) -> Outcome:
         """Start, run until the time is over or a signal comes, then drain, verify and stop everything."""
@@ -67,6 +70,8 @@ class Demo:
             return await self._run()
         finally:
             await self._end()
+            if self._relay is not None:
+                await self._relay.close()
 
     async def _run(self) -> Outcome:
         history = await self._start()
@@ -89,6 +94,10 @@ class Demo:
         await self._start_part(postgres := self.layout.postgres_part())
         self._say("starting PostgreSQL, agent and bridge …")
         dsn = await self._until(self._address, f"PostgreSQL (log: {postgres.log}) to answer")
+        if self.settings.outage_s:
+            self._relay = Relay(self.layout.mqtt.host, self.layout.mqtt.port)
+            await self._relay.open()
+            self.layout.uplink_port = self._relay.port
         self.layout.write_config(dsn)
         self._agent, self._bridge = self.layout.agent_part(), self.layout.bridge_part()
         await self._start_part(self._bridge)
@@ -168,11 +177,40 @@ class Demo:
 
     async def _live(self, history: History) -> None:
         started_s, rates = time.monotonic(), Rates()
-        with make_view(self._facts(history), self.console) as view:
-            showing = self._show(view, rates, started_s)
-            with contextlib.suppress(TimeoutError, Stopped):
-                async with asyncio.timeout(self.settings.seconds or None):
-                    await self._guarded(showing, stoppable=True)
+        outage = asyncio.create_task(self._outage(), name="outage")
+        try:
+            with make_view(self._facts(history), self.console) as view:
+                showing = self._show(view, rates, started_s)
+                with contextlib.suppress(TimeoutError, Stopped):
+                    async with asyncio.timeout(self.settings.seconds or None):
+                        await self._guarded(showing, stoppable=True)
+        finally:
+            outage.cancel()
+            if self._relay is not None:
+                self._relay.mend()
+
+    async def _outage(self) -> None:
+        """Cut the gateway's way to the cloud once, for as long as the settings say."""
+        if self._relay is None:
+            return
+        await asyncio.sleep(self.settings.outage_after_s)
+        self._cut_at_s = time.monotonic()
+        self._relay.cut()
+        await asyncio.sleep(self.settings.outage_s)
+        self._relay.mend()
+        self._mended_at_s = time.monotonic()
+
+    def _uplink_text(self) -> str:
+        """What the demo itself knows of the way to the cloud; empty where it has no part in it."""
+        now_s, s = time.monotonic(), self.settings
+        if self._relay is None:
+            return ""
+        if self._mended_at_s:
+            return f"mended {now_s - self._mended_at_s:.0f} s ago"
+        if self._cut_at_s:
+            since_s = now_s - self._cut_at_s
+            return f"cut {since_s:.0f} s ago, for {max(0.0, s.outage_s - since_s):.0f} s more"
+        return "whole"
 
     def _facts(self, history: History) -> Facts:
         s = self.settings
@@ -188,7 +226,8 @@ class Demo:
                 now = await asyncio.to_thread(figures.read, self.layout.endpoints)
                 received, rows = rates.add(now)
                 rss = {part.name: part.rss_mb() for part in (self._agent, self._bridge)}
-                view.show(Snapshot(time.monotonic() - started_s, now, received, rows, rss))
+                running_s, uplink = time.monotonic() - started_s, self._uplink_text()
+                view.show(Snapshot(running_s, now, received, rows, rss, uplink))
             await asyncio.sleep(SHOW_EVERY_S)
 
     # -- the end ------------------------------------------------------------------------------------------------------

@@ -41,6 +41,13 @@ class DemoSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_port: Annotated[Port, Meta(description="port of the agent's page and API")] = 5002
     agent_metrics_port: Annotated[Port, Meta(description="port of the agent's /metrics")] = 9091
     bridge_metrics_port: Annotated[Port, Meta(description="port of the bridge's /metrics")] = 9092
+    outage_s: Annotated[
+        float,
+        Meta(ge=0, le=86400, description="cut the gateway's way to the cloud for so long, seconds; 0: never"),
+    ] = 0.0
+    outage_after_s: Annotated[
+        float, Meta(ge=0, le=86400, description="when to cut it, seconds after the first message")
+    ] = 20.0
     start_s: Annotated[float, Meta(ge=1, le=600, description="time for each part to start, seconds")] = 60.0
     drain_s: Annotated[
         float,

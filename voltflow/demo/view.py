@@ -42,6 +42,8 @@ class Snapshot(msgspec.Struct):
     received_per_s: float = 0.0
     rows_per_s: float = 0.0
     rss_mb: dict[str, float | None] = {}
+    uplink: str = ""
+    """What the demo does to the gateway's way to the cloud; empty: nothing."""
 
 
 class Rates:
@@ -136,8 +138,15 @@ def line(snapshot: Snapshot) -> str:
     return (
         f"{snapshot.running_s:5.0f} s  {f.rows} rows, {snapshot.rows_per_s:.0f}/s, latency p50 {_ms(f.p50_ms)}"
         f" p99 {_ms(f.p99_ms)}, predictions: {made}, {f.alerts} alerts raised or cleared, dead letters {f.dead_letters},"
-        f" RSS {_rss(snapshot.rss_mb)}"
+        f" RSS {_rss(snapshot.rss_mb)}{_outage(snapshot)}"
     )
+
+
+def _outage(snapshot: Snapshot) -> str:
+    spooled = snapshot.figures.spooled
+    if not snapshot.uplink and not spooled:
+        return ""
+    return f", uplink {snapshot.uplink or 'as it is'}, {spooled} messages in the gateway's spool"
 
 
 def screen(facts: Facts, snapshot: Snapshot) -> RenderableType:
@@ -169,6 +178,7 @@ def _numbers(facts: Facts, snapshot: Snapshot) -> list[tuple[str, str]]:
             f"{f.alerts} raised or cleared   dead letters {f.dead_letters}   redelivered {f.redelivered}",
         ),
         ("memory", _rss(snapshot.rss_mb)),
+        ("uplink", f"{snapshot.uplink or 'whole'}   {f.spooled} messages wait in the gateway's spool"),
         ("broker", facts.broker),
     ]
 
