@@ -100,7 +100,6 @@ class LedgerTask:
             log.warning("ledger: not looked at, trying again every %g s: %s", self._period_s, text)
         self.status.error = text
         self.status.errors += 1
-        self.repairs.forget()  # the watch begins anew too
 
     def _take(self, account: Account | None) -> None:
         status, now_s = self.status, time.monotonic()

@@ -11,6 +11,7 @@ import paho.mqtt.client as paho
 import psycopg2
 import pytest
 
+from cloud.migrate import migrate, migrations
 from cloud.nodes.timescale_out import TimescaleOut
 from tests import cloud_samples as samples
 from tests import servers
@@ -316,3 +317,34 @@ def test_schema_keeps_unknown_times_and_skew(kind: str, request: pytest.FixtureR
     assert dict(query(dsn, "SELECT received, replayed, dropped FROM dead_letter")[0]) == {
         "received": None, "replayed": None, "dropped": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["postgres", "timescale"])
+def test_migration_of_a_history_with_rows(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Rows of the version before stay; a big table gets its indexes when the operator wants them, not now."""
+    dsn = (
+        request.getfixturevalue("database")
+        if kind == "postgres"
+        else request.getfixturevalue("timescale").dsn
+    )
+    for item in migrations()[:2]:
+        (tmp_path / f"{item.version:04d}_{item.name}.sql").write_text(item.sql)
+    with contextlib.closing(psycopg2.connect(dsn)) as conn:
+        migrate(conn, tmp_path)
+        with conn, conn.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO telemetry (fleet, pack, boot, seq, ts, received, gateway, flow_rev, late, replay) "
+                "SELECT 'f', 'p', 1, q, '2026-01-01'::timestamptz + q * interval '1 hour', now(), 'gw', '', false, false "
+                "FROM generate_series(0, 99) q WHERE q <> 50"
+            )
+            if kind == "postgres":
+                cursor.execute("UPDATE pg_class SET reltuples = 3e7 WHERE relname = 'telemetry'")
+        migrate(conn)
+        indexes = (
+            "SELECT to_regclass('telemetry_late') IS NOT NULL, to_regclass('telemetry_stored') IS NOT NULL"
+        )
+        with conn.cursor() as cursor:
+            cursor.execute(indexes)
+            assert cursor.fetchone() == ((False, False) if kind == "postgres" else (True, True))
+    report = verify(dsn)
+    assert (report.rows, report.missing, report.late) == (99, 1, None if kind == "postgres" else 0)
