@@ -71,12 +71,12 @@ _decode_fleet = msgspec.msgpack.Decoder(_Fleet).decode
 def copy_twins(store: TwinStore) -> Callable[[], Iterator[bytes]]:
     """What the store holds now; the function makes bytes of it, in any thread: a `_Fleet`, then a `_Pack` for each slot,
     each with its length before it."""
-    fleet = _Fleet(
-        store.states.snapshot(), list(store.recent_alerts), dict(store.predictions_made), dict(store.invalid_fields),
+    states, packs = store.states.copy(), [_copy_pack(twin) for twin in store.packs]
+    rest = (
+        list(store.recent_alerts), dict(store.predictions_made), dict(store.invalid_fields),
         dict(store.sequence_events), store.missed_joins,
     )  # fmt: skip
-    packs = [_copy_pack(twin) for twin in store.packs]
-    return lambda: _pieces(fleet, packs)
+    return lambda: _pieces(_Fleet(states(), *rest), packs)
 
 
 def _copy_pack(twin: PackTwin) -> _Pack:
@@ -111,25 +111,31 @@ def restore_twins(store: TwinStore, data: bytes) -> None:
     """Fill an empty store with what `copy_twins` gathered; a pack that cannot be read keeps only its estimates."""
     records = _unframed(data)
     fleet = _decode_fleet(next(records))
-    store.states = TwinStates.restore(fleet.states)
-    failed: list[str] = []
-    for slot, (name, record) in enumerate(zip(store.states.names, records, strict=True)):
-        fleet_name, _, pack = name.partition("/")
-        twin = PackTwin(slot, fleet_name, pack)
-        try:
-            _fill(twin, record)
-        except (msgspec.DecodeError, ValueError) as error:
-            failed.append(f"{name}: {error}")
-        store.packs.append(twin)
-        store.by_name[twin.fleet, twin.pack] = twin
+    states = TwinStates.restore(fleet.states)
+    packs = _packs(list(zip(states.names, records, strict=True)))
+    store.states, store.packs = states, packs  # from here on nothing can fail
+    store.by_name = {(twin.fleet, twin.pack): twin for twin in packs}
     store.recent_alerts.extend(fleet.recent_alerts)
     store.predictions_made.update(fleet.predictions_made)
     store.invalid_fields.update(fleet.invalid_fields)
     store.sequence_events.update(fleet.sequence_events)
     store.missed_joins = fleet.missed_joins
+
+
+def _packs(records: list[tuple[str, memoryview]]) -> list[PackTwin]:
+    packs, failed = [], []
+    for slot, (name, record) in enumerate(records):
+        fleet, _, pack = name.partition("/")
+        twin = PackTwin(slot, fleet, pack)
+        packs.append(twin)
+        try:
+            _fill(twin, record)
+        except (msgspec.DecodeError, ValueError) as error:
+            failed.append(f"{name}: {error}")
     if failed:
         log.error("%d of %d packs cannot be restored, only their estimates go on; the first is %s",
-                  len(failed), len(store.packs), failed[0])  # fmt: skip
+                  len(failed), len(packs), failed[0])  # fmt: skip
+    return packs
 
 
 def _fill(twin: PackTwin, record: memoryview) -> None:

@@ -153,7 +153,7 @@ class StateStore:
         age_s = (now_ms() - state.written_ms) / 1000
         self._as_of_s = time.monotonic() - max(age_s, 0.0)
         failed = self._restore(state)
-        await asyncio.to_thread(self._clear_mark)
+        await asyncio.to_thread(self._leave_start, clean, failed)
         return Restored(clean, age_s if age_s >= 0 else None, failed)
 
     def _restore(self, state: StateFile) -> tuple[str, ...]:
@@ -164,30 +164,31 @@ class StateStore:
             try:
                 part.restore(state.parts[name])
             except Exception:
-                log.exception("state of '%s' in '%s' cannot be used, it starts empty", name, self.folder)
+                log.exception("state of '%s' cannot be restored", name)
                 failed.append(name)
         return tuple(failed)
 
-    def _clear_mark(self) -> None:
+    def _leave_start(self, clean: bool, failed: tuple[str, ...]) -> None:
+        """From here on the program changes what it has restored."""
+        if failed:
+            file = state_file.CLEAN_FILE if clean else state_file.FILE
+            state_file.set_aside(self.folder / file, f"its part {' and '.join(failed)} is not understood")
+            return
         try:
             state_file.mark(self.folder, clean=False)
         except OSError as error:
             log.error(  # noqa: TRY400 - the message says it all
-                      "state_dir = '%s' cannot be written: %s; should the program crash before it can, the next start "
-                      "takes it for a clean end", self.folder, error.strerror or error)  # fmt: skip
+                "state_dir = '%s' cannot be written: %s; should the program crash before it can, the next start takes it "
+                "for a clean end", self.folder, error.strerror or error,
+            )  # fmt: skip
 
     async def run(self, settled: Callable[[], Awaitable[bool]]) -> None:
         """Take and write copies until cancelled. `settled` returns when nothing that is under way at its call is any
         more, and whether all of it is safe. Copies follow one another, so an older one never replaces a newer one."""
         while True:
             await self._wait_until_due()
-            try:
-                copy = self._take()
-            except Exception:
-                self.counters.failures += 1
-                log.exception(
-                    "state cannot be copied; it is tried again after %.0f s", self.effective_period_s
-                )
+            copy = self._take()
+            if copy is None:
                 continue
             if await settled():
                 await asyncio.to_thread(self._keep, copy, clean=False)
@@ -196,7 +197,8 @@ class StateStore:
 
     async def close(self) -> None:
         """Write the last copy and mark it as that of a clean end: nothing may be under way any more."""
-        await asyncio.to_thread(self._keep, self._take(), clean=True)
+        if (copy := self._take()) is not None:
+            await asyncio.to_thread(self._keep, copy, clean=True)
 
     async def _wait_until_due(self) -> None:
         while (waited_s := time.monotonic() - self._taken_s) < self.effective_period_s:
@@ -209,11 +211,15 @@ class StateStore:
 
     # -- a copy -----------------------------------------------------------------------------------------------------
 
-    def _take(self) -> _Copy:
+    def _take(self) -> _Copy | None:
         self._number += 1
         self._taken_s = taken_s = time.monotonic()
         self._urgency = self._ask_urgency()
-        parts = {name: part.copy() for name, part in self._parts.items()}
+        try:
+            parts = {name: part.copy() for name, part in self._parts.items()}
+        except Exception as error:  # noqa: BLE001 - the flow goes on, and the next copy may be one
+            self._failed(error)
+            return None
         self.counters.copy_s += time.monotonic() - taken_s
         return _Copy(self._number, now_ms(), taken_s, parts)
 

@@ -164,14 +164,14 @@ def _read(path: Path) -> StateFile | None:
 
 
 def set_aside(path: Path, why: str) -> None:
-    """Rename a file that cannot be used, so that a person can look at it and the next start does not meet it again."""
+    """Rename a file that cannot be used, so that the next write does not replace what a person may want to look at."""
     aside = path.with_name(f"{path.name}.damaged")
     try:
         path.replace(aside)
         done = f"set aside as {aside.name}"
     except OSError as error:
         done = f"it cannot be set aside either ({error.strerror or error})"
-    log.error("state file '%s' cannot be used: %s; %s, starting without it", path, why, done)
+    log.error("state file '%s' cannot be used: %s; %s, what cannot be read starts empty", path, why, done)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -29,7 +29,7 @@ from voltflow.sequence import Boot, Hole, Sequence
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.integers(1, 4), st.integers(0, 120), st.integers(0, 120), st.integers(1, 50))
 def test_a_clean_restart_anywhere_changes_nothing_of_what_follows(
     packs: int, before: int, after: int, batch: int

@@ -70,6 +70,12 @@ def _on_disk(folder: Path) -> bytes:
     return found[0].parts["value"] if found else b""
 
 
+def _write(store: StateStore) -> None:
+    copy = store._take()
+    assert copy is not None
+    store._keep(copy, clean=False)
+
+
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -179,7 +185,36 @@ def test_a_part_that_cannot_be_restored_starts_empty_and_the_others_are_there(
     assert restored is not None
     assert value.data == b"kept"
     assert restored.failed == ("other",)
-    assert "state of 'other'" in caplog.text
+    assert (
+        f"'{tmp_path / CLEAN_FILE}' cannot be used: its part other is not understood; set aside as"
+        in caplog.text
+    )
+    assert (tmp_path / f"{CLEAN_FILE}.damaged").exists()
+
+
+def test_a_part_that_cannot_be_copied_or_encoded_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        value = Value(b"one")
+        store = _store(tmp_path, value, period_s=PERIOD_S)
+        calls = 0
+
+        def copy() -> Callable[[], list[bytes]]:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise RuntimeError("a node's mistake")
+            return value.copy() if calls > 2 else lambda: ["no bytes"]  # type: ignore[list-item]
+
+        store.register("broken", copy, value.restore)
+        await store.open()
+        async with _kept(store):
+            await until(lambda: store.counters.writes, "a write")
+        assert store.counters.failures == 2
+
+    asyncio.run(scenario())
+    assert "a node's mistake" in caplog.text
 
 
 def test_a_clock_before_the_file_tells_no_age(tmp_path: Path) -> None:
@@ -274,6 +309,7 @@ def test_an_older_copy_never_replaces_a_newer_one(tmp_path: Path) -> None:
     value = Value(b"older")
     store = _store(tmp_path, value)
     older = store._take()
+    assert older is not None
     value.data = b"newer"
     asyncio.run(store.close())
     store._keep(older, clean=False)
@@ -292,7 +328,7 @@ def test_the_budget_stretches_the_period_and_says_so_once(
     assert store.effective_period_s == 60
     for _ in range(2):
         value.data = os.urandom(999_500)
-        store._keep(store._take(), clean=False)
+        _write(store)
     assert store.effective_period_s == pytest.approx(864, rel=0.01)
     assert store.effective_period_s * 100e6 / DAY_S == pytest.approx(store.counters.last_bytes)
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -321,14 +357,14 @@ def test_a_disk_that_refuses_is_said_once_and_the_old_state_stays(
     """A full disk is made by the limit of a file's size: the same errors from the same calls."""
     value = Value(b"small")
     store = _store(tmp_path, value)
-    store._keep(store._take(), clean=False)
+    _write(store)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     monkeypatch.setattr("voltflow.state_file._LEVEL", 0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
     try:
         value.data = os.urandom(50_000)
         for _ in range(2):
-            store._keep(store._take(), clean=False)
+            _write(store)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert store.error == os.strerror(errno.EFBIG)
@@ -337,7 +373,7 @@ def test_a_disk_that_refuses_is_said_once_and_the_old_state_stays(
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
     assert f"state_dir = '{tmp_path}': File too large" in errors[0].getMessage()
-    store._keep(store._take(), clean=False)
+    _write(store)
     assert (store.error, _on_disk(tmp_path)) == ("", value.data)
 
 
@@ -348,7 +384,7 @@ def test_metrics_tell_age_period_cost_and_what_the_kernel_counts(tmp_path: Path)
     registry.register(StateCollector(store))
     assert "voltflow_state_age_seconds" not in generate_latest(registry).decode()
     before = disk_written_bytes()
-    store._keep(store._take(), clean=False)
+    _write(store)
     text = generate_latest(registry).decode()
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     size_bytes = (tmp_path / FILE).stat().st_size
