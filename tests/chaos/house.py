@@ -35,10 +35,8 @@ AGENT_SETTINGS = {
     "spool_after_s": "1", "spool_max_mb": "12", "spool_protected_mb": "4", "spool_drain_share": "0.5",
     "state_period_s": "2",
 }  # fmt: skip
-SPOOL_PROPERTIES = {
-    "spoolAfter": "${VOLTFLOW_AGENT_SPOOL_AFTER_S}", "spoolMaxMb": "${VOLTFLOW_AGENT_SPOOL_MAX_MB}",
-    "spoolProtectedMb": "${VOLTFLOW_AGENT_SPOOL_PROTECTED_MB}", "drainShare": "${VOLTFLOW_AGENT_SPOOL_DRAIN_SHARE}",
-}  # fmt: skip
+BRIDGE_OPTIONS = ("--ledger-period-s", "1", "--repair-after-s", "2", "--repair-attempts", "100")
+"""Repair that is quick and stubborn: one round may hold several reasons to ask again."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class House:
         self._add(database)
         _make_database(database)
         self.uplink_broker = self._broker("uplink-broker", "cloud", self._address("uplink"))
-        arguments: list[str] = ["--flow", str(self._flow("cloud")), "--name", "chaos-bridge"]
+        arguments = ["--flow", str(self._flow("cloud")), "--name", "chaos-bridge", *BRIDGE_OPTIONS]
         if self.plan.kafka:
             with self._places["cloud"]():
                 kafka = servers.Kafka()
@@ -183,8 +181,8 @@ class House:
         for node in nodes:
             if node["type"] == "mqtt-broker":
                 node["keepalive"] = KEEPALIVE_S
-            if "spool" in node:
-                node |= SPOOL_PROPERTIES
+            if node["type"] == "sequence":
+                node["ask_after"] = 1
         path.write_text(json.dumps(nodes))
         return path
 
