@@ -115,6 +115,7 @@ def health(state: AppState) -> Health:
         *stuck,
         *away,
         *_clock(state),
+        *_state(state),
         *([] if None in received_ms else _silence(state, age_s)),
         *_models(state),
     ]
@@ -213,6 +214,15 @@ def _clock(state: AppState) -> Iterator[Reason]:
     clock = state.store.clock.status()
     if clock.state != "ok":
         yield Reason(f"clock_{clock.state}", clock.reason)
+
+
+def _state(state: AppState) -> Iterator[Reason]:
+    """The flow goes on; what a crash would make it forget grows."""
+    durable = state.durable
+    if durable is not None and durable.error:
+        yield Reason(
+            "state_not_written", f"state_dir = '{durable.folder}' cannot be written: {durable.error}"
+        )
 
 
 def _silence(state: AppState, age_s: float | None) -> Iterator[Reason]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from voltflow import state_file
-from voltflow.message import now_ms
+from voltflow.clock import receive_clock
 from voltflow.state_file import StateFile
 
 __all__ = ["Restored", "StateCounters", "StateStore"]
@@ -136,7 +136,7 @@ class StateStore:
 
     @property
     def age_s(self) -> float | None:
-        """How old the state on disk is; None where there is none."""
+        """How old the state on disk is; None where there is none, or nobody knows."""
         as_of_s = self._as_of_s
         return None if as_of_s is None else time.monotonic() - as_of_s
 
@@ -150,11 +150,11 @@ class StateStore:
             return None
         state, clean = found
         self._number = self._kept_number = state.number
-        age_s = (now_ms() - state.written_ms) / 1000
-        self._as_of_s = time.monotonic() - max(age_s, 0.0)
+        age_s = _age_s(state.written_ms)
+        self._as_of_s = None if age_s is None else time.monotonic() - age_s
         failed = self._restore(state)
         await asyncio.to_thread(self._leave_start, clean, failed)
-        return Restored(clean, age_s if age_s >= 0 else None, failed)
+        return Restored(clean, age_s, failed)
 
     def _restore(self, state: StateFile) -> tuple[str, ...]:
         failed = []
@@ -221,7 +221,7 @@ class StateStore:
             self._failed(error)
             return None
         self.counters.copy_s += time.monotonic() - taken_s
-        return _Copy(self._number, now_ms(), taken_s, parts)
+        return _Copy(self._number, receive_clock.now_ms(), taken_s, parts)
 
     def _keep(self, copy: _Copy, *, clean: bool) -> None:
         """In a thread. The lock and the number are for the end, which does not wait for a write under way."""
@@ -274,3 +274,9 @@ class StateStore:
             megabytes, self.period_s, megabytes * DAY_S / self.period_s, self.effective_period_s,
             self.write_budget_mb_per_day,
         )  # fmt: skip
+
+
+def _age_s(written_ms: int) -> float | None:
+    """None where the time was not known then or is not now."""
+    now_ms = receive_clock.now_ms()
+    return (now_ms - written_ms) / 1000 if 0 < written_ms <= now_ms else None

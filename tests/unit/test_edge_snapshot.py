@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from array import array
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
 from edge.comparison import compare
+from edge.health import health
+from edge.metrics import make_registry
 from edge.snapshot import (
     NOT_KEPT,
     _encode,
@@ -22,10 +27,12 @@ from edge.snapshot import (
 )
 from edge.twin import PackTwin, TwinStore
 from edge.warming import warming
+from tests.gateway import Gateway
 from tests.twins import START_MS, Chain, reading
 from voltflow.battery.features import WINDOW_S
 from voltflow.battery.twin_states import TwinStates
 from voltflow.sequence import Boot, Hole, Sequence
+from voltflow.state import StateStore
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
 
 
@@ -239,3 +246,18 @@ def test_waiting_predictions_are_kept_exactly() -> None:
     store.pack("f", "p").pending = array("d", [1.5, 2.25, -3.0])
     restore_twins(after, b"".join(copy_twins(store)()))
     assert after.packs[0].pending == array("d", [1.5, 2.25, -3.0])
+
+
+def test_health_and_metrics_tell_of_a_state_that_cannot_be_written(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("not a folder")
+    gateway.state.durable = durable = StateStore(in_the_way)
+    durable.register("twins", lambda: copy_twins(gateway.store), lambda _: None)
+    asyncio.run(durable.close())
+    reasons = {reason.code: reason.message for reason in health(gateway.state).reasons}
+    assert reasons["state_not_written"] == f"state_dir = '{in_the_way}' cannot be written: File exists"
+    text = generate_latest(make_registry(gateway.state)).decode()
+    assert "voltflow_state_write_failures_total 1.0" in text
+    gateway.state.durable = None
+    assert "state_not_written" not in {reason.code for reason in health(gateway.state).reasons}

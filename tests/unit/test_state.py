@@ -217,11 +217,14 @@ def test_a_part_that_cannot_be_copied_or_encoded_stops_nothing(
     assert "a node's mistake" in caplog.text
 
 
-def test_a_clock_before_the_file_tells_no_age(tmp_path: Path) -> None:
-    state_file.write(tmp_path, dump(1, now_ms() + 3_600_000, {"value": [b"x"]}).data, clean=True)
-    restored = asyncio.run(_store(tmp_path, Value()).open())
+@pytest.mark.parametrize("written_ms", [0, now_ms() + 3_600_000], ids=["then", "now"])
+def test_where_the_time_is_not_known_there_is_no_age(written_ms: int, tmp_path: Path) -> None:
+    """The clock that wrote the file knew no time, or this one is before it."""
+    state_file.write(tmp_path, dump(1, written_ms, {"value": [b"x"]}).data, clean=True)
+    store = _store(tmp_path, Value())
+    restored = asyncio.run(store.open())
     assert restored is not None
-    assert restored.age_s is None
+    assert (restored.age_s, store.age_s) == (None, None)
     assert str(restored) == "of unknown age, clean"
 
 
