@@ -13,8 +13,8 @@ from statistics import median
 
 SAMPLES = 15
 """Messages whose median is a device's skew: one that waited somewhere, or a few, change nothing."""
-RECALCULATED = 4
-"""Of a device with all its samples only every so-manieth message changes the median: most of the cost."""
+EVERY = 4
+"""Of a device with all its samples only every so-manieth message is taken: they reach over a longer time and cost less."""
 NOT_WALL_MS = 86_400_000
 """A device more than a day off that does not say what its time is sends a simulated or recorded one: no witness."""
 FRESH_NS = 600 * 1_000_000_000
@@ -49,14 +49,17 @@ class DeviceClocks:
         found = self._devices.get(device)
         if found is None:
             found = self._devices[device] = _Device()
-        samples, count = found.samples, found.count
+        count, samples = found.count, found.samples
+        found.count = count + 1
+        if count >= SAMPLES and count % EVERY:
+            return found.skew_ms
+        found.seen_ns, found.is_wall = counted_ns, is_wall
         if count < SAMPLES:
             samples.append(ahead_ms)
+            found.skew_ms = float(median(samples))
         else:
-            samples[count % SAMPLES] = ahead_ms
-        found.count, found.seen_ns, found.is_wall = count + 1, counted_ns, is_wall
-        if count < SAMPLES or not count % RECALCULATED:
-            found.skew_ms = float(sorted(samples)[SAMPLES // 2] if count >= SAMPLES else median(samples))
+            samples[count // EVERY % SAMPLES] = ahead_ms
+            found.skew_ms = float(sorted(samples)[SAMPLES // 2])
         return found.skew_ms
 
     def median_ms(self, counted_ns: int) -> float | None:

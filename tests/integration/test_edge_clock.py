@@ -77,7 +77,7 @@ class Twins:
         newest = max(messages, key=lambda m: (m["telemetry"]["sent_ms"], m["pack"]), default=None)
         if newest is None or newest["received_ms"] is None:
             return False
-        return abs(newest["received_ms"] - newest["telemetry"]["sent_ms"]) < RIGHT_MS
+        return bool(abs(newest["received_ms"] - newest["telemetry"]["sent_ms"]) < RIGHT_MS)
 
     def wait_for_more(self, count: int) -> None:
         before = len(self.all)
