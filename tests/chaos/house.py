@@ -35,7 +35,16 @@ AGENT_SETTINGS = {
     "spool_after_s": "1", "spool_max_mb": "12", "spool_protected_mb": "4", "spool_drain_share": "0.5",
     "state_period_s": "2",
 }  # fmt: skip
-BRIDGE_OPTIONS = ("--ledger-period-s", "1", "--repair-after-s", "2", "--repair-attempts", "100")
+BRIDGE_OPTIONS = (
+    "--ledger-period-s",
+    "1",
+    "--ledger-window-h",
+    "1",
+    "--repair-after-s",
+    "2",
+    "--repair-attempts",
+    "100",
+)
 """Repair that is quick and stubborn: one round may hold several reasons to ask again."""
 
 

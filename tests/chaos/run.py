@@ -46,6 +46,8 @@ def run(options: Options, say: Say) -> Report:
     try:
         with House(_plan(options, folder), folder) as house:
             _play(house, options, report, say)
+            if options.keep:
+                house.keep_logs(folder / "end")
     finally:
         report.duration_s = time.monotonic() - started
         if options.keep or not report.ok:
