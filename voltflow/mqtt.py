@@ -46,7 +46,15 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 STEADY_S = 10.0
-"""A connection that lasted so long was a good one: the next attempt follows at once."""
+"""A connection that lasted so long, and four times as long as it was waited for, was a good one: the next attempt
+follows at once. Two clients that throw each other out wait for each other longer and longer."""
+RIVAL_S, RIVAL_ENDS = 60.0, 4
+"""So many connections in a row that a broker took at once and closed so soon, without a word: it looks as if another
+client had the same client id. One of MQTT 3.1.1 cannot say so, and mosquitto before 2.0.15 does not."""
+
+
+TAKEN_OVER_FIRST_S, TAKEN_OVER_LIMIT_S = 30.0, 300.0
+"""The back-off of a client that was told that another one came with its client id: they get to work in turns."""
 
 
 class MqttLink:
@@ -65,10 +73,13 @@ class MqttLink:
         """Reconnects to a broker that had forgotten the session, with what it kept for this client."""
         self.remade = 0
         """Connections given up here so that the broker sends again what could not be handled."""
+        self.taken_over = 0
+        """Connections that ended because another client came with the same client id, or as it seems (RIVAL_ENDS)."""
         self.last_error = ""
+        self._unexplained_ends = 0
         self._was_connected = False
         self._report = Report(name, options.address)
-        self._client_id = options.client_id or uuid.uuid4().hex
+        self.client_id = options.client_id or uuid.uuid4().hex
         self._version = Version()
         self._memory = SessionMemory(options.memory)
         self._writer = Writer()
@@ -170,24 +181,31 @@ class MqttLink:
         return said.done() and not said.exception()
 
     async def _supervise(self) -> None:
-        backoff = Backoff()
+        usual, taken_over, waited_s = Backoff(), Backoff(TAKEN_OVER_FIRST_S, TAKEN_OVER_LIMIT_S), 0.0
         while True:
+            backoff = usual
             try:
                 connection = await self._connect()
                 since = time.monotonic()
                 await connection.until_lost()
-                steady = time.monotonic() - since > STEADY_S
-                if self._on_lost(connection, steady=steady) or steady:
-                    backoff.reset()
+                lasted_s = time.monotonic() - since
+                found = self._on_lost(connection, lasted_s)
+                if found or lasted_s > max(STEADY_S, 4 * waited_s):
+                    usual.reset()
+                if lasted_s > TAKEN_OVER_LIMIT_S:
+                    taken_over.reset()
+                if connection.taken_over:
+                    backoff = taken_over
             except Exception as error:  # noqa: BLE001 - whatever it was: a link that gives up would stop the gateway unseen
                 self._on_failed(error)
             await self._disconnect()
-            await asyncio.sleep(backoff.next_s())
+            waited_s = backoff.next_s()
+            await asyncio.sleep(waited_s)
             self.reconnects += 1
 
     async def _connect(self) -> Connection:
         connection = self._connection = Connection(
-            self.options, self._client_id, self._version, self.name, self._inbound, self._outbound
+            self.options, self.client_id, self._version, self.name, self._inbound, self._outbound
         )
         await connection.open()
         self.last_error = ""
@@ -208,17 +226,32 @@ class MqttLink:
         )
         return connection
 
-    def _on_lost(self, connection: Connection, *, steady: bool) -> bool:
-        """Say so, and look for what is to blame; whether that was found, so that the next connection may last."""
+    def _on_lost(self, connection: Connection, lasted_s: float) -> bool:
+        """Look for what is to blame and say so; whether a message was, so that the next connection may last."""
         self._version.lost()
+        found = False
+        if lasted_s < STEADY_S and connection.may_blame_a_message:
+            found = self._outbound.accuse()
+        else:
+            self._outbound.acquit()
+        taken_over = connection.taken_over or self._has_rival(connection, lasted_s)
+        self.taken_over += taken_over
         self.last_error = connection.error or "closed by the broker or the network"
-        self._report.lost(self.last_error)
-        if not steady and connection.may_blame_a_message:
-            return self._outbound.accuse()
-        self._outbound.acquit()
-        return False
+        if taken_over and not connection.taken_over:
+            self.last_error += (
+                f" again and again: perhaps another client has the client id {self.client_id!r}"
+            )
+        self._report.lost(self.last_error, level=logging.ERROR if taken_over else logging.WARNING)
+        return found
+
+    def _has_rival(self, connection: Connection, lasted_s: float) -> bool:
+        """Whether it looks as if another client had the same client id."""
+        unexplained = connection.closed_silently and not self._outbound.has_suspect and lasted_s < RIVAL_S
+        self._unexplained_ends = self._unexplained_ends + 1 if unexplained else 0
+        return self._unexplained_ends >= RIVAL_ENDS
 
     def _on_failed(self, error: Exception) -> None:
+        self._unexplained_ends = 0
         self.last_error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         known = isinstance(error, OSError | TimeoutError | MqttError)
         self._report.failed(self.last_error, error=None if known else error)

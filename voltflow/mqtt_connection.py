@@ -25,6 +25,7 @@ from voltflow.mqtt_codec import (
     PUBLISH,
     PUBREC,
     REASONS,
+    TAKEN_OVER,
     UNSUPPORTED_VERSION,
 )
 from voltflow.mqtt_inbound import Inbound
@@ -136,13 +137,14 @@ class Connection:
         self.deaf = False
         """Nothing more is taken from it: what still comes will come again over the next."""
         self._options = options
+        self._client_id = client_id
         self._version = version
         self._inbound = inbound
         self._on_publish, self._on_answer = inbound.on_publish, outbound.on_answer
-        self.client = self._new_client(client_id, _Identifiers(outbound))
+        self.client = self._new_client(_Identifiers(outbound))
         inbound.begin(self.client._package_handler._parse_properties if version.is_5 else None)
 
-    def _new_client(self, client_id: str, identifiers: _Identifiers) -> gmqtt.Client:
+    def _new_client(self, identifiers: _Identifiers) -> gmqtt.Client:
         options, will = self._options, self._options.will
         properties: dict[str, Any] = {}
         if self._version.is_5:
@@ -151,7 +153,7 @@ class Connection:
                 "receive_maximum": options.receive_maximum,
             }
         client = gmqtt.Client(
-            client_id.encode(),  # as text gmqtt counts its characters, not its bytes
+            self._client_id.encode(),  # as text gmqtt counts its characters, not its bytes
             clean_session=options.clean_start,
             will_message=will and gmqtt.Message(will.topic, will.payload, qos=will.qos, retain=will.retain),
             logger=_quiet,
@@ -284,13 +286,25 @@ class Connection:
             self.ended_with = packet[0]
             reason = REASONS.get(packet[0], "see the broker's log")
             self.error = f"the broker disconnected with reason code {packet[0]:#x} ({reason})"
+            if self.taken_over:
+                self.error += f": {self._client_id!r} is in use twice, give each client an id of its own"
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether it ended because another client came with the same client id."""
+        return self.ended_with == TAKEN_OVER
 
     @property
     def may_blame_a_message(self) -> bool:
         """Whether the broker closed it, and named no cause that has nothing to do with what it got."""
         if self.ended_with is None:
-            return not self.error
+            return self.closed_silently
         return self.ended_with not in OTHER_CAUSES
+
+    @property
+    def closed_silently(self) -> bool:
+        """Whether the broker (or the network) ended it without a word."""
+        return not self.error
 
     async def _on_lost(self, delay: bool = False) -> None:
         """In the place of gmqtt's reconnecting."""

@@ -260,6 +260,11 @@ class Outbound:
         self._give_up(head)
         return True
 
+    @property
+    def has_suspect(self) -> bool:
+        """Whether more than one connection ended on the same message."""
+        return self._strikes > 1
+
     def acquit(self) -> None:
         """The connection ended for another reason."""
         self._head, self._strikes = None, 0

@@ -452,7 +452,7 @@ def test_nothing_is_lost_when_the_publisher_is_back_before_the_bridge(
         if subscription:
             await until(lambda: lab["b"].status()["without_subscriber"] > 500, "a second attempt", 20)
             assert not any(task.done() for task in fed)
-            assert "nobody subscribes to" in lab.engine.stats["out"].error
+            assert "nobody subscribes to" in lab.engine.circuit("out").reason
         else:
             await asyncio.wait(fed)
         link = MqttLink(MqttOptions(port=bench.port, client_id="bridge"))

@@ -412,7 +412,7 @@ def test_broker_that_restarts_again_and_again_makes_no_message_refused(own: Own)
 
     async def scenario() -> None:
         async with linked(broker.port, client_id="sender", **KEPT) as sender:
-            for number in range(8):
+            for number in range(6):
                 confirmed = sender.publish_batch(numbered("t", 200))
                 await asyncio.to_thread(broker.kill if number % 2 else broker.stop)
                 await asyncio.to_thread(broker.start)
@@ -657,24 +657,62 @@ def test_reason_of_a_disconnect_is_named() -> None:
             Inbox(link, "t")
             await until(lambda: link.last_error, "the reason")
             assert link.last_error == (
-                "the broker disconnected with reason code 0x8e (another client came with the same client id)"
+                "the broker disconnected with reason code 0x8e (another client came with the same client id): "
+                "'twice' is in use twice, give each client an id of its own"
             )
 
     run(scenario)
 
 
-def test_clients_that_throw_each_other_out_back_off(mosquitto: servers.Mosquitto, unique: str) -> None:
-    """A connection that does not last is no success: they once came back five times a second, for ever."""
+def test_clients_that_throw_each_other_out_say_so(
+    mosquitto: servers.Mosquitto, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mosquitto before 2.0.15 only closes the connection. They came back five times a second once, for ever."""
+    guess = (
+        "closed by the broker or the network again and again: "
+        f"perhaps another client has the client id {unique!r}"
+    )
+    told = (
+        "the broker disconnected with reason code 0x8e (another client came with the same client id): "
+        f"{unique!r} is in use twice, give each client an id of its own"
+    )
 
     async def scenario() -> None:
-        started = time.monotonic()
         options = {"client_id": unique, **KEPT}
         async with linked(mosquitto.port, **options) as first, linked(mosquitto.port, **options) as second:
-            await until(lambda: first.reconnects + second.reconnects >= 8, "four rounds", 30)
-            # back-offs of at least 0.1, 0.2, 0.4 and 0.8 s for each of them, side by side at best
-            assert time.monotonic() - started > 0.7
+            links = (first, second)
+            await until(lambda: first.taken_over or second.taken_over, "one that knows", 30)
+            for link in links:
+                confirmed = link.publish_batch(numbered(unique, 200))
+                async with asyncio.timeout(40):
+                    await confirmed
+                assert link.closed_on == 0
 
     run(scenario)
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert errors[0].split(" lost: ")[1] in (guess, told)
+
+
+def test_client_that_was_told_of_another_with_its_id_stays_away_for_longer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        async with (
+            StubBroker(disconnect=b"\xe0\x02\x8e\x00") as taken,
+            StubBroker(disconnect=b"\xe0\x02\x89\x00") as busy,
+            linked(taken.port, wait=False, client_id="twice") as link,
+            linked(busy.port, wait=False) as other,
+        ):
+            Inbox(link, "t")
+            Inbox(other, "t")
+            await until(lambda: other.reconnects >= 4, "four back-offs", 20)
+            assert (link.taken_over, link.reconnects, link.is_up) == (1, 0, False)
+            assert (other.taken_over, other.closed_on) == (0, 0)
+
+    run(scenario)
+    assert [record.levelname for record in caplog.records if "in use twice" in record.getMessage()] == [
+        "ERROR"
+    ]
 
 
 def test_host_name_that_cannot_be_is_an_error_and_the_link_lives_on() -> None:

@@ -120,6 +120,7 @@ class MqttBroker(ConfigNode):
         return {
             "connected": bool(links) and all(link.connected.is_set() for link in links),
             "address": f"{self.broker}:{self.port}",
+            "client_ids": [link.client_id for link in links],
             "reconnects": sum(link.reconnects for link in links),
             "received": sum(link.received for link in links),
             "published": sum(link.published for link in links),
@@ -127,6 +128,8 @@ class MqttBroker(ConfigNode):
             "without_subscriber": sum(link.without_subscriber for link in links),
             "sessions_lost": sum(link.sessions_lost for link in links),
             "remade": sum(link.remade for link in links),
+            "taken_over": sum(link.taken_over for link in links),
+            "closed_on": sum(link.closed_on for link in links),
             "unrouted": sum(link.unrouted for link in links),
             "dropped_qos0": sum(link.dropped_offline_qos0 for link in links),
             "refused_subscriptions": {k: v for link in links for k, v in link.refused_subscriptions.items()},
