@@ -9,6 +9,7 @@ question; a file system in memory makes all three look alike.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import logging
 import os
@@ -122,8 +123,7 @@ class Lmdb:
     """Keys in order, written with `append`; a commit is durable."""
 
     def __init__(self, folder: Path) -> None:
-        import lmdb
-
+        lmdb = importlib.import_module("lmdb")
         self.env: Any = lmdb.open(str(folder), map_size=8 * GB)
 
     def append(self, first: int, payloads: Sequence[bytes]) -> None:

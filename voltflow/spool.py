@@ -59,6 +59,7 @@ class Spool:
         self._jobs: queue.SimpleQueue[_Append | _Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
         self._backlog = Backlog()
+        self._open = False
 
     @property
     def counters(self) -> SpoolCounters:
@@ -78,9 +79,11 @@ class Spool:
         except OSError:
             self._jobs.put(None)
             raise
+        self._open = True
 
     async def append(self, records: list[Record]) -> None:
         """Keep the records; returns when they are safe on the disk, raises SpoolFull when none of them was kept."""
+        self._check_open()
         if records:
             future = self._loop.create_future()
             self._jobs.put(_Append(records, future))
@@ -88,18 +91,25 @@ class Spool:
 
     async def read(self, limit: int = 100, max_bytes: int = 256 * 1024) -> Chunk | None:
         """The oldest messages not yet delivered, protected ones first; the same again until `delivered`."""
+        self._check_open()
         return await self._call(lambda: self._store.read(limit, max_bytes))
 
     async def delivered(self, chunk: Chunk) -> None:
         """The far side has these messages; the next `read` gives those behind them."""
+        self._check_open()
         await self._call(lambda: self._store.delivered(chunk))
 
     async def close(self) -> None:
         """Wait for what is under way, and end the thread. What was not delivered stays on the disk."""
-        if self._thread.is_alive():
+        if self._open:
+            self._open = False
             await self._call(self._store.close)
             self._jobs.put(None)
             await asyncio.to_thread(self._thread.join)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise RuntimeError("this spool is not open")
 
     async def _call(self, function: Callable[[], T]) -> T:
         future: asyncio.Future[T] = self._loop.create_future()
@@ -140,7 +150,13 @@ class Spool:
         if not group:
             return
         results, error = self._outcome(lambda: self._store.append([job.records for job in group]))
-        failures: Sequence[BaseException | None] = results or [error] * len(group)
+        if (
+            error is not None and len(group) > 1
+        ):  # a record that cannot be written at all: only its own call fails
+            for job in group:
+                self._append([job])
+            return
+        failures: Sequence[BaseException | None] = results or [error]
         for job, failure in zip(group, failures, strict=True):
             self._answer(job.future, None, failure)
 

@@ -77,7 +77,8 @@ class Log:
             self.next_number = max(self.next_number, int(path.stem) + 1)
             segment = self._inspected(path)
             if segment is not None:
-                self._forget(s for s in list(self.segments) if segment.covers <= s.number)
+                while self.segments and self.segments[-1].number >= segment.covers:
+                    self._forget(self.segments[-1:])
                 self._count(segment)
                 self.segments.append(segment)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from voltflow import thinning
@@ -97,16 +97,14 @@ class Quota:
             count += 1
         return others[:count]
 
-    def _free(self, in_use: int | None) -> list[Segment]:
+    def _free(self, in_use: int | None) -> Iterator[Segment]:
         """What may be rewritten: neither written to nor under way to the far side."""
         active = self._log.active
-        return [
-            segment for segment in self._log.segments if segment is not active and segment.number != in_use
-        ]
+        return (s for s in self._log.segments if s is not active and s.number != in_use)
 
     def _shrink(self, in_use: int | None) -> bool:
         """One step: thin where a whole run can be thinned, else drop the oldest that was, else thin what there is."""
-        free = self._free(in_use)
+        free = list(self._free(in_use))
         runs = [self._run([segment for segment in free if segment.level == level], RUN) for level in (0, 1)]
         for run, step in zip(runs, THIN, strict=True):
             if len(run) == RUN:

@@ -165,14 +165,17 @@ class SpoolStore:
         except OSError as error:
             raise self._full(self.logs[TELEMETRY].folder, error) from error
         done: list[tuple[Log, tuple[int, Footer]]] = []
-        for name in CLASSES:
-            if parts[name]:
-                try:
-                    done.append((self.logs[name], self.logs[name].append(parts[name], self._now_ms())))
-                except OSError as error:
-                    for the_log, before in done:
-                        the_log.retract(before)
-                    raise self._full(self.logs[name].folder, error) from error
+        try:
+            for name in CLASSES:
+                the_log = self.logs[name]
+                if parts[name]:
+                    done.append((the_log, the_log.append(parts[name], self._now_ms())))
+        except Exception as error:
+            for written, before in done:
+                written.retract(before)
+            if isinstance(error, OSError):
+                raise self._full(the_log.folder, error) from error
+            raise
 
     def _reclaim(self) -> bool:
         """Deletes the file being written where all of it was delivered; whether one was."""

@@ -88,6 +88,29 @@ def test_of_appends_that_share_an_fsync_only_the_one_without_room_fails(tmp_path
     run(scenario)
 
 
+def test_a_record_that_cannot_be_written_at_all_fails_only_its_own_call(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as spool:
+            broken = Record("ev/v1/f/p/twin", b"{}", 1, "f", "p", 2**70, 1)
+            calls = [[twin(0)], [Record("a/b", b""), broken], [twin(1)]]
+            results = await asyncio.gather(*map(spool.append, calls), return_exceptions=True)
+            assert [type(result) for result in results] == [type(None), OverflowError, type(None)]
+            assert await drained(spool) == [0, 1]
+
+    run(scenario)
+
+
+def test_a_spool_that_is_not_open_says_so(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as spool:
+            await spool.append([twin(0)])
+        await spool.close()
+        with pytest.raises(RuntimeError, match="not open"):
+            await spool.append([twin(1)])
+
+    run(scenario)
+
+
 def test_a_cancelled_append_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path) as spool:

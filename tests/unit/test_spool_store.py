@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,17 @@ from voltflow.telemetry import Loss
 
 NOW_MS = 1_764_000_000_000
 MB = 1024 * 1024
+IN_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In memory where that is possible: thousands of fsyncs, whose duration is not what is tested here."""
+    if not IN_MEMORY.is_dir():
+        yield tmp_path_factory.mktemp("spool")
+        return
+    with tempfile.TemporaryDirectory(prefix="voltflow-spool-", dir=IN_MEMORY) as folder:
+        yield Path(folder)
 
 
 def store_of(folder: Path, now_ms: Any = lambda: NOW_MS, **options: Any) -> SpoolStore:
