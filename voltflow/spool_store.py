@@ -64,6 +64,7 @@ class Chunk:
     kind: str
     position: Position
     damaged: int = 0
+    last_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,8 @@ class SpoolStore:
             return None
         damaged = sum(isinstance(entry, Lost) for entry in entries)
         records = [record for entry in entries if (record := self._message(entry)) is not None]
-        return Chunk(records, name, position, damaged)
+        last_ms = max((entry.received_ms for entry in entries if isinstance(entry, Record)), default=0)
+        return Chunk(records, name, position, damaged, last_ms)
 
     def _message(self, entry: Entry) -> Record | None:
         """What is sent for an entry: for a lost one its loss record, where it is known what was lost."""
@@ -266,7 +268,7 @@ class SpoolStore:
             self.counters.damaged += chunk.damaged
             self.counters.count_lost(DAMAGED, chunk.damaged)
             log.error("spool %s: %d messages were damaged on the disk", the_log.folder, chunk.damaged)
-        drain.last_ms = max((record.received_ms for record in chunk.records), default=0)
+        drain.last_ms = chunk.last_ms or drain.last_ms
         finished = drain.settle(chunk.position)
         now_s = time.monotonic()
         if finished or now_s - self._cursor_at_s >= _CURSOR_PERIOD_S:
