@@ -183,6 +183,7 @@ class _Account:
                 with conn.cursor() as cursor:
                     cursor.execute("SET TRANSACTION SNAPSHOT %s", (name,))
             yield reader
+            conn.rollback()  # a pooler or a server that shares its backend must not keep the transaction open
 
     def _runs(self, reader: Reader, progress: Progress | None, jobs: int) -> dict[Key, list[Run]]:
         scopes: SimpleQueue[Scope] = SimpleQueue()

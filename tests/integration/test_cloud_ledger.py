@@ -343,7 +343,7 @@ def test_migration_of_a_history_with_rows(kind: str, request: pytest.FixtureRequ
         indexes = (
             "SELECT to_regclass('telemetry_late') IS NOT NULL, to_regclass('telemetry_stored') IS NOT NULL"
         )
-        with conn.cursor() as cursor:
+        with conn, conn.cursor() as cursor:
             cursor.execute(indexes)
             assert cursor.fetchone() == ((False, False) if kind == "postgres" else (True, True))
     report = verify(dsn)
