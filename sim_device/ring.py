@@ -28,6 +28,7 @@ class Ring:
     ...     ring.keep(0, seq, b"message %d" % seq)
     >>> [ring.get(0, seq) for seq in range(3)]
     [None, b'message 1', b'message 2']
+    >>> ring.close()
     """
 
     def __init__(self, packs: int, messages: int, max_mb: float) -> None:
