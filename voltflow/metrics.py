@@ -162,6 +162,9 @@ class EngineCollector(Collector):
             "Reconnects at which the broker had forgotten the session.",
             labels=["node"],
         )
+        taken_over = CounterMetricFamily(
+            "voltflow_mqtt_taken_over", "Times another client with the same client id took the session.", labels=["node"]
+        )  # fmt: skip
         messages = CounterMetricFamily(
             "voltflow_mqtt_messages", "Messages received, published, confirmed by the broker, confirmed with nobody there.",
             labels=["node", "event"],
@@ -175,7 +178,8 @@ class EngineCollector(Collector):
             for event in ("received", "published", "confirmed", "without_subscriber"):
                 messages.add_metric([node.id, event], status[event])
             lost.add_metric([node.id], status["sessions_lost"])
-        yield from (connected, reconnects, lost, messages)
+            taken_over.add_metric([node.id], status["taken_over"])
+        yield from (connected, reconnects, lost, taken_over, messages)
 
     def _pairs(self) -> Iterator[tuple[Node, NodeStats]]:
         for node_id, wired in self._engine.nodes.items():
