@@ -35,20 +35,20 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "spool.md"
 BEGIN, END = "<!-- figures: python -m bench.spool -->", "<!-- end of figures -->"
 PAYLOAD_BYTES = 1500
 BATCHES = (1, 10, 100)
-WRITES = 300
-"""Batches of each size."""
+WRITES, ROUNDS = 60, 5
+"""Batches of each size in one round; the best round counts, for others use the disk, too."""
 FLIPS, FLIP_MESSAGES = 300, 1000
 TORN_BYTES = 700
 GB = 1024**3
 
 
 class Costs(msgspec.Struct):
-    """One way of keeping messages; lists go with the batch sizes."""
+    """One way of keeping messages; the first figures by the size of the batch."""
 
     name: str
-    batches_per_s: list[float] = []
-    messages_per_s: list[float] = []
-    device_bytes: list[float] = []
+    batches_per_s: dict[int, float] = {}
+    messages_per_s: dict[int, float] = {}
+    device_bytes: dict[int, float] = {}
     torn_kept: int = 0
     torn_open_s: float = 0.0
     flips_lost: list[int] = []
@@ -161,11 +161,14 @@ def main() -> int:
     args = parser.parse_args()
     logging.disable()
     batches = [int(size) for size in args.batch.split(",")]
-    found = [
-        measured(name, args.folder, batches, args.messages)
-        for name in SYSTEMS
-        if name != "LMDB" or importlib.util.find_spec("lmdb") is not None
-    ]
+    there = importlib.util.find_spec("lmdb") is not None
+    found = [Costs(name) for name in SYSTEMS if there or name != "LMDB"]
+    for size in batches * ROUNDS:
+        for costs in found:
+            _measure(_write, costs, args.folder, size)
+    for costs in found:
+        _measure(_tear, costs, args.folder, args.messages)
+        _measure(_flip, costs, args.folder, FLIPS)
     if len(found) < len(SYSTEMS):
         print("LMDB is not installed and was left out: pip install lmdb", file=sys.stderr)
     text = table(found, batches, args.messages)
@@ -177,19 +180,10 @@ def main() -> int:
     return 0
 
 
-def measured(name: str, folder: Path, batches: list[int], messages: int) -> Costs:
-    """All measurements of one way."""
-    costs = Costs(name)
-    for size in batches:
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            _write(costs, Path(place) / "store", size)
-        print(f"{name}: batches of {size}: {costs.messages_per_s[-1]:,.0f} messages/s", file=sys.stderr)
+def _measure(what: Callable[[Costs, Path, int], None], costs: Costs, folder: Path, count: int) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        _tear(costs, Path(place) / "store", messages)
-    print(f"{name}: opened after a torn tail in {costs.torn_open_s:.2f} s", file=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        _flip(costs, Path(place))
-    return costs
+        what(costs, Path(place) / "store", count)
+    print(f"{costs.name}: {what.__name__[1:]} {count:,} done", file=sys.stderr)
 
 
 def payload(seq: int) -> bytes:
@@ -209,9 +203,9 @@ def _write(costs: Costs, folder: Path, batch: int) -> None:
         for index in range(WRITES):
             store.append(index * batch, payloads)
         took_s = time.perf_counter() - start_s
-        costs.device_bytes.append((_device_bytes() - before) / (WRITES * batch))
-    costs.batches_per_s.append(WRITES / took_s)
-    costs.messages_per_s.append(WRITES * batch / took_s)
+        costs.device_bytes[batch] = (_device_bytes() - before) / (WRITES * batch)
+    costs.batches_per_s[batch] = max(costs.batches_per_s.get(batch, 0.0), WRITES / took_s)
+    costs.messages_per_s[batch] = costs.batches_per_s[batch] * batch
 
 
 def _device_bytes() -> int:
@@ -232,13 +226,13 @@ def _tear(costs: Costs, folder: Path, messages: int) -> None:
         costs.torn_kept = min(messages, sum(1 for _ in store.read()))
 
 
-def _flip(costs: Costs, folder: Path) -> None:
+def _flip(costs: Costs, folder: Path, times: int) -> None:
     """One bit of all that is on disk, many times; each in a process of its own, for a library may crash."""
-    whole = folder / "whole"
+    whole, copy = folder / "whole", folder / "copy"
+    folder.mkdir()
     _in_child(lambda: _close_filled(costs.name, whole))
     dice = random.Random(1)
-    for _ in range(FLIPS):
-        copy = folder / "copy"
+    for _ in range(times):
         shutil.copytree(whole, copy)
         files = [
             path
@@ -252,7 +246,7 @@ def _flip(costs: Costs, folder: Path) -> None:
             byte = file.read(1)[0] ^ 1 << dice.randrange(8)
             file.seek(at)
             file.write(bytes([byte]))
-        answer = _in_child(lambda: _read_back(costs.name, folder / "copy"))
+        answer = _in_child(lambda: _read_back(costs.name, copy))
         intact, wrong = msgspec.json.decode(answer or b"[0,0]", type=tuple[int, int])
         costs.flips_lost.append(FLIP_MESSAGES - intact - wrong)
         costs.flips_wrong += wrong
@@ -313,8 +307,8 @@ def table(found: list[Costs], batches: list[int], messages: int) -> str:
     )
 
 
-def _figures(values: list[float]) -> str:
-    return " / ".join(f"{value:,.0f}" for value in values)
+def _figures(values: dict[int, float]) -> str:
+    return " / ".join(f"{value:,.0f}" for value in values.values())
 
 
 def _share(costs: Costs, lost: int) -> float:

@@ -107,12 +107,12 @@ def read_group(data: bytes, start: int, number: int, footer: Footer) -> Group | 
         if frame.kind == RECORD:
             frames[frame.number], next_number = frame, frame.number + 1
         elif frame.kind == END:
-            entries = _entries(frames, range(number, frame.number), _heads_of(frame), footer)
+            entries = _entries(frames, range(number, frame.number), frame, footer)
             return Group(entries, at, frame.number, repaired)
     behind = max(footer.records, next_number)
     if behind == number:
         return None
-    return Group(_entries(frames, range(number, behind), {}, footer), len(data), behind, repaired)
+    return Group(_entries(frames, range(number, behind), None, footer), len(data), behind, repaired)
 
 
 def read_losses(data: bytes, footer: Footer) -> Group:
@@ -151,11 +151,12 @@ def earlier(one_ms: int, other_ms: int) -> int:
     return min(one_ms or other_ms, other_ms or one_ms)
 
 
-def _entries(
-    frames: dict[int, Frame], numbers: range, known: dict[int, Record], footer: Footer
-) -> list[Entry]:
+def _entries(frames: dict[int, Frame], numbers: range, end: Frame | None, footer: Footer) -> list[Entry]:
     """A record or its loss for every number; what was torn off before it was acknowledged is no loss."""
-    entries = ((number, _entry(frames.get(number), known.get(number))) for number in numbers)
+    heads = {number: _record_of(_decode_head(frame.head)) for number, frame in frames.items() if frame.head}
+    if len(heads) < len(numbers) and end is not None:
+        heads = {**_heads_of(end), **heads}
+    entries = ((number, _entry(frames.get(number), heads.get(number))) for number in numbers)
     return [entry for number, entry in entries if number < footer.torn_from or isinstance(entry, Record)]
 
 
@@ -166,8 +167,7 @@ def _heads_of(end: Frame) -> dict[int, Record]:
     return dict(enumerate(heads, end.number - len(heads)))
 
 
-def _entry(frame: Frame | None, known: Record | None) -> Entry:
-    head = _record_of(_decode_head(frame.head)) if frame is not None and frame.head is not None else known
+def _entry(frame: Frame | None, head: Record | None) -> Entry:
     if frame is None or frame.body is None or head is None:
         return Lost(head)
     head.payload = frame.body
