@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as paho
 import psycopg2
@@ -17,6 +18,7 @@ from tests import cloud_samples as samples
 from tests import servers
 from tests.cloud_samples import BOOT, TS_MS, query, run_sink, twin
 from tests.programs import Agent, Bridge
+from tests.servers import wait_until
 from voltflow import topics
 from voltflow.cli import main
 from voltflow.ledger import Expected, LedgerError, Report, load_expected, verify
@@ -319,6 +321,17 @@ def test_schema_keeps_unknown_times_and_skew(kind: str, request: pytest.FixtureR
     }  # fmt: skip
 
 
+def connected(dsn: str) -> Any:
+    """A connection; the TimescaleDB of the tests takes the next one only when it has noticed the end of the last."""
+
+    def attempt() -> Any:
+        with contextlib.suppress(psycopg2.OperationalError):
+            return psycopg2.connect(dsn)
+        return None
+
+    return wait_until(attempt, "a connection")
+
+
 @pytest.mark.parametrize("kind", ["postgres", "timescale"])
 def test_migration_of_a_history_with_rows(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Rows of the version before stay; a big table gets its indexes when the operator wants them, not now."""
@@ -329,7 +342,7 @@ def test_migration_of_a_history_with_rows(kind: str, request: pytest.FixtureRequ
     )
     for item in migrations()[:2]:
         (tmp_path / f"{item.version:04d}_{item.name}.sql").write_text(item.sql)
-    with contextlib.closing(psycopg2.connect(dsn)) as conn:
+    with contextlib.closing(connected(dsn)) as conn:
         migrate(conn, tmp_path)
         with conn, conn.cursor() as cursor:
             cursor.execute(
@@ -346,5 +359,6 @@ def test_migration_of_a_history_with_rows(kind: str, request: pytest.FixtureRequ
         with conn, conn.cursor() as cursor:
             cursor.execute(indexes)
             assert cursor.fetchone() == ((False, False) if kind == "postgres" else (True, True))
+    connected(dsn).close()
     report = verify(dsn)
     assert (report.rows, report.missing, report.late) == (99, 1, None if kind == "postgres" else 0)
