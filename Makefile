@@ -7,9 +7,9 @@ STAMPS := .venv/stamps
 NPM_STAMP := tests/npm/node_modules/.installed
 BENCH_NPM_STAMP := bench/npm/node_modules/.installed
 PACKAGES := voltflow edge cloud sim_device
-APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2 faketime
+APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2 faketime faketime
 
-.PHONY: help demo test lint format bench clean install-test
+.PHONY: help demo test lint format chaos bench clean install-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: $(STAMPS)/test ## ruff, mypy --strict, and who may import whom
 format: $(STAMPS)/test ## lay out the code and repair what ruff can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+chaos: install-test ## random faults on real processes, every message checked: make chaos ROUNDS=200 SEED=7 ARGS="--faults kill"
+	$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),25) --seed $(or $(SEED),1) $(ARGS)
 
 bench: install-test $(BENCH_NPM_STAMP) ## measure beside others (docs/benchmarks.md): make bench ARGS="--only agent,bare"
 	$(BIN)/python -m bench $(ARGS)
