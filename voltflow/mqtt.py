@@ -324,7 +324,7 @@ class MqttLink:
         self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False
     ) -> asyncio.Future[None]:
         """Publish one message; the future is done when the broker has confirmed it (at QoS 0: at once)."""
-        return self._outbound.publish_batch([(topic, payload)], qos, retain, needs_subscriber=False)
+        return self._outbound.publish_batch([(topic, payload)], qos, retain)
 
     def publish_batch(
         self,
@@ -333,12 +333,16 @@ class MqttLink:
         qos: int = 1,
         retain: bool = False,
         needs_subscriber: bool = False,
+        patient: bool = False,
     ) -> asyncio.Future[None]:
         """Publish in order; the future is done when all are confirmed, or raises PublishRefused or LinkClosed.
 
         While the broker is away QoS 1 and 2 wait, bounded only by the caller, who should wait for what it sent, and
         cancel the future to give up (`asyncio.timeout` around `await` does): what was not sent yet is withdrawn. What
         was sent may arrive. QoS 0 is dropped and counted. With `needs_subscriber` a message that the broker took
-        although nobody subscribes to it counts as refused, with reason code NO_SUBSCRIBER.
+        although nobody subscribes to it counts as refused, with reason code NO_SUBSCRIBER; with `patient` only in the
+        first minute after a reconnect, where there were subscribers before.
         """
-        return self._outbound.publish_batch(items, qos, retain, needs_subscriber)
+        return self._outbound.publish_batch(
+            items, qos, retain, needs_subscriber=needs_subscriber, patient=patient
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -31,6 +32,9 @@ STRIKES = 5
 SMALL_PACKET_BYTES = 8192
 """What a broker takes for sure."""
 UNHEARD_LIMIT = 65536
+COME_BACK_S = 60.0
+"""A broker that was restarted may have forgotten who subscribes, and confirms and throws away what comes before the
+subscribers are back: for so long after a reconnect a patient batch is held until it finds one."""
 
 
 class PublishRefused(Exception):
@@ -53,11 +57,12 @@ class LinkClosed(Exception):
 class _Batch:
     """Counts down the confirmations of messages published together."""
 
-    __slots__ = ("future", "needs_subscriber", "refused", "remaining")
+    __slots__ = ("future", "needs_subscriber", "patient", "refused", "remaining")
 
-    def __init__(self, size: int, *, needs_subscriber: bool = False) -> None:
+    def __init__(self, size: int, *, needs_subscriber: bool = False, patient: bool = False) -> None:
         self.remaining = size
         self.needs_subscriber = needs_subscriber
+        self.patient = patient
         self.refused: list[tuple[int, int]] = []
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -127,13 +132,21 @@ class Outbound:
         self._withdrawing = False
         self._unheard: set[str] = set()
         """Topics whose last message found no subscriber."""
+        self._hold_until_s = 0.0
+        """Until then (monotonic) subscribers are given time to come back after a reconnect."""
 
     # -- publishing -----------------------------------------------------------------------------------------------
 
     def publish_batch(
-        self, items: Sequence[tuple[str, bytes]], qos: int, retain: bool, needs_subscriber: bool
+        self,
+        items: Sequence[tuple[str, bytes]],
+        qos: int,
+        retain: bool,
+        *,
+        needs_subscriber: bool = False,
+        patient: bool = False,
     ) -> asyncio.Future[None]:
-        batch = _Batch(len(items), needs_subscriber=needs_subscriber)
+        batch = _Batch(len(items), needs_subscriber=needs_subscriber, patient=patient)
         if not items:
             batch.future.set_result(None)
             return batch.future
@@ -212,6 +225,8 @@ class Outbound:
         self, window: int, max_packet_bytes: int, *, v5: bool, session: bool, birth: Publication | None
     ) -> None:
         """A connection stands: send again what the last one left unconfirmed, in order (4.4), then what waits."""
+        if self.confirmed > self.without_subscriber:
+            self._hold_until_s = time.monotonic() + COME_BACK_S
         self._window, self.max_packet_bytes, self._v5, self._up = window, max_packet_bytes, v5, True
         if max_packet_bytes < NO_PACKET_LIMIT:
             self.likely_max_packet_bytes = max_packet_bytes
@@ -354,6 +369,8 @@ class Outbound:
         if reason == NO_SUBSCRIBER or self._unheard:
             self._note_subscriber(entry.topic, there=reason != NO_SUBSCRIBER)
         batch = entry.batch
+        if reason == NO_SUBSCRIBER and batch.patient and time.monotonic() < self._hold_until_s:
+            batch.needs_subscriber = True
         if batch.remaining > 1 and not reason:
             batch.remaining -= 1  # nearly all of them end here
         else:

@@ -873,6 +873,38 @@ def test_message_without_a_subscriber_is_counted_and_said_once(
     ]
 
 
+@pytest.mark.parametrize("heard", [True, False], ids=["heard before", "never heard"])
+def test_after_a_broker_forgot_its_subscribers_a_patient_batch_is_held_until_they_are_back(
+    own: Own, unique: str, heard: bool
+) -> None:
+    broker = own(servers.Mosquitto())
+
+    async def scenario() -> None:
+        async with linked(broker.port) as sender:
+            async with linked(broker.port) as link:
+                if heard:
+                    inbox = Inbox(link, unique)
+                    await until(lambda: link._client.subscriptions[0].acknowledged, "the subscription")
+                await sender.publish_batch(numbered(unique, 2), patient=True)
+            before = sender.reconnects
+            await asyncio.to_thread(broker.kill)
+            await asyncio.to_thread(broker.start)
+            await reconnected(sender, before)
+            if not heard:
+                await sender.publish_batch(numbered(unique, 2), patient=True)
+                return
+            with pytest.raises(PublishRefused) as raised:
+                await sender.publish_batch(numbered(unique, 2), patient=True)
+            assert raised.value.refused == [(0, 0x10), (1, 0x10)]
+            async with linked(broker.port) as link:
+                inbox = Inbox(link, unique)
+                await until(lambda: link._client.subscriptions[0].acknowledged, "the subscription")
+                await sender.publish_batch(numbered(unique, 2), patient=True)
+                assert await inbox.have(2) == [b"0", b"1"]
+
+    run(scenario)
+
+
 def test_session_that_the_broker_forgot_is_counted_and_said(
     own: Own, caplog: pytest.LogCaptureFixture
 ) -> None:

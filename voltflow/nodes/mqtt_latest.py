@@ -7,10 +7,11 @@ import contextlib
 import logging
 from typing import Any
 
-from voltflow.message import Msg
+from voltflow.message import Msg, encode_payload
+from voltflow.mqtt_codec import check_topic
 from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
-from voltflow.nodes.mqtt_out import Publisher, check_topic, encode_payload
+from voltflow.nodes.mqtt_out import Publisher
 
 log = logging.getLogger(__name__)
 

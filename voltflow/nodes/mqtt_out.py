@@ -26,7 +26,9 @@ class MqttOut(NetworkSink):
     `spool`; after a reconnect an unconfirmed message is sent again, so a receiver may see it twice at QoS 1. With QoS 0
     nothing is confirmed and what is sent while the broker is away is lost.
 
-    A broker also confirms what nobody subscribes to, and throws it away. With `needsSubscriber` such a message is not
+    A broker also confirms what nobody subscribes to, and throws it away. One that was restarted may have forgotten its
+    subscribers: for a minute after a reconnect such a message is published again until it finds one, where there were
+    some before. With `needsSubscriber` such a message is not
     safe: it is published again until somebody subscribes, and the flow waits. Messages that are repeated keep their
     order among each other; one of a later batch that found a subscriber meanwhile is before them. It takes a broker
     of MQTT 5, which says so.
@@ -112,7 +114,9 @@ class Publisher:
     ) -> None:
         self._link = link
         self._item = item
-        self._how: dict[str, Any] = {"qos": qos, "retain": retain, "needs_subscriber": needs_subscriber}
+        self._how: dict[str, Any] = {
+            "qos": qos, "retain": retain, "needs_subscriber": needs_subscriber, "patient": not retain,
+        }  # fmt: skip
         self._unheard: dict[int, _Write] = {}
         """By the id of its list: the engine writes that list again after SinkUnavailable."""
 
