@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sim_device import cli, options, publish, run
 
@@ -42,9 +41,9 @@ def main(arguments: list[str]) -> int:
     recorder = Recorder(Path(arguments[0]))
     plain: Callable[..., None] = publish.Outbox.publish
 
-    def recorded(outbox: publish.Outbox, pack: int, payload: bytes, *more: Any) -> None:
+    def recorded(outbox: publish.Outbox, pack: int, payload: bytes) -> None:
         recorder.write(payload)
-        plain(outbox, pack, payload, *more)
+        plain(outbox, pack, payload)
 
     publish.Outbox.publish = recorded  # type: ignore[method-assign]
     run.broker = lambda settings: replace(options.broker(settings), keepalive_s=KEEPALIVE_S)  # type: ignore[attr-defined]

@@ -56,7 +56,7 @@ def _taken_over(house: House) -> int:
     return sum(house[name].log.count(_TAKEN_OVER) for name in ("local-broker", "uplink-broker"))
 
 
-@fault("yesterdays-database", "database", lasts_s=(2.0, 4.0))
+@fault("yesterdays-database", "database", "bridge", "uplink-broker", "uplink-link", lasts_s=(2.0, 4.0))
 def yesterdays_database(house: House, rng: random.Random) -> Iterator[str]:
     """The database fails and is restored from a backup: rows that were stored, and acknowledged, are gone."""
     with _administration(house) as cursor, _nobody_connected(cursor):
@@ -103,4 +103,5 @@ def _rows(house: House, database: str) -> int:
     dsn = house.database.dsn(database)
     with contextlib.closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM telemetry")
-        return int(cursor.fetchone()[0])
+        [(count,)] = cursor.fetchall()
+        return int(count)

@@ -71,7 +71,7 @@ class House:
         self.spool_disk: Path | None = None
         self.clock: Path | None = None
         self._stack = ExitStack()
-        self._places: dict[str, Place] = dict.fromkeys(("field", "gateway", "cloud"), contextlib.nullcontext)  # type: ignore[arg-type]
+        self._places: dict[str, Place] = dict.fromkeys(("field", "gateway", "cloud"), contextlib.nullcontext)
 
     def __getitem__(self, name: str) -> Member:
         return self.members[name]
