@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         recorder.write(payload)
         plain(outbox, pack, payload)
 
-    publish.Outbox.publish = recorded  # type: ignore[method-assign]
+    publish.Outbox.publish = recorded  # type: ignore[method-assign,assignment]
     run.broker = lambda settings: replace(options.broker(settings), keepalive_s=KEEPALIVE_S)  # type: ignore[attr-defined]
     return cli.main(arguments[1:])
 

@@ -215,9 +215,9 @@ class House:
     def replace_agent(self, agent: Agent) -> None:
         """From the next start on the agent is this one; the current one must have ended."""
         member = self.members["agent"]
-        old = member.server
-        agent.folder, agent.port, agent.metrics_port = old.folder, old.port, old.metrics_port  # type: ignore[attr-defined]
-        agent.exit_code = old.exit_code
+        if agent.folder != member.server.folder:  # one log for all of them
+            shutil.rmtree(agent.folder, ignore_errors=True)
+            agent.folder = member.server.folder
         member.server = self.agent = agent
 
     def unready(self) -> list[str]:

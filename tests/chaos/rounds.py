@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -76,8 +77,8 @@ class Runner:
         started = time.monotonic()
         try:
             self._trouble(result, acts, started)
-        except AssertionError as error:
-            result.problems.append(f"fault: {error}")
+        except (AssertionError, OSError, psycopg2.Error, subprocess.SubprocessError) as error:
+            result.problems.append(f"fault: {type(error).__name__}: {error}")
         result.faults_s = time.monotonic() - started
         if not result.problems:
             self._settle(result)
