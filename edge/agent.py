@@ -9,16 +9,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
 from edge.api import AppState
+from edge.gateway_state import Teller, presence
 from edge.model import Model
 from edge.nodes.onnx import Onnx
 from edge.settings import AgentSettings
 from edge.snapshot import copy_twins, mark_after_crash, restore_twins
 from edge.twin import TwinStore
 from edge.web import MetricsServer, WebServer
-from voltflow import __version__, topics
+from voltflow import topics
 from voltflow.clock import receive_clock
 from voltflow.context import Contexts
 from voltflow.engine import Engine
@@ -69,16 +68,11 @@ def _variables(settings: AgentSettings) -> Mapping[str, str]:
         {
             "state_topic": topics.gateway_state(settings.gateway),
             "down_topic": topics.gateway_down(settings.gateway),
-            "birth": _gateway_state(settings, online=True),
-            "farewell": _gateway_state(settings, online=False),
-            "will": _gateway_state(settings, online=False),
+            "birth": presence(settings.gateway, online=True),
+            "farewell": presence(settings.gateway, online=False),
+            "will": presence(settings.gateway, online=False),
         },
     )
-
-
-def _gateway_state(settings: AgentSettings, *, online: bool) -> str:
-    state = {"schema": "gw.state/1", "gateway": settings.gateway, "online": online, "version": __version__}
-    return msgspec.json.encode(state).decode()
 
 
 async def run_agent(settings: AgentSettings) -> None:
@@ -124,7 +118,11 @@ async def run_agent(settings: AgentSettings) -> None:
                  settings.metrics_host, settings.metrics_port)  # fmt: skip
         await _restore(durable, store)
         contexts.keep_only(*_scopes(engine))
-        await _run_flow(engine, durable, stop)
+        telling = asyncio.create_task(Teller(state).run(), name="gateway state")
+        try:
+            await _run_flow(engine, durable, stop)
+        finally:
+            telling.cancel()
     finally:
         await metrics.stop()
         await web.stop()

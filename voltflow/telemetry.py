@@ -272,6 +272,22 @@ class Downlink(msgspec.Struct, rename={"schema_": "schema"}):
     payload: bytes
 
 
+class GatewayState(msgspec.Struct, rename={"schema_": "schema"}, omit_defaults=True):
+    """`gw.state/1`. Birth, farewell and last will hold no more than whether the gateway is there."""
+
+    schema_: Literal["gw.state/1"]
+    gateway: str
+    online: bool
+    version: str
+    status: str | None = None
+    reasons: list[str] = []
+    flow_revision: str = ""
+    packs: int = 0
+    active_alerts: int = 0
+    spool_messages: int = 0
+    spool_bytes: int = 0
+
+
 CONTRACTS: dict[str, type[msgspec.Struct]] = {
     "bms.telemetry/1": Telemetry,
     "bms.state/1": State,
@@ -280,6 +296,7 @@ CONTRACTS: dict[str, type[msgspec.Struct]] = {
     "dead/1": Dead,
     "loss/1": Loss,
     "gw.down/1": Downlink,
+    "gw.state/1": GatewayState,
 }
 
 _telemetry_decoder = msgspec.json.Decoder(Telemetry)
