@@ -14,6 +14,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,6 +39,9 @@ PREFIX = "VOLTFLOW_BRIDGE_"
 SinkName = Literal["timescale", "kafka", "influx"]
 SWITCHES: dict[SinkName, str] = {"timescale": "database", "kafka": "kafka_bootstrap", "influx": "influx_url"}
 """The setting that must not be empty for a sink to be there, by the sink."""
+
+SHIPPED = {"from-kafka": files("cloud") / "flows-from-kafka.json"}
+"""Flows that come with the bridge, by what the setting `flow` calls them."""
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
@@ -75,6 +79,28 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     kafka_bootstrap: Annotated[
         str, Meta(description="Kafka brokers, host:port separated by commas; empty: no Kafka")
     ] = ""
+    kafka_security: Annotated[
+        Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"],
+        Meta(description="how Kafka is reached: ssl encrypts, sasl has a login"),
+    ] = "plaintext"
+    kafka_ca: Annotated[
+        str, Meta(description="file with the authorities to trust for Kafka (PEM); empty: the system's")
+    ] = ""
+    kafka_cert: Annotated[
+        str, Meta(description="file with this bridge's certificate for Kafka (PEM); empty: none")
+    ] = ""
+    kafka_key: Annotated[
+        str, Meta(description="file with the key of that certificate (PEM); empty: none")
+    ] = ""
+    kafka_sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        Meta(description="how the login at Kafka is proved"),
+    ] = "SCRAM-SHA-512"
+    kafka_user: Annotated[str, Meta(description="user at Kafka; needed where kafka_security has sasl")] = ""
+    kafka_password: Annotated[Secret, Meta(description="password at Kafka")] = ""
+    kafka_group: Annotated[
+        str, Meta(description="consumer group of the bridges that read from Kafka (flow = from-kafka)")
+    ] = "voltflow-history"
     influx_url: Annotated[str, Meta(description="address of InfluxDB; empty: no InfluxDB")] = ""
     influx_token: Annotated[Secret, Meta(description="API token of InfluxDB")] = ""
     influx_org: Annotated[str, Meta(description="organisation in InfluxDB")] = "voltflow"
@@ -114,9 +140,13 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, le=65535, description="port where /metrics is served; 0: not served")
     ] = 9092
     metrics_token: Annotated[Secret, Meta(description="token that /metrics asks for; empty: none")] = ""
-    flow: Annotated[Path | None, Meta(description="flow file; empty: the one that comes with the bridge")] = (
-        None
-    )
+    flow: Annotated[
+        Path | None,
+        Meta(
+            description="flow file; empty: the one that comes with the bridge, from the MQTT broker; from-kafka: the other "
+            "one, which reads what such a bridge sent to Kafka"
+        ),
+    ] = None
     state_dir: Annotated[Path, Meta(description="folder for what the bridge keeps between runs")] = Path(
         ".voltflow/bridge"
     )
@@ -167,15 +197,17 @@ def load_flow(settings: BridgeSettings) -> Flow:
 
     Raises FlowError, OSError or NoSinkError.
 
-    A node is left out (`"d": true`) when one of its properties stands for the switching setting of an inactive sink.
+    A sink is left out (`"d": true`) when one of its properties stands for the switching setting of an inactive sink.
     """
     load_nodes("voltflow.nodes", "cloud.nodes")
-    text = (settings.flow or files("cloud") / "flows.json").read_text(encoding="utf-8")
+    text = _flow_file(settings).read_text(encoding="utf-8")
     off = {
         f"${{{PREFIX}{setting.upper()}}}" for s, setting in SWITCHES.items() if s not in settings.active_sinks
     }
     nodes = copy.deepcopy(Flow.parse(text).nodes)
-    disabled = [raw for raw in nodes if off & {value for value in raw.values() if isinstance(value, str)}]
+    disabled = [
+        raw for raw in nodes if _is_sink(raw) and off & {v for v in raw.values() if isinstance(v, str)}
+    ]
     for raw in disabled:
         raw["d"] = True
     if not settings.shared:
@@ -185,6 +217,12 @@ def load_flow(settings: BridgeSettings) -> Flow:
         wanted = ", ".join(SWITCHES.values())
         raise NoSinkError(f"no sink is configured: set one of {wanted} (for instance {PREFIX}DATABASE)")
     return flow
+
+
+def _flow_file(settings: BridgeSettings) -> Path | Traversable:
+    if settings.flow is None:
+        return files("cloud") / "flows.json"
+    return SHIPPED.get(str(settings.flow), settings.flow)
 
 
 def _unshare(nodes: list[RawNode]) -> None:

@@ -69,13 +69,19 @@ class KafkaNode(Node):
             "reconnect_backoff_max_ms": 1000,
         }
         if self.security.endswith("ssl"):
-            from voltflow.mqtt_options import tls_context
-
-            options["ssl_context"] = tls_context(self.ca, self.cert, self.key)
+            options["ssl_context"] = self._tls()
         if self.security.startswith("sasl"):
             options |= {"sasl_mechanism": self.sasl_mechanism, "sasl_plain_username": self.user,
                         "sasl_plain_password": self.password}  # fmt: skip
         return options
+
+    def _tls(self) -> Any:
+        from voltflow.mqtt_options import tls_context
+
+        try:
+            return tls_context(self.ca, self.cert, self.key)
+        except OSError as error:  # a missing file, or one that is no certificate (ssl.SSLError)
+            raise ConfigError(f'properties "ca", "cert" and "key" cannot be used: {error}') from None
 
 
 class Outgoing(NamedTuple):

@@ -4,10 +4,10 @@
 >>> offsets.assigned(["p0"])
 >>> first, second = offsets.taken("p0", 10, 14), offsets.taken("p0", 14, 20)
 >>> offsets.settled(second)
-... offsets.to_commit()
+>>> offsets.to_commit()
 {}
 >>> offsets.settled(first)
-... offsets.to_commit()
+>>> offsets.to_commit()
 {'p0': 20}
 """
 

@@ -175,7 +175,7 @@ class KafkaReader:
     def _message(self, record: ConsumerRecord) -> Msg:
         payload = record.value or b""
         try:
-            topic, key = to_message(record.topic, record.key, record.value, record.headers, self._kinds)
+            topic, key = to_message(record.topic, record.key, record.headers, self._kinds)
         except ValueError as error:
             place = f"{UNREADABLE}{record.topic}/{record.partition}/{record.offset}"
             return Msg(place, payload, None, now_ms(), {"error": str(error)})

@@ -3,7 +3,7 @@
 >>> record = to_record(Msg("ev/v1/demo/SIM000001/twin", b'{"boot":1,"seq":5}'), {"twin": "ev.twin"}, 1000)
 >>> record.topic, record.key, record.headers[:2]
 ('ev.twin', b'SIM000001', [('kind', b'twin'), ('fleet', b'demo')])
->>> to_message(record.topic, record.key, record.value, record.headers, {"ev.twin": "twin"})[1]
+>>> to_message(record.topic, record.key, record.headers, {"ev.twin": "twin"})[1]
 Key(pack='SIM000001', boot=1, seq=5)
 """
 
@@ -46,11 +46,7 @@ def to_record(msg: Msg, topics: Mapping[str, str], max_bytes: int) -> Outgoing:
 
 
 def to_message(
-    topic: str,
-    key: bytes | None,
-    value: bytes | None,
-    headers: Iterable[tuple[str, bytes]],
-    kinds: Mapping[str, str],
+    topic: str, key: bytes | None, headers: Iterable[tuple[str, bytes]], kinds: Mapping[str, str]
 ) -> tuple[str, Key | None]:
     """The MQTT topic and key of a record; `kinds` names the kind of a topic whose records do not say it.
 

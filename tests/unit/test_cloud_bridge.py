@@ -79,7 +79,7 @@ def test_main_wrong_setting_ends_with_2(capsys: pytest.CaptureFixture[str]) -> N
 def test_cloud_nodes_every_field_has_help() -> None:
     load_flow(BridgeSettings(database=DATABASE))
     nodes = [spec for spec in REGISTRY.values() if spec.cls.__module__.startswith("cloud.nodes")]
-    assert {spec.type for spec in nodes} == {"timescale out", "kafka out", "influx out"}
+    assert {spec.type for spec in nodes} == {"timescale out", "kafka in", "kafka out", "influx out"}
     assert all(field.help for spec in nodes for field in spec.fields)
 
 
@@ -109,3 +109,20 @@ def test_require_token_only_for_addresses_that_other_machines_reach(
 ) -> None:
     with pytest.raises(SettingsError, match=re.escape(error)) if error else contextlib.nullcontext():
         require_token("metrics", "gw", address, token, "metrics_token")
+
+
+def test_from_kafka_flow_reads_kafka_and_needs_a_sink() -> None:
+    settings = BridgeSettings(
+        flow=Path("from-kafka"), kafka_bootstrap="kafka:9092", database=DATABASE, sinks=["timescale"]
+    )
+    active = {raw["type"] for raw in load_flow(settings).active()}
+    assert {"kafka in", "timescale out", "dead letter"} <= active
+    assert not {"influx out", "mqtt in"} & active
+    assert list(problems(settings)) == []
+    with pytest.raises(NoSinkError, match="no sink is configured"):
+        load_flow(BridgeSettings(flow=Path("from-kafka"), kafka_bootstrap="kafka:9092"))
+
+
+def test_from_kafka_flow_without_brokers_is_a_problem() -> None:
+    settings = BridgeSettings(flow=Path("from-kafka"), database=DATABASE)
+    assert any('property "bootstrap" is empty: set the brokers' in text for text in problems(settings))
