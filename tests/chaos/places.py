@@ -113,7 +113,7 @@ class Database(Member):
         for process in self._family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
-        return _stopped(self.postgres.pid)
+        return str(servers.wait_until(lambda: _stopped(self.postgres.pid), "the database to be stopped"))
 
     def thaw(self) -> None:
         for process in self._family():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 
 import pytest
@@ -18,6 +19,7 @@ ROUNDS, SEED = 25, 4
 def test_nothing_is_lost_doubled_or_changed_over_rounds_of_random_faults() -> None:
     if (reason := network.why_not()) and not os.environ.get("CI"):
         pytest.skip(f"the chaos needs networks of its own: {reason}")
+    faulthandler.cancel_dump_traceback_later()  # pytest would print stacks in the middle of it
     report = run(Options(rounds=ROUNDS, seed=SEED), lambda text: print(text, flush=True))
     assert report.ok, report.text()
     silent = sorted(set(report.tried()) - set(report.fired()))
