@@ -12,13 +12,15 @@ import base64
 import contextlib
 import logging
 import os
+import random
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import msgspec
 import psycopg2
-from psycopg2.extensions import connection
+from psycopg2.extensions import TransactionRollbackError, connection
 
 from cloud.migrate import SchemaError, migrate
 from cloud.rows import TABLES, Column, Row, Table
@@ -44,6 +46,10 @@ _NOT_THE_DATA = frozenset(
 _CORRUPTED = frozenset({"XX001", "XX002"})
 _THE_DATA = frozenset({"22", "23"})
 """Classes that speak of a row for certain: a value that does not fit, a constraint."""
+
+CONFLICT_TRIES = 5
+CONFLICT_PAUSE_S = 0.05
+"""How often a transaction is tried that the database gives up because of others, and the pause after the first time."""
 
 _UPSERTS = {
     "pack": """ON CONFLICT (pack, fleet) DO UPDATE SET
@@ -158,6 +164,8 @@ class History:
         self._connect_timeout_s = connect_timeout_s
         self._conn: connection | None = None
         self.connects = 0
+        self.conflicts = 0
+        """Transactions that the database gave up because of others, and that were done again."""
 
     @property
     def connected(self) -> bool:
@@ -201,26 +209,52 @@ class History:
         return self.execute(prepare(rows))
 
     def execute(self, statements: Statements) -> dict[str, int]:
-        """Commit what `prepare` made of rows; the rest is as with `write`."""
+        """Commit what `prepare` made of rows; the rest is as with `write`.
+
+        What the database gave up because of other transactions (a deadlock, a failed serialization) is done again a few
+        times: it says so of one of them only, for the others to go on.
+        """
+        for attempt in range(CONFLICT_TRIES):
+            conn = self.connect()
+            try:
+                with conn.cursor() as cursor:
+                    return _run(cursor, statements)
+            except TransactionRollbackError as error:
+                if attempt == CONFLICT_TRIES - 1 or not self._rolled_back():
+                    self._fail(error)
+                self.conflicts += 1
+                time.sleep(random.uniform(0.5, 1.0) * CONFLICT_PAUSE_S * 2**attempt)
+            except psycopg2.Error as error:
+                self._fail(error)
+        raise AssertionError("the last attempt returns or raises")
+
+    def probe(self, rows: dict[str, list[Row]]) -> None:
+        """Find out whether rows could be stored, without storing them; raises as `write` does."""
         conn = self.connect()
         try:
             with conn.cursor() as cursor:
-                return _run(cursor, statements)
+                cursor.execute("BEGIN")
+                for _, statement in prepare(rows):
+                    cursor.execute(statement)
+                cursor.execute("ROLLBACK")
         except psycopg2.Error as error:
             self._fail(error)
+
+    def _rolled_back(self) -> bool:
+        """Whether the connection is ready for the next transaction."""
+        try:
+            assert self._conn is not None
+            with self._conn.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+        except psycopg2.Error:
+            return False
+        return True
 
     def _fail(self, error: psycopg2.Error) -> NoReturn:
         """Leave no half-open transaction and say whose fault it is."""
         state = error.pgcode or ""
         data = bool(state) and state[:2] not in _NOT_THE_DATA and state not in _CORRUPTED
-        try:
-            if data and self._conn is not None:
-                self._conn.rollback()
-                with self._conn.cursor() as cursor:
-                    cursor.execute("ROLLBACK")
-        except psycopg2.Error:
-            data = False
-        if not data:
+        if not data or not self._rolled_back():
             self.close()
             raise SinkUnavailable(f"database: {str(error).strip()}") from error
         refusal = ValueError if state[:2] in _THE_DATA else UncertainError

@@ -1,9 +1,11 @@
-"""A histogram of latencies with buckets fine enough for a p99 in milliseconds."""
+"""What a history sink counts: rows, and latencies in a histogram with buckets fine enough for a p99 in milliseconds."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -61,3 +63,14 @@ class LatencyHistogram:
         """Cumulated counts by upper limit in seconds, as Prometheus wants them."""
         limits = [f"{limit / 1000:g}" for limit in BUCKETS_MS] + ["+Inf"]
         return list(zip(limits, np.cumsum(self.counts).astype(float).tolist(), strict=True))
+
+
+@dataclass
+class Tally:
+    """What was stored; one thread writes, others may read."""
+
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    rows: Counter[str] = field(default_factory=Counter)
+    """New rows by table."""
+    again: Counter[str] = field(default_factory=Counter)
+    """Messages that were there already, by table."""
