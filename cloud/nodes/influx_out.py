@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Iterable
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltflow.message import Msg
 from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
@@ -15,12 +14,21 @@ from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
 if TYPE_CHECKING:
     from influxdb_client.client.influxdb_client import InfluxDBClient
 
-    from cloud.rows import Column, Row
-
 log = logging.getLogger(__name__)
 
 Item = tuple[Msg, str]
 """A message and its line."""
+
+
+MAX_WAIT_S = 300
+"""The longest wait that a server may ask for."""
+
+
+class Refusal(NamedTuple):
+    """What a server refused: the lines by their place with the reason where it names them, else any of them."""
+
+    text: str
+    lines: dict[int, str]
 
 
 @node("influx out", category="storage", color="#b9a0d8", icon="db.svg")
@@ -29,7 +37,8 @@ class InfluxOut(Sink):
 
     Measurements are `telemetry` and `alert`; other messages have no place here and are passed over. A point is known by
     pack and time: a repeated message changes nothing, but of two messages of a pack with one time the later stays.
-    While the server is away batches wait. A point it refuses becomes a dead letter, the others are written.
+    While the server is away or overloaded batches wait, as long as it asks for (Retry-After). A point it refuses becomes a
+    dead letter, the others are written.
     """
 
     url: str = config(help="address of the server", example="http://influx.example.org:8086")
@@ -45,6 +54,7 @@ class InfluxOut(Sink):
     passed_over: int = 0
     refused: int = 0
     error: str = ""
+    wait_until_s: float = 0.0
 
     async def start(self, ctx: Context) -> None:
         from influxdb_client.client.influxdb_client import InfluxDBClient
@@ -60,6 +70,8 @@ class InfluxOut(Sink):
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, msgs)
 
     def _write(self, msgs: list[Msg]) -> None:
+        if (left_s := self.wait_until_s - time.monotonic()) > 0:
+            raise SinkUnavailable(f"{self.error}; asked to wait, {left_s:.0f} s more")
         refused: list[tuple[Msg, str]] = []
         items = self._lines(msgs, refused)
         self._store(items, refused)
@@ -69,6 +81,7 @@ class InfluxOut(Sink):
             raise Rejected(refused)
 
     def _lines(self, msgs: list[Msg], refused: list[tuple[Msg, str]]) -> list[Item]:
+        from cloud.influx_lines import line
         from cloud.rows import TABLES, decode
         from voltflow.topics import parse
 
@@ -87,24 +100,29 @@ class InfluxOut(Sink):
         return items
 
     def _store(self, items: list[Item], refused: list[tuple[Msg, str]]) -> None:
-        """Write the lines; where the server refuses, halve until the refused ones stand alone. Points of a partial
-        write that were taken are written again, which changes nothing."""
+        """Write the lines; those the server names are refused, and where it names none they are halved until the refused
+        ones stand alone. Points of a partial write that were taken are written again, which changes nothing."""
         if not items:
             return
-        reason = self._post([text for _, text in items])
-        if not reason:
+        answer = self._post([text for _, text in items])
+        if answer is None:
             self.points += len(items)
+        elif answer.lines:
+            refused += [(items[place][0], f"{answer.text}: {why}") for place, why in answer.lines.items()]
+            self._store([item for place, item in enumerate(items) if place not in answer.lines], refused)
         elif len(items) == 1:
-            refused.append((items[0][0], reason))
+            refused.append((items[0][0], answer.text))
         else:
             middle = len(items) // 2
             self._store(items[:middle], refused)
             self._store(items[middle:], refused)
 
-    def _post(self, lines: list[str]) -> str:
-        """Empty when the server has them, or why it refused; raises SinkUnavailable for all other trouble."""
+    def _post(self, lines: list[str]) -> Refusal | None:
+        """None when the server has them, or what it refused; raises SinkUnavailable for all other trouble."""
         from influxdb_client.client.exceptions import InfluxDBError
         from urllib3.exceptions import HTTPError
+
+        from cloud.influx_lines import refused_lines
 
         try:
             self._api.write(self.bucket, self.org, "\n".join(lines), write_precision="ms")  # type: ignore[arg-type]
@@ -112,11 +130,17 @@ class InfluxOut(Sink):
             status = getattr(error.response, "status", None)
             text = f"influx answered {status}: {error.message or error}"[:500]
             if status in (400, 413, 422):  # not line protocol, too large, out of the bucket's time
-                return text
+                return Refusal(text, refused_lines(getattr(error.response, "data", b"") or b"", len(lines)))
+            self._wait_for(error.retry_after)
             self._unavailable(text, error)
         except (HTTPError, OSError) as error:
             self._unavailable(f"influx {self.url}: {error}", error)
-        return ""
+        return None
+
+    def _wait_for(self, retry_after: str | None) -> None:
+        """Ask nothing of the server before the time it names; a date instead of seconds is not understood."""
+        seconds = int(retry_after) if retry_after and retry_after.isdecimal() else 0
+        self.wait_until_s = time.monotonic() + min(seconds, MAX_WAIT_S)
 
     def _unavailable(self, text: str, error: Exception) -> None:
         self.error = text
@@ -133,35 +157,3 @@ class InfluxOut(Sink):
             "refused": self.refused,
             "error": self.error,
         }
-
-
-_TAGS = frozenset({"fleet", "pack"})
-
-
-def line(measurement: str, columns: Iterable[Column], row: Row) -> str:
-    """A row in line protocol: what is null is left out, times become milliseconds, `ts` is the point's time.
-
-    >>> from cloud.rows import Column
-    >>> names = [Column("fleet", "text"), Column("pack", "text"), Column("seq", "bigint"), Column("ts", "ms")]
-    >>> line("telemetry", names, ("f", "p", 7, 1700000000000))
-    'telemetry,fleet=f,pack=p seq=7i 1700000000000'
-    """
-    values = {column.name: (column.kind, value) for column, value in zip(columns, row, strict=True)}
-    fields = ",".join(
-        f"{name}={_field(kind, value)}"
-        for name, (kind, value) in values.items()
-        if value is not None and name not in _TAGS and name != "ts"
-    )
-    return f"{measurement},fleet={values['fleet'][1]},pack={values['pack'][1]} {fields} {values['ts'][1]}"
-
-
-def _field(kind: str, value: Any) -> str:
-    if kind == "float":
-        return repr(float(value))
-    if kind == "boolean":
-        return "true" if value else "false"
-    if kind in ("bigint", "integer", "ms"):
-        return f"{value}i"
-    text = value if isinstance(value, str) else json.dumps(value)
-    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\0", "")
-    return f'"{text}"'

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 import cloud.migrate
-from cloud.nodes.influx_out import line
+from cloud.influx_lines import line
 from cloud.rows import ESTIMATES, FLOATS, INTEGERS, TABLES, TELEMETRY_COLUMNS, TEXTS, decode
 from tests import cloud_samples as samples
 from voltflow.message import Msg
