@@ -20,20 +20,7 @@ STEADY_S = 10.0
 
 @dataclass
 class Circuit:
-    """Use: `failed(reason)` says how long to wait, `trying()` before the next attempt, `succeeded()` after a good one.
-
-    >>> circuit = Circuit("history", backoff=Backoff(first_s=1.0))
-    >>> circuit.state, 0.5 <= circuit.failed("connection refused") <= 1.0, circuit.state
-    ('closed', True, 'open')
-    >>> circuit.trying()
-    ... circuit.state
-    'half_open'
-    >>> circuit.succeeded()
-    ... circuit.state, circuit.reason, circuit.opened
-    ('closed', '', 1)
-    >>> 1.0 <= circuit.failed("connection refused") <= 2.0  # it had not been closed for long
-    True
-    """
+    """Use: `failed(reason)` says how long to wait, `trying()` before the next attempt, `succeeded()` after a good one."""
 
     label: str
     backoff: Backoff = field(default_factory=lambda: Backoff(limit_s=5.0))
