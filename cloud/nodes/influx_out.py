@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from voltflow.message import Msg
-from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
+from voltflow.network_sink import NetworkSink
+from voltflow.node import Context, Rejected, SinkUnavailable, config, node
 
 if TYPE_CHECKING:
     from influxdb_client.client.influxdb_client import InfluxDBClient
@@ -32,7 +33,7 @@ class Refusal(NamedTuple):
 
 
 @node("influx out", category="storage", color="#b9a0d8", icon="db.svg")
-class InfluxOut(Sink):
+class InfluxOut(NetworkSink):
     """Write points to InfluxDB 2, or what speaks its `/api/v2/write`: tags fleet and pack, the device's time.
 
     Measurements are `telemetry` and `alert`; other messages have no place here and are passed over. A point is known by
@@ -149,6 +150,9 @@ class InfluxOut(Sink):
     async def stop(self) -> None:
         self._thread.shutdown()
         self._client.close()  # type: ignore[no-untyped-call]
+
+    def trouble(self) -> str:
+        return self.error
 
     def status(self) -> dict[str, Any]:
         return {

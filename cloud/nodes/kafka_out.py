@@ -9,11 +9,12 @@ from typing import Any
 
 from cloud.kafka_client import ConfirmedProducer, KafkaNode, KafkaUnavailableError, Outgoing
 from voltflow.message import Msg
-from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
+from voltflow.network_sink import NetworkSink
+from voltflow.node import Context, Rejected, SinkUnavailable, config, node
 
 
 @node("kafka out", category="storage", color="#d8d0c0", icon="bridge.svg")
-class KafkaOut(KafkaNode, Sink):
+class KafkaOut(KafkaNode, NetworkSink):
     """Send messages to Kafka: the bytes as they came, the pack as key, fleet, pack, kind, boot and seq in the headers.
 
     The MQTT topic's last level says the Kafka topic. A batch is safe when all in-sync replicas have it (`acks=all`,
@@ -94,6 +95,9 @@ class KafkaOut(KafkaNode, Sink):
         self._producer.give_up()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._producer.close)
         self._thread.shutdown()
+
+    def trouble(self) -> str:
+        return self.error
 
     def status(self) -> dict[str, Any]:
         return {"confirmed": self.confirmed, "refused": self.refused, "error": self.error}

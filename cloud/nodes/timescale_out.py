@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cloud.latency import LatencyHistogram, Tally
 from voltflow.message import Msg
-from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
+from voltflow.network_sink import NetworkSink
+from voltflow.node import Context, Rejected, SinkUnavailable, config, node
 
 if TYPE_CHECKING:
     from cloud.history import History
@@ -24,7 +25,7 @@ STOP_TIMEOUT_S = 2.0
 
 
 @node("timescale out", category="storage", color="#8fbcbb", icon="db.svg")
-class TimescaleOut(Sink):
+class TimescaleOut(NetworkSink):
     """Store messages in PostgreSQL, with TimescaleDB where the server has it.
 
     The topic says the table: twin, alert, dead, loss, state. What waits is stored in transactions of up to 1000 rows.
@@ -107,6 +108,9 @@ class TimescaleOut(Sink):
         await closing
         self._thread.shutdown()
         self._preparing.shutdown()
+
+    def trouble(self) -> str:
+        return self.error
 
     def status(self) -> dict[str, Any]:
         return {
