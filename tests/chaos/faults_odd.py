@@ -56,7 +56,9 @@ def _taken_over(house: House) -> int:
     return sum(house[name].log.count(_TAKEN_OVER) for name in ("local-broker", "uplink-broker"))
 
 
-@fault("yesterdays-database", "database", "bridge", "uplink-broker", "uplink-link", lasts_s=(2.0, 4.0))
+@fault(
+    "yesterdays-database", "database", "bridge", "uplink-broker", "uplink-link", "agent", lasts_s=(2.0, 4.0)
+)
 def yesterdays_database(house: House, rng: random.Random) -> Iterator[str]:
     """The database fails and is restored from a backup: rows that were stored, and acknowledged, are gone."""
     with _administration(house) as cursor, _nobody_connected(cursor):
