@@ -1,92 +1,18 @@
-"""The spool's store on a real folder: what is kept, what is given up, what damage costs, what a start finds."""
+"""The spool's store on a real folder: what is kept, what damage costs, what a start finds."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
+from tests.spools import MB, NOW_MS, alert, damage, drained, kept, losses, segments, store_of, twin
 from voltflow.spool_format import Record
-from voltflow.spool_store import Chunk, SpoolFull, SpoolOptions, SpoolStore
+from voltflow.spool_store import SpoolFull
 from voltflow.telemetry import Loss
-
-NOW_MS = 1_764_000_000_000
-MB = 1024 * 1024
-IN_MEMORY = Path("/dev/shm")
-
-
-@pytest.fixture
-def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """In memory where that is possible: thousands of fsyncs, whose duration is not what is tested here."""
-    if not IN_MEMORY.is_dir():
-        yield tmp_path_factory.mktemp("spool")
-        return
-    with tempfile.TemporaryDirectory(prefix="voltflow-spool-", dir=IN_MEMORY) as folder:
-        yield Path(folder)
-
-
-def store_of(folder: Path, now_ms: Any = lambda: NOW_MS, **options: Any) -> SpoolStore:
-    values = {
-        "telemetry_bytes": 100 * MB,
-        "telemetry_age_s": 7 * 86400.0,
-        "protected_bytes": 10 * MB,
-        **options,
-    }
-    store = SpoolStore(SpoolOptions(folder, **values, gateway="gw1"), now_ms)
-    store.open()
-    return store
-
-
-def twin(seq: int, pack: str = "p", size: int = 1500, boot: int = 1) -> Record:
-    telemetry = {"seq": seq, "telemetry": {"pack_current_a": 0.0}, "pad": "x" * size}
-    payload = msgspec.json.encode(telemetry)
-    return Record(f"ev/v1/f/{pack}/twin", payload, NOW_MS + seq, "f", pack, boot, seq, NOW_MS + seq * 500)
-
-
-def alert(seq: int, pack: str = "p") -> Record:
-    return Record(f"ev/v1/f/{pack}/alert", b'{"code":"x"}', NOW_MS, "f", pack, 1, seq)
-
-
-def kept(store: SpoolStore, records: list[Record]) -> None:
-    for error in store.append([records]):
-        if error is not None:
-            raise error
-
-
-def chunks(store: SpoolStore, limit: int = 100) -> list[Chunk]:
-    """All that is left, delivered."""
-    found = []
-    while (chunk := store.read(limit, MB)) is not None:
-        found.append(chunk)
-        store.delivered(chunk)
-    return found
-
-
-def drained(store: SpoolStore, limit: int = 100) -> list[Record]:
-    return [record for chunk in chunks(store, limit) for record in chunk.records]
-
-
-def losses(records: list[Record]) -> list[tuple[str, int, int, str]]:
-    found = [msgspec.json.decode(r.payload, type=Loss) for r in records if r.topic.endswith("/loss")]
-    return [(loss.pack, loss.seq_from, loss.seq_to, loss.reason) for loss in found]
-
-
-def segments(folder: Path, name: str = "telemetry") -> list[Path]:
-    return sorted((folder / name).glob("*.seg"))
-
-
-def damage(path: Path, at: int, count: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(bytes(count))
-
 
 # Order and the cursor
 
@@ -312,121 +238,6 @@ def test_a_file_of_a_newer_version_is_set_aside(tmp_path: Path, caplog: pytest.L
     assert store.backlog().messages == 0
     assert (tmp_path / "telemetry" / "0000000001.seg.version-9").exists()
     assert "format version 9, this program reads up to 1" in caplog.text
-
-
-# Quotas
-
-
-def test_beyond_its_quota_telemetry_is_thinned_then_dropped_and_every_loss_is_named_once(
-    tmp_path: Path,
-) -> None:
-    store = store_of(tmp_path, telemetry_bytes=MB // 4)
-    reasons = set()
-    for seq in range(0, 12_000, 20):
-        kept(store, [twin(seq + i) for i in range(20)])
-        reasons |= set(store.counters.lost_by_reason)
-        assert sum(path.stat().st_size for path in (tmp_path / "telemetry").iterdir()) <= MB // 4
-    assert reasons == {"thinned_10s", "thinned_60s", "quota_bytes"}
-    store.close()
-    store = store_of(tmp_path, telemetry_bytes=MB // 4)
-    found = drained(store)
-    explained = [seq for _, first, last, _ in losses(found) for seq in range(first, last + 1)]
-    delivered = [record.seq for record in found if not record.topic.endswith("/loss")]
-    assert sorted(explained + delivered) == list(range(12_000))
-    assert delivered == sorted(delivered)
-    assert {reason for *_, reason in losses(found)} == {"thinned_10s", "thinned_60s", "quota_bytes"}
-    gaps = [after - before for before, after in itertools.pairwise(delivered)]
-    assert max(gaps) == 120  # one a minute, and more where what was thinned together began
-    assert sum(gaps[:50]) > 50 * 40
-    assert gaps[-20:] == [1] * 20  # the newest are whole
-
-
-def test_losses_of_many_packs_stay_small(tmp_path: Path) -> None:
-    """What was dropped of a pack in a row is one range, however many messages."""
-    store = store_of(tmp_path, telemetry_bytes=MB // 2)
-    for seq in range(300):
-        kept(store, [twin(seq, f"p{pack}") for pack in range(20)])
-    drained_losses = losses(drained(store))
-    assert sum(last - first + 1 for _, first, last, _ in drained_losses) > 5000
-    assert len(drained_losses) < 600
-
-
-def test_what_waits_too_long_is_dropped_and_named(tmp_path: Path) -> None:
-    now = [NOW_MS]
-    store = store_of(tmp_path, lambda: now[0], telemetry_age_s=3600.0)
-    kept(store, [twin(seq) for seq in range(10)] + [alert(1)])
-    now[0] += 3_500_000
-    kept(store, [twin(10)])
-    assert store.counters.lost_by_reason == {}
-    now[0] += 200_000
-    kept(store, [twin(11)])
-    assert store.counters.lost_by_reason == {"quota_age": 10}
-    found = drained(store)
-    assert losses(found) == [("p", 0, 9, "quota_age")]
-    assert [record.seq for record in found] == [1, 0, 10, 11]
-
-
-def test_a_clock_that_was_not_set_makes_nothing_old(tmp_path: Path) -> None:
-    now = [5000]
-    store = store_of(tmp_path, lambda: now[0], telemetry_age_s=3600.0)
-    kept(store, [twin(0)])
-    now[0] = NOW_MS
-    kept(store, [twin(1)])
-    assert [record.seq for record in drained(store)] == [0, 1]
-
-
-def test_what_is_on_its_way_to_the_far_side_is_not_thinned(tmp_path: Path) -> None:
-    store = store_of(tmp_path, telemetry_bytes=MB // 2)
-    kept(store, [twin(seq) for seq in range(10)])
-    chunk = store.read(5, MB)
-    assert chunk is not None
-    for seq in range(10, 3000, 20):
-        kept(store, [twin(seq + i) for i in range(20)])
-    store.delivered(chunk)
-    found = drained(store)
-    assert losses(found)[0][1] > 4
-    explained = {seq for _, first, last, _ in losses(found) for seq in range(first, last + 1)}
-    delivered = [record.seq for record in found if not record.topic.endswith("/loss")]
-    assert sorted([*explained, *delivered]) == list(range(5, 3010))
-
-
-def test_protected_messages_beyond_their_quota_are_refused_and_the_others_taken(tmp_path: Path) -> None:
-    store = store_of(tmp_path, protected_bytes=20_000)
-    big = Record("ev/v1/f/p/dead", b"x" * 12_000, NOW_MS, "f", "p", 1, 1)
-    kept(store, [big])
-    with pytest.raises(SpoolFull, match=r"protected: alerts and dead letters .* raise spool_protected_mb"):
-        kept(store, [twin(1), big])
-    assert store.backlog().messages == 1
-    failures = store.append([[twin(2)], [big], [alert(3)]])
-    assert [error is None for error in failures] == [True, False, True]
-    assert [record.seq for record in drained(store)] == [1, 3, 2]
-    kept(store, [big])
-
-
-def test_one_batch_that_is_larger_than_the_quota_is_refused(tmp_path: Path) -> None:
-    store = store_of(tmp_path, telemetry_bytes=100_000)
-    with pytest.raises(SpoolFull, match="raise spool_max_mb"):
-        kept(store, [twin(seq) for seq in range(100)])
-
-
-def test_a_crash_between_thinning_and_deleting_gives_nothing_twice(tmp_path: Path) -> None:
-    """The new segment covers the old ones; where these are still there the next start deletes them."""
-    store = store_of(tmp_path / "a", telemetry_bytes=MB // 2)
-    before: dict[str, bytes] = {}
-    seq = 0
-    while not store.counters.thinned:
-        before = {path.name: path.read_bytes() for path in segments(tmp_path / "a")}
-        kept(store, [twin(seq + i) for i in range(20)])
-        seq += 20
-    store.close()
-    gone = set(before) - {path.name for path in segments(tmp_path / "a")}
-    assert gone
-    for name in gone:
-        (tmp_path / "a" / "telemetry" / name).write_bytes(before[name])
-    found = drained(store_of(tmp_path / "a", telemetry_bytes=MB // 2))
-    explained = [seq for _, first, last, _ in losses(found) for seq in range(first, last + 1)]
-    delivered = [record.seq for record in found if not record.topic.endswith("/loss")]
-    assert sorted(explained + delivered) == list(range(seq))
 
 
 # The disk fails
