@@ -19,6 +19,9 @@ from voltflow.node import Node, Sink
 from voltflow.nodes.mqtt_broker import MqttBroker
 
 _NODE = ("node", "type")
+_SPOOL_EVENTS = (
+    "appended", "delivered", "damaged", "repaired", "torn", "set_aside", "thinned", "fsyncs", "bytes_written",
+)  # fmt: skip
 
 
 def _age_s(since_ms: int | None) -> float:
@@ -140,15 +143,7 @@ class EngineCollector(Collector):
             held.add_metric([node], backlog.bytes)
             oldest.add_metric([node], _age_s(backlog.oldest_ms))
             blocked.add_metric([node], int(bool(queue.disk_error)))
-            for event in (
-                "appended",
-                "delivered",
-                "damaged",
-                "repaired",
-                "thinned",
-                "fsyncs",
-                "bytes_written",
-            ):
+            for event in _SPOOL_EVENTS:
                 events.add_metric([node, event], getattr(counters, event))
             for reason, count in sorted(counters.lost_by_reason.items()):
                 lost.add_metric([node, reason], count)
