@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from voltflow import topics
 from voltflow.engine import Engine
 from voltflow.flow import Flow, RawNode
 from voltflow.node import load_nodes, process_env
@@ -70,6 +71,15 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
             "restart and throws away what comes before a bridge is back"
         ),
     ] = False
+    takeover_s: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=86400,
+            description="where messages are shared: when another bridge is gone for so long, in seconds, take over what the "
+            "broker holds for it",
+        ),
+    ] = 10.0
     receive_maximum: Annotated[
         int, Meta(ge=1, le=65535, description="messages the broker may have under way to the bridge")
     ] = 5000
@@ -185,7 +195,8 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def variables(self) -> dict[str, str]:
         """The settings as what a flow's `${VOLTFLOW_BRIDGE_…}` stands for."""
-        return flow_variables("bridge", self)
+        state_topic = topics.bridge_state(self.bridge_name) if self.shared else ""
+        return flow_variables("bridge", self, {"state_topic": state_topic})
 
 
 class NoSinkError(ValueError):
@@ -227,7 +238,9 @@ def _flow_file(settings: BridgeSettings) -> Path | Traversable:
 
 def _unshare(nodes: list[RawNode]) -> None:
     for raw in nodes:
-        if raw["type"] == "mqtt in":
+        if raw["type"] == "mqtt heir":
+            raw["d"] = True
+        elif raw["type"] == "mqtt in":
             raw["topic"] = re.sub(r"^\$share/[^/]+/", "", str(raw.get("topic", "")))
 
 

@@ -82,6 +82,7 @@ class MqttLink:
         self.client_id = options.client_id or uuid.uuid4().hex
         self._version = Version()
         self._memory = SessionMemory(options.memory)
+        self._given_up: frozenset[str] = frozenset()
         self._writer = Writer()
         self._inbound = Inbound(self._writer, options.receive_maximum)
         self._outbound = Outbound(self._writer, name)
@@ -102,6 +103,11 @@ class MqttLink:
     @property
     def has_subscriptions(self) -> bool:
         return bool(self._inbound.receivers)
+
+    @property
+    def subscriptions(self) -> set[str]:
+        """The topic filters that have a receiver here."""
+        return set(self._inbound.receivers)
 
     @property
     def max_packet_bytes(self) -> int:
@@ -190,6 +196,9 @@ class MqttLink:
                 await connection.until_lost()
                 lasted_s = time.monotonic() - since
                 found = self._on_lost(connection, lasted_s)
+                if self._inbound.heir is not None:  # whose session it is has come back, perhaps
+                    await self._disconnect()
+                    return
                 if found or lasted_s > max(STEADY_S, 4 * waited_s):
                     usual.reset()
                 if lasted_s > TAKEN_OVER_LIMIT_S:
@@ -278,6 +287,13 @@ class MqttLink:
             self._memory.remember(set(self._inbound.receivers))
             self._connection.subscribe(topic_filter, qos)
 
+    def inherit(self, topic_filters: Iterable[str], receiver: Receiver) -> None:
+        """Take over the session of a client that is gone: end its subscriptions when connecting, and hand what the
+        broker still holds for it to `receiver`. To be called before `open`, on a link with that client's id; when its
+        connection is lost that is the end of it."""
+        self._given_up = frozenset(topic_filters)
+        self._inbound.heir = receiver
+
     def unsubscribe(self, topic_filter: str) -> None:
         """Stop a subscription for all its receivers; what the broker still sends of it is acknowledged and dropped."""
         self._inbound.remove(topic_filter)
@@ -287,7 +303,7 @@ class MqttLink:
     def _subscribe_all(self, connection: Connection) -> None:
         """Subscribe, and unsubscribe what this session had in an earlier run and the configuration no longer names."""
         wanted = set(self._inbound.receivers)
-        left = self._memory.filters() - wanted
+        left = (self._memory.filters() | self._given_up) - wanted
         self._memory.remember(wanted | left)
         if left:
             log.info("%s: unsubscribing from %s, no longer configured", self.name, ", ".join(sorted(left)))

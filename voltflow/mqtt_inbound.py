@@ -37,6 +37,8 @@ class Inbound:
         """The number of the connection: acknowledgements of an earlier one count for nothing."""
         self.room = asyncio.Event()
         """Set while the broker may send more. Without it nothing is read."""
+        self.heir: Receiver | None = None
+        """Who gets what no receiver is for: a session's messages from before its subscriptions were given up."""
         self._routes: dict[bytes, tuple[str, list[Receiver]]] = {}
         self._unacked: dict[int, int] = {}
         """How many receivers are to acknowledge yet, by packet identifier, in the order of arrival."""
@@ -120,6 +122,8 @@ class Inbound:
                 if matches(pattern, topic)
                 for receiver in of_filter
             ]
+            if not receivers and self.heir is not None:
+                receivers = [self.heir]
             found = self._routes[encoded] = (topic, receivers)
         return found
 

@@ -69,6 +69,14 @@ def gateway_down(gateway: str) -> str:
     return f"gw/v1/{gateway}/down"
 
 
+BRIDGES_FILTER = "br/v1/+/state"
+
+
+def bridge_state(bridge: str) -> str:
+    """Retained: whether a bridge that shares messages with others is there; also its last will."""
+    return f"br/v1/{bridge}/state"
+
+
 @lru_cache(maxsize=65536)
 def parse(topic: str) -> PackTopic | None:
     """The parts of a pack's topic, or None when it is not one (wrong depth, or a name out of `NAME_PATTERN`)."""

@@ -79,7 +79,13 @@ def test_main_wrong_setting_ends_with_2(capsys: pytest.CaptureFixture[str]) -> N
 def test_cloud_nodes_every_field_has_help() -> None:
     load_flow(BridgeSettings(database=DATABASE))
     nodes = [spec for spec in REGISTRY.values() if spec.cls.__module__.startswith("cloud.nodes")]
-    assert {spec.type for spec in nodes} == {"timescale out", "kafka in", "kafka out", "influx out"}
+    assert {spec.type for spec in nodes} == {
+        "timescale out",
+        "kafka in",
+        "kafka out",
+        "influx out",
+        "mqtt heir",
+    }
     assert all(field.help for spec in nodes for field in spec.fields)
 
 

@@ -20,7 +20,7 @@ SPECS = [s for s in REGISTRY.values() if s.cls.__module__.partition(".")[0] in {
 EXPECTED = {
     "mqtt in", "mqtt out", "mqtt latest", "mqtt-broker", "tls-config", "debug", "dead letter",
     "validate", "sequence", "twin", "features", "onnx", "alert", "downlink",
-    "timescale out", "kafka in", "kafka out", "influx out",
+    "mqtt heir", "timescale out", "kafka in", "kafka out", "influx out",
 }  # fmt: skip
 every_node = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.type)
 

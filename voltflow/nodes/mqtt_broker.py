@@ -69,7 +69,7 @@ class MqttBroker(ConfigNode):
                 raise ConfigError(f'property "{name}": {error}') from None
 
     async def start(self, ctx: Context) -> None:
-        client_id = self.clientid or f"voltflow-{ctx.gateway}-{self.id}"
+        client_id = self.clientid or self._client_id(ctx.gateway)
         tls = None
         if self.usetls:
             tls = ctx.config_node(self.tls, TlsConfig).context() if self.tls else tls_context()
@@ -84,6 +84,16 @@ class MqttBroker(ConfigNode):
         )  # fmt: skip
         self.receiver = MqttLink(options, name=self.label)
         self._options = options
+
+    def _client_id(self, host: str) -> str:
+        return f"voltflow-{host}-{self.id}"
+
+    def link_of(self, host: str) -> MqttLink:
+        """A link, not open yet, with the client id that this node has at another host: to take over its session."""
+        options = replace(
+            self._options, client_id=self._client_id(host), memory=None, birth=None, farewell=None, will=None
+        )
+        return MqttLink(options, name=f"{self.label} (for {host})")
 
     async def open_receiver(self) -> MqttLink:
         """The connection of the `mqtt in` nodes. They subscribe before: the engine starts sources first."""
