@@ -244,7 +244,7 @@ class Engine:
         done = {transaction.done for transaction in self.transactions}
         if done:
             await asyncio.wait(done)
-        return not any(future.cancelled() for future in done)
+        return not any(future.cancelled() or future.exception() for future in done)
 
     def _run_plan(self, source: str, msgs: list[Msg], transaction: Transaction) -> None:
         inputs: dict[str, list[Msg]] = {}

@@ -42,6 +42,9 @@ class NetworkSink(Sink):
         """
         return msg.topic, encode_payload(msg.payload)
 
+    def forget(self, msgs: list[Msg]) -> None:
+        """A batch that `write` did not get through is safe on disk: this list will not be written again."""
+
     def trouble(self) -> str:
         """Why the far side may not answer, as far as the sink knows now; empty: it does not."""
         return ""

@@ -50,6 +50,11 @@ class Transaction:
         if self.open_writes == 0 and not self.done.done():
             self.done.set_result(None)
 
+    def fail(self, error: Exception) -> None:
+        """Its source is to send it again."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
 
 @dataclass(eq=False)
 class _Write:
@@ -102,14 +107,25 @@ class SinkQueue:
                 continue
             write = self._take()
             started = time.perf_counter()
-            await self._write(write)
+            failure: Exception | None = None
+            try:
+                await self._write(write)
+            except Exception as error:  # unforeseen: without this the queue would stand still, unseen
+                log.exception("%s: a write of %d messages failed", self.sink.label, len(write.msgs))
+                failure = error
             self.stats.busy_s += time.perf_counter() - started
-            self.stats.waiting -= len(write.msgs)
-            for transaction in write.transactions:
-                transaction.waiting_for[self.sink.id] -= 1
-                transaction.settle()
+            self._settle(write, failure)
         # at once, not when the task's callbacks run: who was just settled may put the next batch before those
         self._draining = False
+
+    def _settle(self, write: _Write, failure: Exception | None) -> None:
+        self.stats.waiting -= len(write.msgs)
+        for transaction in write.transactions:
+            transaction.waiting_for[self.sink.id] -= 1
+            if failure is None:
+                transaction.settle()
+            else:
+                transaction.fail(failure)
 
     def _take(self) -> _Write:
         msgs, first = self.waiting.popleft()

@@ -20,7 +20,7 @@ import msgspec
 from voltflow.message import Key, Msg
 from voltflow.network_sink import REPLAYED, NetworkSink
 from voltflow.node import SinkUnavailable
-from voltflow.sink_queue import NodeStats, Refuse, SinkQueue
+from voltflow.sink_queue import NodeStats, Refuse, SinkQueue, _Write
 from voltflow.spool import Backlog, Chunk, Record, Spool, SpoolFull
 from voltflow.topics import parse
 
@@ -41,11 +41,17 @@ class SpoolingQueue(SinkQueue):
     def __init__(self, sink: NetworkSink, stats: NodeStats, refuse: Refuse, spool: Spool) -> None:
         super().__init__(sink, stats, refuse)
         self.spool = spool
-        self.disk_error = ""
-        """Why the spool takes nothing, while that is so."""
+        self._append_error = self._read_error = ""
         self._pace = _Pace(sink.drainShare)
         self._has_backlog = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._undecided: dict[int, asyncio.Event] = {}
+        """By the id of a write's list, in their order: set when it is known that it goes to disk, or that it does not."""
+
+    @property
+    def disk_error(self) -> str:
+        """Why the spool takes nothing or gives nothing, while that is so."""
+        return self._append_error or self._read_error
 
     async def open(self) -> None:
         """Find what an earlier run left, and begin to deliver it."""
@@ -63,6 +69,13 @@ class SpoolingQueue(SinkQueue):
 
     # -- what is new ------------------------------------------------------------------------------------------------
 
+    async def _write(self, write: _Write) -> None:
+        self._undecided[id(write.msgs)] = asyncio.Event()
+        try:
+            await super()._write(write)
+        finally:
+            self._decide(write.msgs)
+
     async def _attempt(self, msgs: list[Msg]) -> Exception | None:
         if not self.circuit.closed:
             return SinkUnavailable(self.circuit.reason)
@@ -70,7 +83,10 @@ class SpoolingQueue(SinkQueue):
 
     async def _try_again(self, msgs: list[Msg]) -> Exception | None:
         """For a batch that the spool does not take either: it alone finds out whether the far side is back."""
-        return await self._write_within(msgs, self.sink.spoolAfter)
+        error = await self._write_within(msgs, self.sink.spoolAfter)
+        if not isinstance(error, SinkUnavailable):
+            self._note_append("")  # whatever the disk is like: nothing waits for it any more
+        return error
 
     async def _write_within(self, msgs: list[Msg], limit_s: float) -> Exception | None:
         """One write of the sink; giving it up withdraws what the sink has not sent yet."""
@@ -92,22 +108,42 @@ class SpoolingQueue(SinkQueue):
         if self.circuit.closed:
             self.circuit.failed(str(error))
         unfit: list[tuple[Msg, str]] = []
+        records = list(self._records(msgs, unfit))
+        await self._older_decided(msgs)
+        self._decide(msgs)  # the call below puts it in line before anything else runs
         try:
-            await self.spool.append(list(self._records(msgs, unfit)))
+            await self.spool.append(records)
         except SpoolFull as full:
-            if self.disk_error != str(full):
-                log.error(  # noqa: TRY400 - the message says it all
-"%s: %s; nothing more is acknowledged until the far side or the spool takes it",
-                          self.sink.label, full)  # fmt: skip
-            self.disk_error = str(full)
+            self._note_append(str(full))
             return False
-        if self.disk_error:
-            log.info("%s: the spool takes messages again", self.sink.label)
-            self.disk_error = ""
+        except Exception as odd:
+            log.exception("%s: the spool fails", self.sink.label)
+            self._note_append(f"the spool fails: {odd!r}")
+            return False
+        self._note_append("")
+        self.sink.forget(msgs)
         self._note_backlog()
         if unfit:
             await self._refuse(unfit)
         return True
+
+    async def _older_decided(self, msgs: list[Msg]) -> None:
+        """Batches that went out before the circuit opened wait for their own deadlines: on disk they come first."""
+        while id(msgs) in self._undecided and (oldest := next(iter(self._undecided))) != id(msgs):
+            await self._undecided[oldest].wait()
+
+    def _decide(self, msgs: list[Msg]) -> None:
+        if decided := self._undecided.pop(id(msgs), None):
+            decided.set()
+
+    def _note_append(self, error: str) -> None:
+        """Said when it becomes something else."""
+        if error and error != self._append_error:
+            log.error("%s: %s; nothing more is acknowledged until the far side or the spool takes it",
+                      self.sink.label, error)  # fmt: skip
+        elif self._append_error and not error:
+            log.info("%s: nothing waits for room in the spool any more", self.sink.label)
+        self._append_error = error
 
     def _records(self, msgs: list[Msg], unfit: list[tuple[Msg, str]]) -> Iterable[Record]:
         for msg in msgs:
@@ -132,14 +168,15 @@ class SpoolingQueue(SinkQueue):
             await self._has_backlog.wait()
             try:
                 chunk = await self.spool.read(self._pace.size)
+                self._read_error = ""
                 if chunk is None:
                     self._note_backlog()
                     await asyncio.sleep(0 if not self._has_backlog.is_set() else 1.0)
                     continue
                 await self._deliver(chunk)
-            except OSError as error:
+            except Exception as error:  # without this task the backlog would wait for ever, unseen
                 log.exception("%s: the spool cannot be read", self.sink.label)
-                self.disk_error = str(error)
+                self._read_error = f"the spool cannot be read: {error!r}"
                 await asyncio.sleep(self.circuit.backoff.next_s())
 
     async def _deliver(self, chunk: Chunk) -> None:
@@ -201,7 +238,7 @@ def _marked(payload: bytes) -> bytes:
     """The payload with `replay: true` where it is a JSON object with a schema; other bytes are no business of ours."""
     try:
         decoded = _decode(payload)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, nested without end
         return payload
     if not isinstance(decoded, dict) or "schema" not in decoded:
         return payload

@@ -86,7 +86,7 @@ def _decoded(record: Record) -> _Twin | None:
         if place is not None and place.kind == topics.TWIN.kind:
             return _decode_twin(record.payload)
         return _Twin(_decode_telemetry(record.payload))
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # bytes of any kind: no JSON, no UTF-8, nested without end
         return None
 
 

@@ -77,6 +77,9 @@ class DeadLetter(DeadLetterSink, NetworkSink):
     def to_spool(self, msg: Msg) -> tuple[str, bytes] | None:
         return self._item(msg)
 
+    def forget(self, msgs: list[Msg]) -> None:
+        self._publisher.forget(msgs)
+
     def trouble(self) -> str:
         return link_trouble(self._link)
 

@@ -74,6 +74,9 @@ class MqttOut(NetworkSink):
     def to_spool(self, msg: Msg) -> Item:
         return self._item(msg)
 
+    def forget(self, msgs: list[Msg]) -> None:
+        self._publisher.forget(msgs)
+
     def trouble(self) -> str:
         return link_trouble(self._link)
 
@@ -152,6 +155,10 @@ class Publisher:
         if write.refused:
             raise Rejected(write.refused)
         return write.published
+
+    def forget(self, msgs: list[Msg]) -> None:
+        """This list will not be written again."""
+        self._unheard.pop(id(msgs), None)
 
     def _prepare(self, msgs: list[Msg]) -> _Write:
         write = _Write(msgs)

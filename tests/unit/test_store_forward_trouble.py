@@ -1,0 +1,138 @@
+"""A network sink with a spool when something is odd: order, bytes that are no text, errors nobody foresaw, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows import raw, running, until
+from tests.unit.test_store_forward import KINDS, Far, fast, lab_of, queue_of, run, twin
+from voltflow.message import Msg
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_backlog_keeps_the_order_of_what_was_under_way_when_the_outage_began(
+    kind: str, tmp_path: Path
+) -> None:
+    """Batches under way wait for their own deadlines; what comes meanwhile must not go to disk before them."""
+
+    async def scenario() -> None:
+        async with lab_of(kind, tmp_path, spoolAfter=0.3) as lab:
+            far = Far("silent")
+            fast(lab, far)
+            fed = []
+            for i in range(20):
+                fed.append(lab["s"].feed([twin(i)]))
+                await asyncio.sleep(0.02)
+            await asyncio.gather(*fed)
+            far.become("up")
+            await until(lambda: not queue_of(lab).spool.backlog.messages, "an empty spool")
+            assert far.seqs(replayed=True) == sorted(far.seqs(replayed=True))
+            assert sorted(far.seqs()) == list(range(20))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b'{"schema":"x","text":"\xff"}', id="no UTF-8"),
+        pytest.param(b"[" * 100_000, id="nested too deep"),
+    ],
+)
+@pytest.mark.parametrize("topic", ["plant/7/door", "ev/v1/f/p/telemetry"])
+def test_bytes_that_are_no_json_come_out_as_they_went_in(payload: bytes, topic: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with lab_of("network sink", tmp_path) as lab:
+            far = Far("away")
+            fast(lab, far)
+            await lab["s"].feed([Msg(topic, payload)])
+            far.become("up")
+            await until(lambda: not queue_of(lab).spool.backlog.messages, "an empty spool")
+            assert [msg.payload for msg in far.taken] == [payload]
+
+    run(scenario)
+
+
+def test_the_backlog_goes_on_after_an_error_nobody_foresaw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with lab_of("network sink", tmp_path) as lab:
+            far = Far("away")
+            fast(lab, far)
+            spool = queue_of(lab).spool
+            read, failures = spool.read, iter([RuntimeError("odd"), OSError(5, "Input/output error")])
+
+            async def odd(*args: Any) -> Any:
+                if error := next(failures, None):
+                    raise error
+                return await read(*args)
+
+            monkeypatch.setattr(spool, "read", odd)
+            await lab["s"].feed([twin(i) for i in range(3)])
+            await until(lambda: "Input/output error" in queue_of(lab).disk_error, "the error is said")
+            far.become("up")
+            await until(lambda: not spool.backlog.messages, "an empty spool")
+            assert far.seqs() == [0, 1, 2]
+            assert queue_of(lab).disk_error == ""
+        assert "the spool cannot be read" in caplog.text
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_that_the_spool_fails_on_holds_the_flow_until_the_far_side_takes_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that is no full disk: the queue goes on all the same, and says what is the matter."""
+
+    async def scenario() -> None:
+        async with lab_of(kind, tmp_path) as lab:
+            far = Far("away")
+            fast(lab, far)
+
+            async def odd(*args: Any) -> None:
+                raise RuntimeError("odd")
+
+            monkeypatch.setattr(queue_of(lab).spool, "append", odd)
+            fed = lab["s"].feed([twin(0)])
+            await until(lambda: "odd" in queue_of(lab).disk_error, "the error is said")
+            assert not fed.done()
+            far.become("up")
+            await fed
+            await lab["s"].feed([twin(1)])
+            assert far.seqs() == [0, 1]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("kind", ["sink", "pipelined sink"])
+def test_a_queue_that_fails_fails_its_batch_and_goes_on(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that nothing waits for any more would never be sent again, and a queue whose task is gone takes none."""
+
+    async def scenario() -> None:
+        async with running(raw("s", "source", ["k"]), raw("k", kind)) as lab:
+
+            async def odd(*args: Any) -> None:
+                raise RuntimeError("odd")
+
+            async def refuses(msgs: list[Msg]) -> None:
+                raise ValueError("bad")
+
+            queue = lab.engine._queues["k"]
+            lab["k"].write_ = refuses
+            monkeypatch.setattr(queue, "_refuse_messages", odd)
+            with pytest.raises(RuntimeError, match="odd"):
+                await asyncio.wait_for(lab.feed("s", 1), 2)
+            lab["k"].write_ = None
+            await asyncio.wait_for(lab.feed("s", 2), 2)
+            assert lab["k"].payloads() == [2]
+            assert not lab.engine.transactions
+
+    run(scenario)
