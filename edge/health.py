@@ -186,6 +186,9 @@ def _sinks(engine: Engine) -> Iterator[Reason]:
             continue
         stats, circuit = engine.stats[node_id], engine.circuit(node_id)
         yield Reason("sink_waiting", f"{wired.node.label}: {stats.waiting} messages wait: {circuit.reason}")
+    for name, size_bytes in engine.spools.orphans.items():
+        text = f"spool/{name} in state_dir holds {size_bytes / 1e6:.1f} MB that no sink of the flow delivers any more"
+        yield Reason("spool_orphaned", f"{text}: give a sink that id and a spool, or delete the folder")
     for queue in engine.spools.queues:
         backlog = queue.spool.backlog
         if queue.disk_error:

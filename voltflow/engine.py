@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from voltflow.circuit import Circuit
+from voltflow.clock import receive_clock
 from voltflow.flow import Flow, Wired
 from voltflow.message import Msg
 from voltflow.network_sink import NetworkSink
@@ -37,7 +38,7 @@ from voltflow.node import (
 )
 from voltflow.sink_queue import NodeStats, SinkQueue, Transaction
 from voltflow.spool import Spool, SpoolOptions
-from voltflow.store_forward import SpoolingQueue, SpoolRegistry
+from voltflow.store_forward import SpoolingQueue, SpoolRegistry, folder_name, spools_folder
 
 __all__ = ["Engine", "NodeStats"]
 
@@ -109,14 +110,14 @@ class Engine:
         if not isinstance(sink, NetworkSink) or not sink.spool:
             return SinkQueue(sink, stats, self._refuse)
         options = SpoolOptions(
-            folder=self._state_dir / "spool" / sink.id,
+            folder=spools_folder(self._state_dir) / folder_name(sink.id),
             telemetry_bytes=round(sink.spoolMaxMb * 1e6),
             telemetry_age_s=sink.spoolMaxAgeH * 3600,
             protected_bytes=round(sink.spoolProtectedMb * 1e6),
             segment_bytes=int(min(max(sink.spoolMaxMb * 1e6 / 50, 2**14), 2**22)),
             gateway=self._gateway,
         )
-        return SpoolingQueue(sink, stats, self._refuse, Spool(options))
+        return SpoolingQueue(sink, stats, self._refuse, Spool(options, now_ms=receive_clock.now_ms))
 
     def circuit(self, node_id: str) -> Circuit:
         """Whether a sink's far side takes batches, and why not."""
@@ -136,6 +137,7 @@ class Engine:
                 self._started.append(node)
             for spooling in self.spools.queues:
                 await spooling.open()
+            await self.spools.look_for_orphans(spools_folder(self._state_dir))
             watchdog.start()
             await self._run_sources(stop)
         finally:

@@ -39,7 +39,7 @@ class Disk:
 
     def create(self, path: Path) -> int:
         """The descriptor of a new file; that it exists is safe only after `sync_folder`."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
         """All of the data; a short write goes on, so that the reason of the shortness is raised."""

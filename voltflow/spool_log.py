@@ -68,7 +68,7 @@ class Log:
 
     def open(self) -> None:
         """Finds what is there. Damage is not an error; only a folder that cannot be made or listed is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self.folder.glob("*.tmp"):
             with suppress(OSError):
                 leftover.unlink()

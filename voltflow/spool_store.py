@@ -14,6 +14,7 @@ from zlib import crc32
 import msgspec
 
 from voltflow import topics
+from voltflow.folder_lock import FolderLock
 from voltflow.message import now_ms
 from voltflow.spool_disk import Disk, SpoolCounters
 from voltflow.spool_drain import Drain, Position
@@ -93,13 +94,16 @@ class SpoolStore:
             self.drains[TELEMETRY], options.telemetry_bytes, options.telemetry_age_s, self.counters
         )
         self._under_way: Chunk | None = None
+        self._lock = FolderLock(options.folder, "state_dir")
         self._cursor_file = options.folder / "cursor"
         self._cursor_written, self._cursor_at_s = b"", 0.0
 
     # Start and end
 
     def open(self) -> None:
-        """Reads what is there; raises OSError only where a folder cannot be made or listed."""
+        """Reads what is there; raises OSError only where a folder cannot be made or listed, or another program has it."""
+        self.options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock.take()
         positions = _read_cursor(self._cursor_file)
         for name in CLASSES:
             the_log, position = self.logs[name], positions.get(name, Position())
@@ -117,6 +121,7 @@ class SpoolStore:
         for the_log in self.logs.values():
             the_log.seal()
         self._write_cursor()
+        self._lock.release()
 
     def backlog(self) -> Backlog:
         """What waits; costs the same however much that is."""

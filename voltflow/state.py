@@ -16,6 +16,7 @@ did not end cleanly, and says so where it matters, instead of taking the old sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from voltflow import state_file
 from voltflow.clock import receive_clock
+from voltflow.folder_lock import FolderLock
 from voltflow.state_file import StateFile
 
 __all__ = ["Restored", "StateCounters", "StateStore"]
@@ -109,6 +111,7 @@ class StateStore:
     _urgency: list[int] = field(default_factory=list, init=False)
     _stretch_said: bool = field(default=False, init=False)
     _writing: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _lock: FolderLock | None = field(default=None, init=False)
 
     def register(
         self,
@@ -143,7 +146,9 @@ class StateStore:
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> Restored | None:
-        """Give the parts what is kept and clear the mark of a clean end, durably; None where nothing is kept."""
+        """Give the parts what is kept and clear the mark of a clean end, durably; None where nothing is kept. Raises
+        FolderInUse where another program keeps its state there."""
+        self._take_folder()
         found = await asyncio.to_thread(state_file.read, self.folder)
         self._taken_s, self._urgency = time.monotonic(), self._ask_urgency()
         if found is None:
@@ -155,6 +160,13 @@ class StateStore:
         failed = self._restore(state)
         await asyncio.to_thread(self._leave_start, clean, failed)
         return Restored(clean, age_s, failed)
+
+    def _take_folder(self) -> None:
+        """Until the end, of this or of the process."""
+        with contextlib.suppress(OSError):  # where it cannot be made the first write says so
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.folder, "state_dir")
+        self._lock.take()
 
     def _restore(self, state: StateFile) -> tuple[str, ...]:
         failed = []
@@ -199,6 +211,8 @@ class StateStore:
         """Write the last copy and mark it as that of a clean end: nothing may be under way any more."""
         if (copy := self._take()) is not None:
             await asyncio.to_thread(self._keep, copy, clean=True)
+        if self._lock is not None:
+            self._lock.release()
 
     async def _wait_until_due(self) -> None:
         while (waited_s := time.monotonic() - self._taken_s) < self.effective_period_s:

@@ -115,7 +115,9 @@ def write(folder: Path, data: bytes, *, clean: bool) -> None:
     temporary = folder / _TEMPORARY
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

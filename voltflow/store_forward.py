@@ -12,8 +12,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -250,15 +253,54 @@ class SpoolRegistry:
 
     def __init__(self, queues: Iterable[SinkQueue]) -> None:
         self.queues = [queue for queue in queues if isinstance(queue, SpoolingQueue)]
+        self.orphans: dict[str, int] = {}
+        """Bytes of messages in spools that no sink of the flow has any more, by the folder's name."""
 
     @property
     def backlog_messages(self) -> int:
         """Messages that wait in any spool."""
         return sum(queue.spool.backlog.messages for queue in self.queues)
 
+    async def look_for_orphans(self, folder: Path) -> None:
+        """Find the spools of sinks that were removed from the flow, or whose option was switched off."""
+        used = {folder_name(queue.sink.id) for queue in self.queues}
+        found = await asyncio.to_thread(_sizes, folder)
+        self.orphans = {name: size for name, size in found.items() if size and name not in used}
+        for name, size_bytes in self.orphans.items():
+            log.error(
+                "%s holds %d bytes of messages, but no sink of the flow with this id has a spool: they are not"
+                " delivered. To deliver them give a sink the id %r and the option spool, to give them up delete the folder",
+                folder / name, size_bytes, unquote(name),
+            )  # fmt: skip
+
     def describe(self) -> dict[str, dict[str, Any]]:
         """By the sink's node id: what waits, what was lost, and why the spool takes nothing where that is so."""
         return {queue.sink.id: _described(queue, queue.spool.backlog) for queue in self.queues}
+
+
+def spools_folder(state_dir: Path) -> Path:
+    """Where the spools of a flow are, each in a folder of its own."""
+    return state_dir / "spool"
+
+
+def folder_name(node_id: str) -> str:
+    """Of a sink's spool: the id, whatever is in it.
+
+    >>> folder_name("8b2c7e7d.74d38"), folder_name("../../etc")
+    ('8b2c7e7d.74d38', '%2E.%2F..%2Fetc')
+    """
+    name = quote(node_id, safe="")
+    return f"%2E{name[1:]}" if name.startswith(".") else name
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of messages in each spool of a folder."""
+    found: dict[str, int] = {}
+    for path in folder.glob("*/*/*.seg"):
+        name = path.relative_to(folder).parts[0]
+        with suppress(OSError):
+            found[name] = found.get(name, 0) + path.stat().st_size
+    return found
 
 
 def _described(queue: SpoolingQueue, backlog: Backlog) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _write(store: StateStore) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
 
 
 # -- the file -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,5 +135,59 @@ def test_a_queue_that_fails_fails_its_batch_and_goes_on(kind: str, monkeypatch: 
             await asyncio.wait_for(lab.feed("s", 2), 2)
             assert lab["k"].payloads() == [2]
             assert not lab.engine.transactions
+
+    run(scenario)
+
+
+def test_a_spool_without_its_sink_is_named_at_each_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The flow was changed during an outage: nobody would deliver what waits, and nobody would know."""
+
+    async def scenario() -> None:
+        async with lab_of("network sink", tmp_path) as lab:
+            fast(lab, Far("away"))
+            await lab["s"].feed([twin(i) for i in range(3)])
+        plain = raw("s", "source", ["k"]), raw("k", "network sink")
+        async with running(*plain, state_dir=tmp_path) as lab:
+            assert list(lab.engine.spools.orphans) == ["k"]
+            assert lab.engine.spools.orphans["k"] > 0
+        assert "are not delivered. To deliver them give a sink the id 'k' and the option spool" in caplog.text
+        async with lab_of("network sink", tmp_path) as lab:
+            assert lab.engine.spools.orphans == {}
+            await until(lambda: len(lab["k"].safe()) == 3, "what waited")
+
+    run(scenario)
+
+
+def test_the_wall_clock_that_jumps_ages_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day behind a wrong time server must not empty the spool of a gateway."""
+
+    async def scenario() -> None:
+        async with lab_of("network sink", tmp_path, spoolMaxAgeH=1) as lab:
+            far = Far("away")
+            fast(lab, far)
+            await lab["s"].feed([twin(0)])
+            later_ns = time.time_ns() + 86_400 * 10**9
+            monkeypatch.setattr(time, "time_ns", lambda: later_ns)
+            await lab["s"].feed([twin(1)])
+            await lab["s"].feed([twin(2)])
+            far.become("up")
+            await until(lambda: not queue_of(lab).spool.backlog.messages, "an empty spool")
+            assert far.seqs() == [0, 1, 2]
+
+    run(scenario)
+
+
+def test_what_waits_on_disk_is_for_the_eyes_of_its_user_only(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with lab_of("network sink", tmp_path) as lab:
+            fast(lab, Far("away"))
+            await lab["s"].feed([twin(0), twin(0, kind="alert")])
+        folder = tmp_path / "spool" / "k"
+        modes = {str(path.relative_to(folder)): path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+        assert {mode for name, mode in modes.items() if (folder / name).is_file()} == {0o600}, modes
+        assert {mode for name, mode in modes.items() if (folder / name).is_dir()} == {0o700}, modes
+        assert folder.stat().st_mode & 0o777 == 0o700
 
     run(scenario)
