@@ -237,12 +237,14 @@ def rows(dsn: str) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 3])
-def test_bridges_of_a_group_one_killed_under_load_one_row_each(
-    own: Any, database: str, mosquitto: servers.Mosquitto, tmp_path: Path, count: int
+@pytest.mark.parametrize(
+    ("count", "trouble"), [(1, "kill"), (4, "kill"), (2, "pause")], ids=["one", "four", "one_of_two_frozen"]
+)
+def test_bridges_of_a_group_one_gone_under_load_one_row_each(
+    own: Any, database: str, mosquitto: servers.Mosquitto, tmp_path: Path, count: int, trouble: str
 ) -> None:
-    """1 to 3 bridges read what `kafka out` sends; one is killed under load, and the others (or itself, started again)
-    take over: one row of each message."""
+    """Bridges read what `kafka out` sends; one is killed or frozen under load, and the others (or itself, started
+    again) take over: one row of each message. The frozen one wakes up when its part is another's."""
     broker = own(servers.Kafka())
     packs = [f"SIM{number:06d}" for number in range(10)]
 
@@ -251,7 +253,7 @@ def test_bridges_of_a_group_one_killed_under_load_one_row_each(
             await sink.write([twin(seq, pack) for seq in range(at, at + 50) for pack in packs])
             if at == 200:
                 await asyncio.to_thread(wait_until, lambda: len(rows(database)) > 500, "some rows", 60)
-                readers[0].kill()
+                getattr(readers[0], trouble)()
                 if count == 1:
                     readers[0].launch()
 
@@ -262,13 +264,19 @@ def test_bridges_of_a_group_one_killed_under_load_one_row_each(
     run_sink(KafkaOut(bootstrap=broker.bootstrap), produce)
     wait_until(lambda: len(rows(database)) >= 6000, "all rows", 90, 0.5)
     assert rows(database) == [*range(600)] * 10
+    if trouble == "pause":
+        readers[0].resume()
+        run_sink(KafkaOut(bootstrap=broker.bootstrap), first_batch(*(twin(600, pack) for pack in packs)))
+        wait_until(lambda: len(rows(database)) >= 6010, "the rows after that", 60, 0.5)
+        assert rows(database) == [*range(601)] * 10
+        readers[0].stop()
     for reader in readers[1:]:
         reader.stop()
         assert reader.exit_code == 0
 
 
-def first_batch(msg: Msg) -> Callable[[KafkaOut], Awaitable[None]]:
+def first_batch(*msgs: Msg) -> Callable[[KafkaOut], Awaitable[None]]:
     async def use(sink: KafkaOut) -> None:
-        await sink.write([msg])
+        await sink.write(list(msgs))
 
     return use

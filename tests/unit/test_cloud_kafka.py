@@ -40,6 +40,10 @@ def test_client_options_encrypted_with_login() -> None:
     )
 
 
+def test_password_does_not_show_in_a_log() -> None:
+    assert "hush-hush" not in repr(KafkaOut(bootstrap="a:1", password="hush-hush"))
+
+
 def test_settings_that_cannot_be_name_the_property(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='property "user" is empty: security = sasl_ssl needs a user'):
         KafkaOut(bootstrap="a:1", security="sasl_ssl")
