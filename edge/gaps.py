@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from voltflow.sequence import Boot, Hole, Sequence
 from voltflow.telemetry import ReplayCommand
@@ -24,12 +25,20 @@ RING_MESSAGES = 100_000
 @dataclass
 class Gaps:
     """The rules, and what was done by them. `ask_after_s`: the grace; `max_ask`: messages of a pack under way at once;
-    `attempts`: requests for the same ones at most. `events` counts messages, but `request` counts requests."""
+    `attempts`: requests for the same ones at most; `fleet_ask`: messages of all packs asked for in a second, so that the
+    answers of a whole fleet that was cut off come beside what is new, not instead of it. `events` counts messages, but
+    `request` counts requests."""
 
     ask_after_s: float = 2.0
     max_ask: int = 1000
     attempts: int = 8
+    fleet_ask: int = 2000
     events: Counter[str] = field(default_factory=Counter)
+
+    # state
+    _left: float = inf
+    """Messages that may be asked for now."""
+    _left_at_s: float = 0.0
 
     def begin(self, sequence: Sequence, now_s: float) -> None:
         """Begin the grace of holes that are new, or of which a part has just come. `now_s` is monotonic."""
@@ -42,9 +51,8 @@ class Gaps:
         """What to ask the device for now."""
         for boot in sequence.boots:
             self._clean(boot, now_s)
-        room = self.max_ask - sum(
-            hole.size for hole in sequence.open_holes() if hole.tries and hole.due_s > now_s
-        )
+        under_way = sum(hole.size for hole in sequence.open_holes() if hole.tries and hole.due_s > now_s)
+        room = min(self.max_ask - under_way, self._fleet_room(now_s))
         commands: list[ReplayCommand] = []
         for boot in sequence.boots:
             for hole in self._waiting(boot, now_s):
@@ -52,8 +60,15 @@ class Gaps:
                     return commands
                 self._cut(boot, hole, room)
                 room -= hole.size
+                self._left -= hole.size
                 commands.append(self._ask(boot, hole, now_s))
         return commands
+
+    def _fleet_room(self, now_s: float) -> int:
+        most = max(self.fleet_ask, self.max_ask)
+        self._left = min(most, self._left + (now_s - self._left_at_s) * self.fleet_ask)
+        self._left_at_s = now_s
+        return int(self._left)
 
     def next_s(self, sequence: Sequence, now_s: float) -> float | None:
         """When to look again; None when nothing is missing that could be asked for."""

@@ -35,7 +35,12 @@ class SessionMemory:
     def remember(self, filters: set[str]) -> None:
         if self._path is None or self.filters() == filters:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(sorted(filters)))
-        temporary.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(sorted(filters)))
+            temporary.replace(self._path)
+        except OSError as error:  # a full disk is no reason to be without a broker
+            log.warning(
+                "cannot write %s, subscriptions of this run may not be dropped later: %s", self._path, error
+            )

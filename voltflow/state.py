@@ -198,14 +198,18 @@ class StateStore:
         """Take and write copies until cancelled. `settled` returns when nothing that is under way at its call is any
         more, and whether all of it is safe. Copies follow one another, so an older one never replaces a newer one."""
         while True:
-            await self._wait_until_due()
-            copy = self._take()
-            if copy is None:
-                continue
-            if await settled():
-                await asyncio.to_thread(self._keep, copy, clean=False)
-            else:  # its messages come again, so the copy is worth nothing
-                self.counters.discarded += 1
+            try:
+                await self._wait_until_due()
+                copy = self._take()
+                if copy is None:
+                    continue
+                if await settled():
+                    await asyncio.to_thread(self._keep, copy, clean=False)
+                else:  # its messages come again, so the copy is worth nothing
+                    self.counters.discarded += 1
+            except Exception as error:  # noqa: BLE001 - without this task no state would be written any more, unseen
+                self._failed(error)
+                await asyncio.sleep(URGENT_LOOK_S)
 
     async def close(self) -> None:
         """Write the last copy and mark it as that of a clean end: nothing may be under way any more."""

@@ -22,19 +22,22 @@ class Downlink(Transform):
 
     Only `cmd` and `telemetry` of a pack pass (requests for lost messages, repaired dead letters); anything else fails and
     becomes a dead letter. While a spool of this gateway has a backlog, `cmd` messages are dropped and counted: what the
-    cloud misses is then most likely there, and what it still misses later it asks for again.
+    cloud misses is then most likely there, and what it still misses later it asks for again. A message that the broker
+    had retained is dropped and counted: it would come again with each connection.
     """
 
     # state
     passed: int = 0
     held_back: int = 0
+    retained: int = 0
 
     async def start(self, ctx: Context) -> None:
         found = ctx.services.get(SpoolRegistry)
         self._spools = found if isinstance(found, SpoolRegistry) else None
 
     def process(self, msgs: list[Msg]) -> list[Msg]:
-        found = [_inner(msg) for msg in msgs]
+        found = [_inner(msg) for msg in msgs if not (msg.props and msg.props.get("retain"))]
+        self.retained += len(msgs) - len(found)
         if self._has_backlog():
             passed = [msg for kind, msg in found if kind != topics.CMD.kind]
             self.held_back += len(found) - len(passed)
@@ -47,7 +50,7 @@ class Downlink(Transform):
         return self._spools is not None and self._spools.backlog_messages > 0
 
     def status(self) -> dict[str, Any]:
-        return {"passed": self.passed, "held_back": self.held_back}
+        return {"passed": self.passed, "held_back": self.held_back, "retained": self.retained}
 
 
 def _inner(msg: Msg) -> tuple[str, Msg]:

@@ -49,13 +49,17 @@ class SequenceNode(Transform):
     max_ask: int = config(1000, help="missing messages of a pack asked for at once", low=1, high=100_000)
     attempts: int = config(8, help="requests for the same messages before they are given up", low=1, high=50)
 
+    fleet_ask: int = config(
+        2000, help="missing messages of all packs asked for in a second", low=1, high=1_000_000, advanced=True
+    )
+
     # state
     clock: Callable[[], float] = time.monotonic
 
     async def start(self, ctx: Context) -> None:
         self._store = ctx.service(TwinStore)
         self._events = self._store.sequence_events
-        self._gaps = Gaps(self.ask_after, self.max_ask, self.attempts, self._events)
+        self._gaps = Gaps(self.ask_after, self.max_ask, self.attempts, self.fleet_ask, self._events)
         self._twins: dict[str, PackTwin] = {}  # by topic
         self._watched: dict[int, _Watched] = {}  # by slot
         for twin in self._store.packs:

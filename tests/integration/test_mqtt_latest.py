@@ -6,6 +6,8 @@ import asyncio
 import subprocess
 from typing import Any
 
+import pytest
+
 from tests import servers
 from tests.conftest import Use
 from tests.flows import raw, running, until
@@ -56,5 +58,33 @@ def test_only_the_newest_state_of_each_device_is_published_when_the_broker_is_ba
             await lab["s"].feed([Msg("ev/v1/f/p0/state", b"99"), Msg("ev/v1/f/p1/state", b"100")])
             await until(lambda: lab["k"].published > published, "the one that is new", 30)
             assert lab["k"].published == published + 1
+
+    asyncio.run(scenario())
+
+
+def test_an_error_nobody_foresaw_costs_what_it_hit_only(
+    mosquitto: servers.Mosquitto, unique: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        nodes = [
+            raw("s", "source", ["k"]),
+            {"id": "k", "type": "mqtt latest", "broker": "b", "wires": []},
+            {"id": "b", "type": "mqtt-broker", "broker": "127.0.0.1", "port": mosquitto.port},
+        ]
+        async with running(*nodes, state_dir=tmp_path) as lab:
+            publisher = lab["k"]._publisher
+            write, errors = publisher.write, [RuntimeError("odd")]
+
+            async def odd(msgs: list[Msg]) -> int:
+                if errors:
+                    raise errors.pop()
+                count: int = await write(msgs)
+                return count
+
+            monkeypatch.setattr(publisher, "write", odd)
+            await lab["s"].feed([Msg(f"ev/v1/f/{unique}/state", b"1")])
+            await until(lambda: not errors, "the error")
+            await lab["s"].feed([Msg(f"ev/v1/f/{unique}/state", b"2")])
+            await until(lambda: lab["k"].published == 1, "the next one")
 
     asyncio.run(scenario())

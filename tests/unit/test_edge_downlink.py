@@ -81,7 +81,7 @@ def test_requests_wait_while_this_gateways_spool_has_what_the_cloud_misses(tmp_p
         assert chunk is not None
         await spool.delivered(chunk)
         assert len(built.process(both)) == 2
-        assert built.status() == {"passed": 5, "held_back": 1}
+        assert built.status() == {"passed": 5, "held_back": 1, "retained": 0}
         await spool.close()
 
     asyncio.run(scenario())
@@ -99,3 +99,11 @@ def test_states_are_forwarded_only_to_another_broker(uplink: str, forwarded: boo
     assert ("states" in built["validate"].targets[1]) == forwarded
     assert "sequence" in built["validate"].targets[1]
     assert env["VOLTFLOW_AGENT_DOWN_TOPIC"] == "gw/v1/gw1/down"
+
+
+def test_what_the_broker_had_retained_is_not_done_again_with_each_connection() -> None:
+    downlink = _started()
+    fresh = _down(CMD, b"{}")
+    kept = Msg(fresh.topic, fresh.payload, props={"retain": True})
+    assert len(downlink.process([kept, fresh])) == 1
+    assert downlink.status() == {"passed": 1, "held_back": 0, "retained": 1}

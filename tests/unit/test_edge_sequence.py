@@ -371,3 +371,23 @@ def test_numbers_that_begin_anew_within_a_boot_are_an_alert_and_no_duplicates() 
     bench.telemetry(100, ts_ms=newer_ms + 5)
     bench.telemetry(101, ts_ms=newer_ms + 5 + 10 * MINUTE_MS)
     assert bench.alerts[1:] == [("seq_back", "cleared")]
+
+
+def test_a_fleet_that_was_cut_off_is_asked_little_by_little() -> None:
+    """A broker that lost a minute of 100 packs: all answers at once would push out what is new."""
+    bench = Bench(fleet_ask=1000)
+
+    def heard(seq: int) -> int:
+        items = [(f"P{i}", _telemetry(seq).payload) for i in range(100)]
+        batch = [Msg(f"ev/v1/depot/{pack}/telemetry", item, Key(pack, 1, seq)) for pack, item in items]
+        requests = bench.node.process(batch)[1]
+        return sum(msg.payload.to - msg.payload.from_ + 1 for msg in requests)
+
+    heard(0)
+    heard(100)
+    asked = []
+    for second in range(30):
+        bench.later(1.0)
+        asked.append(heard(101 + second))
+    assert max(asked) <= 1000
+    assert sum(asked) >= 100 * 99

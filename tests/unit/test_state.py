@@ -399,3 +399,25 @@ def test_metrics_tell_age_period_cost_and_what_the_kernel_counts(tmp_path: Path)
         assert float(values["voltflow_disk_written_bytes_total"]) >= before
     assert json.loads((tmp_path / FILE).read_bytes().split(b"\n")[1])["number"] == 1
     assert servers.promtool_check_metrics(text) == ""
+
+
+def test_an_error_nobody_foresaw_is_said_and_the_next_copy_is_written(tmp_path: Path) -> None:
+    """The task that writes must not end unseen."""
+
+    async def scenario() -> None:
+        value = Value(b"one")
+        store = _store(tmp_path, value, period_s=0.01)
+        await store.open()
+        answers = iter([RuntimeError("odd")])
+
+        async def settled() -> bool:
+            if error := next(answers, None):
+                raise error
+            return True
+
+        async with _kept(store, settled):
+            await until(lambda: store.counters.writes, "a write")
+            assert store.counters.failures == 1
+            assert store.error == ""
+
+    asyncio.run(scenario())

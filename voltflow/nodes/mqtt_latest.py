@@ -34,7 +34,7 @@ class MqttLatest(Sink):
 
     async def start(self, ctx: Context) -> None:
         link = await ctx.config_node(self.broker, MqttBroker).open_sender()
-        self._publisher = Publisher(link, self._item, retain=True)
+        self._publisher = Publisher(link, self._item, retain=True, patient=False)
         self._waiting: dict[str, Msg] = {}
         self._last: dict[str, int] = {}
         """Hash of the payload published last, by topic."""
@@ -61,6 +61,9 @@ class MqttLatest(Sink):
                 log.warning("%s: refused: %s", self.label, error)
             except SinkUnavailable:
                 return  # closed
+            except Exception:  # without this task no state would get out any more, unseen
+                log.exception("%s: %d states cannot be published", self.label, len(msgs))
+                continue
             self._last.update((msg.topic, hash(encode_payload(msg.payload))) for msg in msgs)
 
     @staticmethod

@@ -28,7 +28,7 @@ class MqttOut(NetworkSink):
 
     A broker also confirms what nobody subscribes to, and throws it away. One that was restarted may have forgotten its
     subscribers: for a minute after a reconnect such a message is published again until it finds one, where there were
-    some before. With `needsSubscriber` such a message is not
+    some before, unless `patient` is off. With `needsSubscriber` such a message is not
     safe: it is published again until somebody subscribes, and the flow waits. Messages that are repeated keep their
     order among each other; one of a later batch that found a subscriber meanwhile is before them. It takes a broker
     of MQTT 5, which says so.
@@ -41,6 +41,11 @@ class MqttOut(NetworkSink):
     retain: bool = config(False, help="the broker keeps the last message of the topic")
     needsSubscriber: bool = config(
         False, help="not safe before somebody subscribes to it; for brokers that forget subscriptions"
+    )
+    patient: bool = config(
+        True,
+        help="for a minute after a reconnect what nobody subscribes to waits for a subscriber",
+        advanced=True,
     )
     broker: str = config(help="the broker", reference="mqtt-broker")
 
@@ -62,8 +67,9 @@ class MqttOut(NetworkSink):
     async def start(self, ctx: Context) -> None:
         self._link = link = await ctx.config_node(self.broker, MqttBroker).open_sender()
         self._publisher = Publisher(
-            link, self._item, qos=self.qos, retain=self.retain, needs_subscriber=self.needsSubscriber
-        )
+            link, self._item, qos=self.qos, retain=self.retain, needs_subscriber=self.needsSubscriber,
+            patient=self.patient and not self.retain,
+        )  # fmt: skip
 
     async def write(self, msgs: list[Msg]) -> None:
         await self._publisher.write(msgs)
@@ -114,11 +120,12 @@ class Publisher:
         qos: int = 1,
         retain: bool = False,
         needs_subscriber: bool = False,
+        patient: bool = True,
     ) -> None:
         self._link = link
         self._item = item
         self._how: dict[str, Any] = {
-            "qos": qos, "retain": retain, "needs_subscriber": needs_subscriber, "patient": not retain,
+            "qos": qos, "retain": retain, "needs_subscriber": needs_subscriber, "patient": patient,
         }  # fmt: skip
         self._unheard: dict[int, _Write] = {}
         """By the id of its list: the engine writes that list again after SinkUnavailable."""
