@@ -21,14 +21,31 @@ BACKUP = "yesterday"
 _TAKEN_OVER = "already connected, closing old connection"
 
 
-@fault("clock-step", "clock", lasts_s=(1.0, 3.0), needs="clock")
+@fault("clock-step", "clock", "agent", lasts_s=(1.0, 3.0), needs="clock")
 def clock_step(house: House, rng: random.Random) -> Iterator[str]:
-    """The gateway's clock is set wrongly and later right again."""
-    assert house.clock is not None
+    """The gateway's clock is set wrongly while it runs, and later right again."""
     step_s = rng.choice(CLOCK_STEPS_S)
-    house.clock.write_text(f"{step_s:+d}\n")
+    _set_clock(house, step_s)
     yield f"{step_s:+d} s"
-    house.clock.write_text("+0\n")
+    _set_clock(house, 0)
+
+
+@fault("start-in-the-past", "clock", "agent", lasts_s=(2.0, 4.0), needs="clock")
+def start_in_the_past(house: House, rng: random.Random) -> Iterator[str]:
+    """The gateway starts without a battery behind its clock; the time is found later."""
+    house["agent"].kill()
+    _set_clock(house, CLOCK_STEPS_S[-1])
+    house["agent"].launch()
+    yield f"started at {CLOCK_STEPS_S[-1]:+d} s"
+    _set_clock(house, 0)
+
+
+def _set_clock(house: House, off_s: int) -> None:
+    """Atomically: the agent reads the file at each look at its clock."""
+    assert house.clock is not None
+    new = house.clock.with_suffix(".new")
+    new.write_text(f"{off_s:+d}\n")
+    new.replace(house.clock)
 
 
 @fault("two-agents", "agent", "local-broker", "uplink-broker", lasts_s=(4.0, 6.0))
