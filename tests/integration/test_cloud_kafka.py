@@ -33,6 +33,7 @@ def consume(bootstrap: str, topic: str, count: int, *, distinct: bool = False) -
                 or (len(records) >= count and (not distinct or len(set(map(key_of, records))) >= count))
             ),
             f"{count} records",
+            60,  # after a kill tansu shows what it has stored only bit by bit
         )
     finally:
         consumer.close()
