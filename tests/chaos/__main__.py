@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--go-on", action="store_true", help="do not end at the first round that fails")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write FILE.json and FILE.md")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that networks and disks are taken down
     faults = [name for name in args.faults.split(",") if name]
     options = Options(args.rounds, args.seed, args.first, faults, args.keep, args.go_on)
     report = run(options, lambda text: print(text, flush=True))

@@ -7,15 +7,22 @@ last thing it yields. `FAULTS` has all of them by name.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.chaos.house import KEEPALIVE_S, House
+from tests.chaos.network import Link
+from tests.servers import wait_until
 
 Deed = Callable[[House, random.Random], Iterator[str]]
 FROZEN_S = (2.2 * KEEPALIVE_S, 3.0 * KEEPALIVE_S)
 """Longer than both sides of a connection wait for a sign of life."""
+
+PACKET_S = 5.0
+TELEMETRY_PATH = ("device", "devices-link", "local-broker", "agent", "uplink-link", "uplink-broker")
+"""What a fault takes for itself that needs telemetry to come: to fill a spool, to store a row that is then taken away."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +89,9 @@ def _cut(link: str) -> Deed:
         before = wire.counters.cut
         wire.cut()
         yield ""
-        cut = wire.counters.cut - before
+        count = _count(wire, "cut", before)
         wire.heal()
-        yield f"{cut} packets" if cut else ""
+        yield f"{count} packets" if count else ""
 
     return deed
 
@@ -95,11 +102,18 @@ def _impair(link: str, counter: str, **rules: float) -> Deed:
         before = getattr(wire.counters, counter)
         wire.impair(**rules)
         yield ""
-        count = getattr(wire.counters, counter) - before
+        count = _count(wire, counter, before)
         wire.heal()
         yield f"{count} packets" if count else ""
 
     return deed
+
+
+def _count(wire: Link, counter: str, before: int) -> int:
+    """How many packets the fault has met; where that is none yet, it goes on for a while."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: getattr(wire.counters, counter) > before, "a packet", PACKET_S, 0.05)
+    return int(getattr(wire.counters, counter)) - before
 
 
 def _narrow(link: str, rate_kbps: float) -> Deed:

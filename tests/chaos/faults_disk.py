@@ -10,12 +10,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.chaos.faults import fault
+from tests.chaos.faults import TELEMETRY_PATH, fault
 from tests.chaos.house import House
 from tests.servers import wait_until
 
-_TAKEN = ("agent", "uplink-link", "uplink-broker", "device", "devices-link", "local-broker")
-"""What a fault takes for itself that waits for something to be in the spool: telemetry has to come."""
 BACKLOG_S = 15.0
 """An agent whose uplink is gone has written something to its spool after so long, or it does not spool."""
 
@@ -51,7 +49,7 @@ def _wait_for_backlog(house: House, more_bytes: int = 20_000) -> None:
                    "the spool to grow", BACKLOG_S, 0.1)  # fmt: skip
 
 
-@fault("full-disk", *_TAKEN, lasts_s=(2.0, 4.0), needs="disk")
+@fault("full-disk", *TELEMETRY_PATH, lasts_s=(2.0, 4.0), needs="disk")
 def full_disk(house: House, rng: random.Random) -> Iterator[str]:
     """ENOSPC while the spool is needed; the room comes back before or after the uplink does."""
     disk, filler = _disk(house), _disk(house) / "filler"
@@ -79,7 +77,7 @@ def _fill(path: Path) -> int:
     return code
 
 
-@fault("read-only-disk", *_TAKEN, lasts_s=(2.0, 4.0), needs="disk")
+@fault("read-only-disk", *TELEMETRY_PATH, lasts_s=(2.0, 4.0), needs="disk")
 def read_only_disk(house: House, rng: random.Random) -> Iterator[str]:
     """The disk comes up read-only (as after a fault of an SD card), the agent with it; later it can be written again."""
     disk = _disk(house)
@@ -109,7 +107,7 @@ def _refusal(disk: Path) -> str:
     return ""
 
 
-@fault("torn-spool", *_TAKEN, lasts_s=(0.3, 1.0), needs="network")
+@fault("torn-spool", *TELEMETRY_PATH, lasts_s=(0.3, 1.0), needs="network")
 def torn_spool(house: House, rng: random.Random) -> Iterator[str]:
     """The agent dies in the middle of an append: behind the last record stands half of one, or what the disk held before."""
     with _uplink_away(house):
@@ -129,7 +127,7 @@ def torn_spool(house: House, rng: random.Random) -> Iterator[str]:
         yield f"{newest.name}: {len(tail)} bytes behind {size}"
 
 
-@fault("flipped-spool", *_TAKEN, lasts_s=(0.3, 1.0), needs="network")
+@fault("flipped-spool", *TELEMETRY_PATH, lasts_s=(0.3, 1.0), needs="network")
 def flipped_spool(house: House, rng: random.Random) -> Iterator[str]:
     """One bit of what waits in the spool is wrong."""
     with _uplink_away(house):
@@ -145,7 +143,7 @@ def flipped_spool(house: House, rng: random.Random) -> Iterator[str]:
         yield f"{segment.name}: bit {bit} of {len(data) * 8}"
 
 
-@fault("small-spool", *_TAKEN, lasts_s=(4.0, 6.0), needs="network")
+@fault("small-spool", *TELEMETRY_PATH, lasts_s=(4.0, 6.0), needs="network")
 def small_spool(house: House, rng: random.Random) -> Iterator[str]:
     """The uplink is away for longer than the spool's quota lasts: telemetry is thinned and dropped, each loss recorded."""
     usual, small = house.agent, house.make_agent(house.state_dir, spool_max_mb="1")

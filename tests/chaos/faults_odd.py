@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.faults import fault
+from tests.chaos.faults import TELEMETRY_PATH, fault
 from tests.chaos.house import DATABASE, House
 from tests.chaos.places import Member
 from tests.servers import wait_until
@@ -73,9 +73,7 @@ def _taken_over(house: House) -> int:
     return sum(house[name].log.count(_TAKEN_OVER) for name in ("local-broker", "uplink-broker"))
 
 
-@fault(
-    "yesterdays-database", "database", "bridge", "uplink-broker", "uplink-link", "agent", lasts_s=(2.0, 4.0)
-)
+@fault("yesterdays-database", "database", "bridge", "kafka", *TELEMETRY_PATH, lasts_s=(2.0, 4.0))
 def yesterdays_database(house: House, rng: random.Random) -> Iterator[str]:
     """The database fails and is restored from a backup: rows that were stored, and acknowledged, are gone."""
     with _administration(house) as cursor, _nobody_connected(cursor):
@@ -83,7 +81,7 @@ def yesterdays_database(house: House, rng: random.Random) -> Iterator[str]:
     kept = _rows(house, BACKUP)
     yield ""
     with contextlib.suppress(AssertionError):  # other faults may keep rows away: then there is no proof
-        wait_until(lambda: _rows(house, DATABASE) > kept, "a row after the backup", 5, 0.1)
+        wait_until(lambda: _rows(house, DATABASE) > kept, "a row after the backup", 15, 0.1)
     lost = _rows(house, DATABASE) - kept
     with _administration(house) as cursor, _nobody_connected(cursor):
         cursor.execute(f"ALTER DATABASE {DATABASE} RENAME TO gone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 import subprocess
 import time
@@ -89,24 +90,27 @@ class Runner:
     # -- trouble --------------------------------------------------------------------------------------------------------
 
     def _trouble(self, result: Result, acts: Sequence[Act], started: float) -> None:
-        """Begin and end each fault at its time."""
+        """Begin each fault at its time and end it when it has lasted; one that waits for something holds up the others."""
         running: dict[str, Iterator[str]] = {}
         records: dict[str, Fired] = {}
-        events = sorted([(act.at_s, 0, act) for act in acts] + [(act.until_s, 1, act) for act in acts],
-                        key=lambda event: event[:2])  # fmt: skip
+        events = [(act.at_s, number, act) for number, act in enumerate(acts)]
+        heapq.heapify(events)
         try:
-            for at_s, ends, act in events:
+            while events:
+                at_s, number, act = heapq.heappop(events)
                 time.sleep(max(0.0, started + at_s - time.monotonic()))
                 name, now_s = act.fault.name, time.monotonic() - started
-                if not ends:
+                if begins := name not in running:
                     running[name] = act.fault.deed(self.house, random.Random(act.seed))
                     records[name] = Fired(name, now_s, now_s)
                     result.faults.append(records[name])
                 for proof in running[name]:
                     records[name].proof = proof or records[name].proof
-                    if not ends:
+                    if begins:
                         break
                 records[name].until_s = time.monotonic() - started
+                if begins:
+                    heapq.heappush(events, (records[name].until_s + act.until_s - act.at_s, number, act))
         finally:
             for deed in running.values():
                 _undo(deed)

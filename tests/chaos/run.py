@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -40,7 +41,8 @@ class Options:
 
 def run(options: Options, say: Say) -> Report:
     """Play the rounds; ends at the first that fails unless `go_on` is set."""
-    folder = Path(tempfile.mkdtemp(prefix="voltflow-chaos-"))
+    _release_stale_disks()
+    folder = Path(tempfile.mkdtemp(prefix=f"{network.PREFIX}-{os.getpid()}-"))
     started = time.monotonic()
     report = Report(options.seed, options.rounds)
     try:
@@ -55,6 +57,14 @@ def run(options: Options, say: Say) -> Report:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return report
+
+
+def _release_stale_disks() -> None:
+    """Unmount what runs that were killed have left; their logs stay."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{network.PREFIX}-*-*"):
+        pid, spool = folder.name.split("-")[2], folder / "agent" / "spool"
+        if not Path(f"/proc/{pid}").exists() and spool.is_mount():
+            subprocess.run(["umount", "-l", str(spool)], check=False)
 
 
 def _plan(options: Options, folder: Path) -> Plan:
