@@ -37,20 +37,22 @@ class Account:
         messages = arrivals[arrivals["what"] <= REPLAYED]
         self.packs, self.published = packs, len(sends)
         self.sent_s = np.full(len(sends), np.nan)
-        self.sent_s[self._place(sends)] = sends["at_s"]
-        place = self._place(messages)
+        self.sent_s[self.place(sends)] = sends["at_s"]
+        place = self.place(messages)
         assert (place < self.published).all(), "something came that was never sent"
         self.copies = np.bincount(place, minlength=self.published)
         _, first = np.unique(place, return_index=True)
         self.firsts = messages[np.sort(first)]
         """The first arrival of each message, in the order they came."""
         self.first_s = np.full(self.published, np.nan)
-        self.first_s[self._place(self.firsts)] = self.firsts["at_s"]
+        self.first_s[self.place(self.firsts)] = self.firsts["at_s"]
         self.all_s = messages["at_s"]
-        self._explained = self._place(arrivals[(arrivals["what"] == DEAD) | (arrivals["what"] == LOST)])
+        self._explained = self.place(arrivals[(arrivals["what"] == DEAD) | (arrivals["what"] == LOST)])
 
-    def _place(self, records: np.ndarray) -> np.ndarray:
-        return records["seq"].astype(np.int64) * self.packs + records["pack"]
+    def place(self, records: np.ndarray) -> np.ndarray:
+        """Where the messages of records stand in the account."""
+        places: np.ndarray = records["seq"].astype(np.int64) * self.packs + records["pack"]
+        return places
 
     @property
     def lost(self) -> int:
@@ -72,11 +74,12 @@ class Account:
         """Messages whose first copy was marked as replayed."""
         return int((self.firsts["what"] == REPLAYED).sum())
 
-    def disordered(self, *, replayed: bool) -> int:
-        """Messages that came after a later one of the same pack; those marked as replayed among themselves, and the others
-        among themselves."""
-        chosen = self.firsts[(self.firsts["what"] == REPLAYED) == replayed]
-        return sum(_behind(chosen["seq"][chosen["pack"] == pack]) for pack in range(self.packs))
+    def disordered(self, what: int | None = None) -> int:
+        """Messages that came after a later one of the same pack; with `what` only among those of that kind."""
+        chosen = self.firsts if what is None else self.firsts[self.firsts["what"] == what]
+        by_pack = chosen[np.argsort(chosen["pack"], kind="stable")]
+        edges = np.flatnonzero(np.diff(by_pack["pack"])) + 1
+        return sum(_behind(part["seq"]) for part in np.split(by_pack, edges))
 
     def during(self, begin_s: float, end_s: float) -> int:
         """How much came between two times."""
@@ -95,7 +98,7 @@ class Account:
     def live_ms(self, begin_s: float, end_s: float) -> np.ndarray:
         """How long messages sent between two times took that came live."""
         live = self.firsts[self.firsts["what"] != REPLAYED]
-        sent_s = self.sent_s[self._place(live)]
+        sent_s = self.sent_s[self.place(live)]
         chosen = (sent_s >= begin_s) & (sent_s < end_s)
         return np.asarray((live["at_s"][chosen] - sent_s[chosen]) * 1000.0)
 

@@ -39,7 +39,8 @@ class Log:
 def read(path: Path, first: int = 0) -> np.ndarray:
     """The records from the given one on, without those of probes."""
     found = np.fromfile(path, RECORD, offset=first * RECORD.itemsize)
-    return found[found["pack"] != PROBE_PACK]
+    kept: np.ndarray = found[found["pack"] != PROBE_PACK]
+    return kept
 
 
 def count(path: Path) -> int:

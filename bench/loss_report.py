@@ -16,7 +16,7 @@ from bench.report import machine
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "loss.md"
 BEGIN, END = "<!-- figures: python -m bench.loss --write -->", "<!-- end of figures -->"
-COLUMNS = ("system", "QoS", "sent", "lost", "of them named", "doubled", "behind later ones: live / replayed",
+COLUMNS = ("system", "QoS", "sent", "lost", "of them named", "doubled", "out of order: all / live / replayed",
            "again after s", "all there after s", "in the spool: messages, MB written, fsyncs")  # fmt: skip
 
 
@@ -77,7 +77,8 @@ def _figures(trials: list[Trial]) -> list[str]:
     return [
         _span(found, lambda t: t.published), _span(found, lambda t: t.lost), _span(found, lambda t: t.explained),
         _span(found, lambda t: t.doubled),
-        f"{_span(found, lambda t: t.behind)} / {_span(found, lambda t: t.behind_replayed)}",
+        " / ".join((_span(found, lambda t: t.disordered), _span(found, lambda t: t.disordered_live),
+                    _span(found, lambda t: t.disordered_replayed))),
         _recovered(found, "again_s"), _recovered(found, "all_there_s"), _spool(found),
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import tempfile
 import urllib.request
@@ -59,7 +60,10 @@ class System:
         """End it as a power cut would; its exit code."""
         assert self.process is not None, f"{self.name} was never started"
         self.process.popen.kill()
-        return self.process.popen.wait(servers.STOP_TIMEOUT_S)
+        code = self.process.popen.wait(servers.STOP_TIMEOUT_S)
+        if code != -signal.SIGKILL:
+            raise RuntimeError(f"{self.name} had ended with {code} before it was killed")
+        return code
 
     def stop(self) -> None:
         if self.process is not None:
@@ -113,7 +117,7 @@ class Voltflow(System):
 
     name = "voltflow"
     title = "Voltflow, default flow"
-    qualities = (1,)
+    qualities: tuple[int, ...] = (1,)
     options: tuple[str, ...] = ()
 
     def __init__(self, qos: int, local: servers.Mosquitto, uplink: servers.Mosquitto) -> None:
