@@ -8,6 +8,7 @@ PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, DISCONNECT = 0x30, 0x40, 0x50, 0x60, 0
 """Packet types (MQTT 5, 2.1.2), in the upper half of the first byte."""
 
 DUP = 0x08
+RETAIN = 0x01
 UNSUPPORTED_VERSION = 0x84
 PACKET_TOO_LARGE = 0x95
 NO_SUBSCRIBER = 0x10

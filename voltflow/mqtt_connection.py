@@ -48,12 +48,14 @@ class Version:
     """The version of MQTT to speak: 5, or 3.1.1 where the broker has only that.
 
     Such a broker answers CONNECT of version 5 with a reason code or by closing the connection. The latter happens for
-    other reasons too: it counts for one connection only.
+    other reasons too (a tunnel or proxy whose far end is away): it counts for one connection only, and not where version
+    5 was spoken before, because a connection may last for months and 3.1.1 does not tell what nobody subscribes to.
     """
 
     def __init__(self) -> None:
         self.current: int = MQTTv50
         self._only_v311 = False
+        self._was_5 = False
         self._closed_unanswered = 0
 
     @property
@@ -67,13 +69,14 @@ class Version:
     def unanswered(self, *, closed: bool) -> None:
         """CONNECT had no answer; the broker closed the connection or said nothing at all."""
         self._closed_unanswered += closed
-        if self._closed_unanswered % 3 == 2:
+        if self._closed_unanswered % 3 == 2 and not self._was_5:
             self.current = MQTTv311
         elif self._closed_unanswered and not self._only_v311:
             self.current = MQTTv50
 
     def connected(self) -> None:
         self._closed_unanswered = 0
+        self._was_5 = self._was_5 or self.is_5
 
     def lost(self) -> None:
         self.current = MQTTv311 if self._only_v311 else MQTTv50

@@ -16,6 +16,7 @@ from voltflow.mqtt_codec import (
     PUBCOMP,
     PUBLISH,
     PUBREC,
+    RETAIN,
     publish_packet,
     reason_text,
 )
@@ -367,7 +368,9 @@ class Outbound:
         if kind == PUBCOMP:
             reason = entry.received_with
         if reason == NO_SUBSCRIBER or self._unheard:
-            self._note_subscriber(entry.topic, there=reason != NO_SUBSCRIBER)
+            self._note_subscriber(
+                entry.topic, there=reason != NO_SUBSCRIBER, retained=bool(entry.flags & RETAIN)
+            )
         batch = entry.batch
         if reason == NO_SUBSCRIBER and batch.patient and time.monotonic() < self._hold_until_s:
             batch.needs_subscriber = True
@@ -386,7 +389,7 @@ class Outbound:
         self._writer.packets.append(b"\x62\x02" + mid.to_bytes(2))
         self._writer.schedule()
 
-    def _note_subscriber(self, topic: str, *, there: bool) -> None:
+    def _note_subscriber(self, topic: str, *, there: bool, retained: bool) -> None:
         """Count what nobody gets, and say when that begins and when it has ended for every topic."""
         if there:
             self._unheard.discard(topic)
@@ -394,6 +397,8 @@ class Outbound:
                 log.info("%s: what is published has subscribers again", self._name)
             return
         self.without_subscriber += 1
+        if retained:
+            return  # it waits at the broker for whoever comes later
         if not self._unheard:
             log.warning(
                 "%s: nobody subscribes to what is published, the first topic is %s", self._name, topic

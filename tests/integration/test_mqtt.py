@@ -20,6 +20,7 @@ import pytest
 from tests import servers
 from tests.flows import until
 from tests.mqtt import Inbox, StubBroker, cut, linked, reconnected
+from voltflow.demo.relay import Relay
 from voltflow.message import Msg
 from voltflow.mqtt import (
     Delivery,
@@ -627,6 +628,25 @@ def test_broker_that_closes_all_connections_for_a_while_is_not_taken_for_an_old_
     run(scenario)
 
 
+def test_a_broker_that_has_spoken_mqtt_5_is_not_taken_for_an_old_one_after_an_outage(
+    mosquitto: servers.Mosquitto,
+) -> None:
+    """A tunnel whose far end is away takes connections and closes them."""
+
+    async def scenario() -> None:
+        relay = Relay("127.0.0.1", mosquitto.port)
+        await relay.open()
+        async with linked(relay.port) as link:
+            relay.cut()
+            await until(lambda: link._version._closed_unanswered == 2, "two attempts", 20)
+            relay.mend()
+            await reconnected(link, 0)
+            assert link._version.is_5
+        await relay.close()
+
+    run(scenario)
+
+
 def test_broker_that_says_nothing_more_is_left_although_data_waits_to_be_sent(own: Own) -> None:
     """An orderly close waits for that data, until the kernel gives up after a quarter of an hour."""
     broker = own(servers.Mosquitto(max_inflight_messages="65000"))
@@ -856,11 +876,14 @@ def test_message_without_a_subscriber_is_counted_and_said_once(
 
     async def scenario() -> None:
         async with linked(mosquitto.port) as sender, linked(mosquitto.port) as link:
+            await sender.publish(
+                f"{unique}/state", b"{}", retain=True
+            )  # for whoever comes later: nothing to say
             await sender.publish_batch(numbered(unique, 3))
             with pytest.raises(PublishRefused) as raised:
                 await sender.publish_batch(numbered(unique, 2), needs_subscriber=True)
             assert raised.value.refused == [(0, 0x10), (1, 0x10)]
-            assert sender.without_subscriber == 5
+            assert sender.without_subscriber == 6
             inbox = Inbox(link, unique)
             await until(lambda: link._client.subscriptions[0].acknowledged, "the subscription")
             await sender.publish_batch(numbered(unique, 2), needs_subscriber=True)
