@@ -175,14 +175,15 @@ class SinkQueue:
         try:
             if self._under_way[0] is not write:
                 await write.turn.wait()
-                # What it failed on may be long over: without a new look each of many would sit out a back-off.
-                again = await self._try_again(write.msgs)
-                if again is None:
-                    self.circuit.succeeded()
-                    return
-                if await self._kept(write.msgs, again):
-                    return
-                error = again
+                if isinstance(error, SinkUnavailable):
+                    # It may be long over: without a new look each of many would sit out a back-off.
+                    again = await self._try_again(write.msgs)
+                    if again is None:
+                        self.circuit.succeeded()
+                        return
+                    if await self._kept(write.msgs, again):
+                        return
+                    error = again
             await self._resolve(write.msgs, error)
         finally:
             self._in_trouble -= 1

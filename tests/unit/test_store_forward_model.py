@@ -112,7 +112,7 @@ class World(RuleBasedStateMachine):
 
     async def _start(self) -> None:
         sink = raw("k", self.kind, spool=True, spoolMaxMb=0.2, spoolProtectedMb=50, drainShare=1)
-        engine = Engine(Flow([raw("s", "source", ["k"]), sink]), env={}, state_dir=self.folder, grace_s=5.0)
+        engine = Engine(Flow([raw("s", "source", ["k"]), sink]), env={}, state_dir=self.folder, grace_s=0.5)
         node: Any = engine.nodes["k"].node
         node.write_, node.spoolAfter = self.far, 0.02
         engine.spools.queues[0].circuit.backoff.limit_s = 0.005

@@ -13,6 +13,7 @@ import pytest
 from tests.flows import raw, running, until
 from tests.unit.test_store_forward import KINDS, Far, fast, lab_of, queue_of, run, twin
 from voltflow.message import Msg
+from voltflow.node import Rejected
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -189,5 +190,33 @@ def test_what_waits_on_disk_is_for_the_eyes_of_its_user_only(tmp_path: Path) -> 
         assert {mode for name, mode in modes.items() if (folder / name).is_file()} == {0o600}, modes
         assert {mode for name, mode in modes.items() if (folder / name).is_dir()} == {0o700}, modes
         assert folder.stat().st_mode & 0o777 == 0o700
+
+    run(scenario)
+
+
+def test_a_batch_of_which_the_far_side_refuses_a_part_is_written_once(tmp_path: Path) -> None:
+    """Its turn comes when those before it are done; what was taken of it must not be sent again then."""
+
+    async def scenario() -> None:
+        async with running(
+            raw("s", "source", ["k"]), raw("k", "pipelined sink"), raw("d", "dead letters")
+        ) as lab:
+            taken: list[int] = []
+            first = asyncio.Event()
+
+            async def picky(msgs: list[Msg]) -> None:
+                if msgs[0].payload == 0:
+                    await first.wait()
+                taken.extend(msg.payload for msg in msgs if msg.payload != 2)
+                if bad := [(msg, "bad") for msg in msgs if msg.payload == 2]:
+                    raise Rejected(bad)
+
+            lab["k"].write_ = picky
+            fed = [lab.feed("s", 0), lab.feed("s", 1, 2, 3)]
+            await until(lambda: 3 in taken, "the second is there before the first")
+            first.set()
+            await asyncio.gather(*fed)
+            assert taken == [1, 3, 0]
+            assert [msg.payload.error for msg in lab["d"].safe()] == ["bad"]
 
     run(scenario)
