@@ -33,8 +33,8 @@ Sender = Callable[[], Awaitable[MqttLink | None]]
 
 
 class LedgerStatus(msgspec.Struct):
-    """What is known now. `looked_s` is the monotonic time of the last look that went well; `active` is false where another
-    bridge does it."""
+    """What is known now. `looked_s` is the monotonic time up to which the last look that went well saw everything; `active` is
+    false where another bridge does it."""
 
     active: bool = False
     looked_s: float | None = None
@@ -108,7 +108,7 @@ class LedgerTask:
             self.repairs.forget()
             return
         self.repairs.update(account.missing, self._watch.boots, now_s)
-        status.account, status.looked_s = account, now_s
+        status.account, status.looked_s = account, now_s - account.behind_s
         status.unexplained, status.pending = self.repairs.counts(now_s)
 
     async def _repair(self, stop: asyncio.Event, sender: Sender) -> None:

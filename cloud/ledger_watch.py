@@ -26,16 +26,23 @@ LOCK_KEY = (0x766F6C74666C6F77 >> 1) ^ 1
 """The advisory lock of whoever watches: that of the migrations with another last bit."""
 SLICE = dt.timedelta(minutes=5)
 """Time of storing that one query looks at: the window is read in parts after a start."""
-STATEMENT_TIMEOUT_MS = 120_000
+_SESSION = {
+    "statement_timeout": 120_000,
+    "tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3, "tcp_user_timeout": 30_000,
+}  # fmt: skip
+"""At the server. Without the latter it would keep the lock of a bridge whose machine or network is gone for two hours, and
+nobody would look at the ledger."""
 CONNECT_TIMEOUT_S = 5
 ANY_TIME = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 # Up to when everything is there: a row's `stored` is the start of its transaction, and one that runs may have older
 # ones than those already seen. A transaction that has written nothing for a minute is none of a bridge.
 _UNTIL = """
-SELECT least(clock_timestamp() - interval '100 milliseconds', min(xact_start)) FROM pg_stat_activity
+SELECT until, extract(epoch FROM clock_timestamp() - until)::float FROM (
+SELECT least(clock_timestamp() - interval '100 milliseconds', min(xact_start)) AS until FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
     AND (backend_xid IS NOT NULL OR xact_start > clock_timestamp() - interval '1 minute')
+) AS activity
 """
 
 _NEW = """
@@ -89,7 +96,8 @@ CROSS JOIN LATERAL (
 
 
 class Account(msgspec.Struct):
-    """The newest history in messages; `missing` by boot is what neither came nor is explained."""
+    """The newest history in messages; `missing` by boot is what neither came nor is explained. `behind_s`: what was stored
+    in the last seconds is not in it, because a transaction that writes has been open for so long."""
 
     delivered: int = 0
     duplicate: int = 0
@@ -97,6 +105,7 @@ class Account(msgspec.Struct):
     explained: Counter[str] = msgspec.field(default_factory=Counter)
     missing: dict[Key, list[Range]] = {}
     boots: int = 0
+    behind_s: float = 0.0
 
 
 class _Boot:
@@ -107,7 +116,7 @@ class _Boot:
         self.start = 0
         self.end = 0
         self.duplicate = self.late = 0
-        self.reasons: set[Range] = set()
+        self.reasons: dict[str, Numbers] = {}
         self.touched = dt.datetime.min.replace(tzinfo=dt.UTC)
         self.missing: list[Range] = []
         self.explained: Counter[str] = Counter()
@@ -115,10 +124,19 @@ class _Boot:
     def settle(self) -> None:
         """Work out what is missing after something has changed."""
         end = max(self.end, self.received.last + 1)
-        self.missing, explained = explain(list(self.received.holes(self.start, end)), list(self.reasons))
+        reasons = [
+            Range(first, last, why)
+            for why, numbers in self.reasons.items()
+            for first, last in numbers.ranges()
+        ]
+        self.missing, explained = explain(list(self.received.holes(self.start, end)), reasons)
         self.explained = Counter()
         for item in explained:
-            self.explained[reason_class(item.why)] += item.count
+            self.explained[item.why] += item.count
+
+    def goes_on(self, first: int) -> bool:
+        """Whether numbers from `first` on just follow what is there: then no hole opens or closes."""
+        return first == self.received.last + 1 >= self.end
 
 
 class Watch:
@@ -148,7 +166,8 @@ class Watch:
     def _look(self, go_on: Callable[[], bool]) -> Account | None:
         if self._conn is None and not self._connect():
             return None
-        until: dt.datetime = self._query(_UNTIL)[0][0]
+        until: dt.datetime
+        until, behind_s = self._query(_UNTIL)[0]
         if self._seen_until is not None and until < self._seen_until - SLICE:
             self._forget()  # the database's clock was set back: rows would be passed over
         since = self._seen_until or until - self._window
@@ -160,7 +179,7 @@ class Watch:
         self._drop_old(until - self._window)
         for key in touched & self._boots.keys():
             self._boots[key].settle()
-        return self._account()
+        return self._account(behind_s)
 
     def _connect(self) -> bool:
         """Whether this watch has the lock now."""
@@ -172,9 +191,8 @@ class Watch:
         try:
             conn.autocommit = True
             with conn.cursor() as cursor:
-                cursor.execute(
-                    "SELECT set_config('statement_timeout', %s, false)", (str(STATEMENT_TIMEOUT_MS),)
-                )
+                for name, value in _SESSION.items():
+                    cursor.execute("SELECT set_config(%s, %s, false)", (name, str(value)))
                 cursor.execute("SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,))
                 locked = bool(cursor.fetchall()[0][0])
         except BaseException:
@@ -206,21 +224,23 @@ class Watch:
             known = self._boot(key, until)
             if known.received.first is None and first > 0:
                 begun[key] = ts
+            if not known.goes_on(first):
+                yield key
             count = last - first + 1
             known.duplicate += count * copies - known.received.add(first, last)
             known.late += late
-            yield key
         for fleet, pack, boot, published in self._query(_PUBLISHED, times):
             key = (fleet, pack, boot)
             known = self._boot(key, until)
             if known.received.first is None and not known.end:
                 begun[key] = ANY_TIME  # it may be silent for longer than the window
+            if published > max(known.end, known.received.last + 1):
+                yield key
             known.end = max(known.end, published)
-            yield key
         self._find_starts(begun)
         for fleet, pack, boot, first, last, why in self._query(_REASONS, times):
             known = self._boot((fleet, pack, boot), until)
-            known.reasons.add(Range(first, last, why))
+            known.reasons.setdefault(reason_class(why), Numbers()).add(first, last)
             if why.startswith("dropped: "):
                 known.end = max(known.end, last + 1)
             yield fleet, pack, boot
@@ -242,8 +262,8 @@ class Watch:
         for key in [key for key, boot in self._boots.items() if boot.touched < before]:
             del self._boots[key]
 
-    def _account(self) -> Account:
-        account = Account(boots=len(self._boots))
+    def _account(self, behind_s: float) -> Account:
+        account = Account(boots=len(self._boots), behind_s=behind_s)
         for key, boot in self._boots.items():
             account.delivered += len(boot.received)
             account.duplicate += boot.duplicate

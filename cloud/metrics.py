@@ -86,7 +86,7 @@ class LedgerCollector(Collector):
     def _account(self, status: LedgerStatus, account: Account) -> Iterator[Metric]:
         looked_s = self._ledger.started_s if status.looked_s is None else status.looked_s
         yield GaugeMetricFamily(
-            "voltflow_ledger_age_seconds", "Since the ledger was looked at.", time.monotonic() - looked_s
+            "voltflow_ledger_age_seconds", "Age of what the ledger knows.", time.monotonic() - looked_s
         )
         messages = GaugeMetricFamily(
             "voltflow_ledger_messages",

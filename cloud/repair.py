@@ -25,6 +25,10 @@ REQUEST_MESSAGES = 1000
 """Sequence numbers that one request spans at most."""
 REQUESTS_AT_ONCE = 100
 """Requests of one round: a device or a gateway that was away for long must not be flooded."""
+REQUESTS_OF_A_BOOT = 10
+"""Of these for one boot at most: a device that says it published more than it ever did must not keep others waiting."""
+PARTS_OF_A_BOOT = 1000
+"""So many full ones are cut from the holes of a boot at most: no ring of a device has a million messages."""
 BRIDGED_MESSAGES = 20
 """Holes with no more than so many messages between them are asked for together; what is there already changes nothing."""
 LONGEST_PAUSE_S = 3600.0
@@ -101,9 +105,9 @@ class Repairs:
         for key, holes in self._holes.items():
             self._give_up(holes, now_s)
             self._holes[key] = parts = list(_parts(holes, now_s))
-            requests += _together(key, [hole for hole in parts if _is_due(hole, now_s)])
-        requests.sort(key=lambda request: (request.holes[0].attempts, request.holes[0].since_s))
-        return requests[:REQUESTS_AT_ONCE]
+            of_boot = _together(key, [hole for hole in parts if _is_due(hole, now_s)])
+            requests += sorted(of_boot, key=_urgency)[:REQUESTS_OF_A_BOOT]
+        return sorted(requests, key=_urgency)[:REQUESTS_AT_ONCE]
 
     def _give_up(self, holes: Iterable[Hole], now_s: float) -> None:
         for hole in holes:
@@ -132,6 +136,10 @@ class Repairs:
         self._holes = {}
 
 
+def _urgency(request: Request) -> tuple[int, float]:
+    return request.holes[0].attempts, request.holes[0].since_s
+
+
 def _is_due(hole: Hole, now_s: float) -> bool:
     return hole.next_s <= now_s and not hole.given_up
 
@@ -156,12 +164,13 @@ def _inherited(ranges: Sequence[Range], old: Sequence[Hole], fresh: Hole) -> Ite
 
 def _parts(holes: Iterable[Hole], now_s: float) -> Iterator[Hole]:
     """The holes, those that are due cut to what one request may span; no more than a round can ask for."""
-    cuts = 0
-    for hole in holes:
+    found = list(holes)
+    cuts = min(REQUESTS_OF_A_BOOT, PARTS_OF_A_BOOT - sum(hole.count == REQUEST_MESSAGES for hole in found))
+    for hole in found:
         rest = hole
-        while _is_due(rest, now_s) and rest.count > REQUEST_MESSAGES and cuts < REQUESTS_AT_ONCE:
+        while _is_due(rest, now_s) and rest.count > REQUEST_MESSAGES and cuts > 0:
             yield rest.part(rest.first, rest.first + REQUEST_MESSAGES - 1)
-            rest, cuts = rest.part(rest.first + REQUEST_MESSAGES, rest.last), cuts + 1
+            rest, cuts = rest.part(rest.first + REQUEST_MESSAGES, rest.last), cuts - 1
         yield rest
 
 

@@ -7,7 +7,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.repair import REQUEST_MESSAGES, REQUESTS_AT_ONCE, Repairs, Request
+from cloud.repair import (
+    PARTS_OF_A_BOOT,
+    REQUEST_MESSAGES,
+    REQUESTS_AT_ONCE,
+    REQUESTS_OF_A_BOOT,
+    Repairs,
+    Request,
+)
 from voltflow.ledger_ranges import Range
 from voltflow.ledger_sql import Key
 
@@ -59,11 +66,29 @@ def test_due_long_holes_in_parts_and_no_more_than_a_round_may_ask() -> None:
     update(repairs, 0, (0, 10**15))
     first = ask(repairs, 60)
     assert first[:2] == [(0, 999), (1000, 1999)]
-    assert len(first) == REQUESTS_AT_ONCE
+    assert len(first) == REQUESTS_OF_A_BOOT
     assert ask(repairs, 70)[0] == (
-        REQUESTS_AT_ONCE * REQUEST_MESSAGES,
-        REQUESTS_AT_ONCE * REQUEST_MESSAGES + 999,
+        REQUESTS_OF_A_BOOT * REQUEST_MESSAGES,
+        REQUESTS_OF_A_BOOT * REQUEST_MESSAGES + 999,
     )
+
+
+def test_due_a_boot_that_was_never_so_long_keeps_no_other_waiting_and_comes_to_an_end() -> None:
+    repairs = Repairs(after_s=60, attempts=2)
+    packs = [("demo", f"SIM{number:06d}", 7) for number in range(120)]
+    missing = {key: [Range(5, 9)] for key in packs} | {KEY: [Range(0, 10**15)]}
+    repairs.update(missing, set(missing), 0)
+    asked = [
+        request.key
+        for now_s in (60, 61)
+        for request in repairs.due(now_s)
+        if repairs.asked(request, now_s) is None
+    ]
+    assert len(asked) > REQUESTS_AT_ONCE
+    assert set(packs) <= set(asked)
+    spans = [span for now_s in range(100, 40_000, 100) for span in ask(repairs, now_s)]
+    assert max(last for _, last in spans) < PARTS_OF_A_BOOT * REQUEST_MESSAGES
+    assert ask(repairs, 100_000) == []
 
 
 def test_due_holes_close_to_each_other_share_a_request() -> None:
