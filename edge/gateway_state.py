@@ -1,4 +1,5 @@
-"""What the gateway says of itself on `gw/v1/{gateway}/state`: retained, when something changes and once a minute."""
+"""What the gateway says of itself on `gw/v1/{gateway}/state`: retained, when something changes, once a minute, and every 10 s
+while messages wait on disk."""
 
 from __future__ import annotations
 
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
 TELL_EVERY_S = 60.0
+TELL_BACKLOG_EVERY_S = 10.0
+"""While messages wait on disk, so that whoever looks sees them become fewer."""
 CONFIRM_WITHIN_S = 5.0
 
 
@@ -58,7 +61,8 @@ class Teller:
             and wired.node.sender.is_up
         ]
         facts = (said.status, *sorted(reason.code for reason in said.reasons), *map(id, links))
-        if facts == self._told and now - self._told_s < TELL_EVERY_S:
+        every_s = TELL_BACKLOG_EVERY_S if "spool_backlog" in facts else TELL_EVERY_S
+        if facts == self._told and now - self._told_s < every_s:
             return
         payload = msgspec.json.encode(self._message(said))
         for link in links:

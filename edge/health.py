@@ -62,7 +62,8 @@ class SpoolState(msgspec.Struct):
 
 
 class SinkState(msgspec.Struct):
-    """What waits at one sink. `circuit` is closed while its far side takes batches; `error` says why it is not."""
+    """What waits at one sink. `circuit` is closed while its far side takes batches; `error` says why it is not, `away_s`
+    for how long."""
 
     id: str
     type: str
@@ -71,6 +72,7 @@ class SinkState(msgspec.Struct):
     retries: int
     circuit: Literal["closed", "open", "half_open"]
     circuit_opened: int
+    away_s: float | None
     error: str
     spool: SpoolState | None
 
@@ -149,7 +151,7 @@ def spool(engine: Engine) -> Spool:
         sinks=[
             SinkState(
                 node_id, wired.node.type, wired.node.name, stats.waiting, stats.retries, circuit.state, circuit.opened,
-                circuit.reason, spools.get(node_id),
+                None if circuit.closed else round(circuit.away_s, 1), circuit.reason, spools.get(node_id),
             )
             for node_id, wired in engine.nodes.items()
             if isinstance(wired.node, Sink)
@@ -185,7 +187,9 @@ def _sinks(engine: Engine) -> Iterator[Reason]:
         if not isinstance(wired.node, Sink) or engine.circuit(node_id).closed:
             continue
         stats, circuit = engine.stats[node_id], engine.circuit(node_id)
-        yield Reason("sink_waiting", f"{wired.node.label}: {stats.waiting} messages wait: {circuit.reason}")
+        held = f"; {_messages(stats.waiting)} in memory" if stats.waiting else ""
+        away = f"{wired.node.label}: away for {circuit.away_s:.0f} s{held}"
+        yield Reason("sink_waiting", f"{away}: {circuit.reason}")
     for name, size_bytes in engine.spools.orphans.items():
         text = f"spool/{name} in state_dir holds {size_bytes / 1e6:.1f} MB that no sink of the flow delivers any more"
         yield Reason("spool_orphaned", f"{text}: give a sink that id and a spool, or delete the folder")
@@ -194,9 +198,17 @@ def _sinks(engine: Engine) -> Iterator[Reason]:
         if queue.disk_error:
             yield Reason("spool_blocked", f"{queue.sink.label}: {queue.disk_error}")
         if backlog.messages:
-            size = f"{backlog.messages} messages ({backlog.bytes / 1e6:.1f} MB)"
-            doing = "are being sent" if queue.circuit.closed else "wait for its far side"
-            yield Reason("spool_backlog", f"{queue.sink.label}: {size} on disk {doing}")
+            size = f"{_messages(backlog.messages)} ({backlog.bytes / 1e6:.1f} MB)"
+            doing = (
+                f"sending the backlog: {size} left"
+                if queue.circuit.closed
+                else f"{size} safe on disk until it is back"
+            )
+            yield Reason("spool_backlog", f"{queue.sink.label}: {doing}")
+
+
+def _messages(count: int) -> str:
+    return f"{count:,} message{'' if count == 1 else 's'}"
 
 
 def _stuck(engine: Engine) -> Iterator[Reason]:

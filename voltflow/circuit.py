@@ -37,6 +37,11 @@ class Circuit:
     def closed(self) -> bool:
         return self.state == "closed"
 
+    @property
+    def away_s(self) -> float:
+        """For how long it has not been closed."""
+        return 0.0 if self.closed else self.clock() - self.since
+
     def failed(self, reason: str) -> float:
         """The far side did not take a batch; returns the seconds to wait before the next attempt."""
         now = self.clock()

@@ -47,6 +47,7 @@ class SpoolingQueue(SinkQueue):
         self._append_error = self._read_error = ""
         self._pace = _Pace(sink.drainShare)
         self._has_backlog = asyncio.Event()
+        self._delivered_before = 0
         self._turn = asyncio.Lock()
         self._undecided: dict[int, asyncio.Event] = {}
         """By the id of a write's list, in their order: set when it is known that it goes to disk, or that it does not."""
@@ -59,8 +60,8 @@ class SpoolingQueue(SinkQueue):
     async def open(self) -> None:
         """Find what an earlier run left, and begin to deliver it."""
         await self.spool.open()
-        self._note_backlog()
-        if self._has_backlog.is_set():
+        if self.spool.backlog.messages:
+            self._has_backlog.set()
             log.info("%s: %d messages wait in the spool", self.sink.label, self.spool.backlog.messages)
         task = asyncio.create_task(self._deliver_backlog(), name=f"spool of {self.sink.label}")
         self.tasks.add(task)
@@ -161,9 +162,18 @@ class SpoolingQueue(SinkQueue):
     # -- what waited ------------------------------------------------------------------------------------------------
 
     def _note_backlog(self) -> None:
+        """Said when it begins and when all of it was delivered."""
+        if bool(self.spool.backlog.messages) == self._has_backlog.is_set():
+            return
         if self.spool.backlog.messages:
+            self._delivered_before = self.spool.counters.delivered
+            log.info("%s: what it does not take waits on disk, in the spool", self.sink.label)
             self._has_backlog.set()
         else:
+            count = self.spool.counters.delivered - self._delivered_before
+            log.info(
+                "%s: the backlog is sent, %d messages; nothing waits on disk any more", self.sink.label, count
+            )
             self._has_backlog.clear()
 
     async def _deliver_backlog(self) -> None:

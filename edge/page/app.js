@@ -315,28 +315,34 @@ async function showHealth() {
 }
 
 async function showFlow() {
-  const flow = await get("api/flow"), now = performance.now(), before = flowBefore;
+  const [flow, held] = await Promise.all([get("api/flow"), get("api/spool")]);
+  const now = performance.now(), before = flowBefore, sinks = new Map(held.sinks.map((s) => [s.id, s]));
   flowBefore = { now, counts: new Map(flow.nodes.map((n) => [n.id, n.messages_in])) };
   $("flow-facts").textContent = `revision ${flow.revision} · ${number(flow.in_flight_batches)} batches under way`
     + (flow.stalls ? ` · ${flow.stalls} stalls` : "")
     + Object.entries(flow.dropped).map(([reason, count]) => ` · dropped ${number(count)} (${reason})`).join("");
-  $("flow").tBodies[0].replaceChildren(...flow.nodes.filter((n) => n.type !== "tls-config").map((n) => nodeLine(n, before, now)));
+  $("flow").tBodies[0].replaceChildren(...flow.nodes.filter((n) => n.type !== "tls-config").map((n) => nodeLine(n, before, now, sinks.get(n.id))));
 }
 
-function nodeLine(n, before, now) {
-  const config = n.type === "mqtt-broker", was = before?.counts.get(n.id);
+// What a node does now, and whether that is bad.
+function nodeState(n, sink) {
+  if (n.type === "mqtt-broker" && n.status.connected) return [`connected to ${n.status.address}`, false];
+  if (n.type === "mqtt-broker") return [`not connected: ${n.status.error || n.status.address || "starting"}`, true];
+  if (sink && sink.circuit !== "closed") return [`away for ${duration(sink.away_s)}: ${sink.error || n.error}`, true];
+  return [sink?.spool?.messages ? "sending the backlog" : n.error || "ok", Boolean(n.error)];
+}
+
+function nodeLine(n, before, now, sink) {
+  const config = n.type === "mqtt-broker", was = before?.counts.get(n.id), [state, bad] = nodeState(n, sink);
   const rate = was === undefined ? "–" : number(((n.messages_in - was) / (now - before.now)) * 1000);
-  const status = config ? (n.status.connected ? `connected to ${n.status.address}` : `not connected: ${n.status.error || n.status.address || "starting"}`) : n.error;
-  const bad = config ? !n.status.connected : Boolean(n.error);
-  const head = el("th");
+  const head = el("th"), plain = (text) => el("td", config ? "" : text, "n");
   head.scope = "row";
   head.append(el("span", n.name || n.type), ...(n.name && n.name !== n.type ? [el("span", ` ${n.type}`, "dim")] : []));
-  const plain = (text) => el("td", config ? "" : text, "n");
   const cost = !n.wires.flat().length ? "" : n.messages_in ? number((n.busy_s / n.messages_in) * 1e6, 1) : "–";
-  const costCell = el("td", config ? "" : cost, "n wide");
   return cells(el("tr"), head, plain(rate), plain(number(n.messages_in)),
-    el("td", config ? "" : number(n.failures), n.failures ? "n fair" : "n"), plain(number(n.waiting)), costCell,
-    el("td", bad ? `▲ ${status}` : status || (config ? "" : "ok"), bad ? "poor why" : "why"));
+    el("td", config ? "" : number(n.failures), n.failures ? "n fair" : "n"), plain(number(n.waiting)),
+    el("td", sink?.spool ? number(sink.spool.messages) : "", sink?.spool?.messages ? "n fair" : "n"),
+    el("td", config ? "" : cost, "n wide"), el("td", bad ? `▲ ${state}` : state, bad ? "poor why" : "why"));
 }
 
 async function showAlerts() {
