@@ -171,7 +171,12 @@ class World(RuleBasedStateMachine):
             await asyncio.wait(tasks)
 
         copy = self.folder.with_name(self.folder.name + "x")
-        shutil.copytree(self.folder, copy)  # before anything can be closed in order
+        while True:
+            try:
+                shutil.copytree(self.folder, copy)  # before anything can be closed in order
+                break
+            except shutil.Error:  # the spool's thread has just replaced a file
+                shutil.rmtree(copy)
         self.run(die())
         shutil.rmtree(self.folder, ignore_errors=True)  # a thread may not have heard yet that it is dead
         self.folder = copy
