@@ -16,6 +16,7 @@ from bench.report import machine
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "loss.md"
 BEGIN, END = "<!-- figures: python -m bench.loss --write -->", "<!-- end of figures -->"
+BUSY_LOAD = 1.0
 COLUMNS = ("system", "QoS", "sent", "lost", "of them named", "doubled", "out of order: all / live / replayed",
            "again after s", "all there after s", "in the spool: messages, MB written, fsyncs")  # fmt: skip
 
@@ -45,12 +46,19 @@ class Report(msgspec.Struct, kw_only=True):
             f"{m['system']}. Python {m['python']}, mosquitto {m['mosquitto']}, Node.js {m['node']}, Node-RED {m['node-red']}. "
             f"{plan.rate:,.0f} messages/s of {plan.packs} packs"
             + (f"; {self.rounds} rounds: median (least–most)." if self.rounds > 1 else "; one round.")
+            + shared(m)
         ]
         for name in SCENARIOS:
             found = [trial for trial in self.trials if trial.scenario == name]
             if found:
                 parts += [f"**{name}: {title(name, plan)}**", table(COLUMNS, _rows(found))]
         return "\n\n".join(parts) + "\n"
+
+
+def shared(found: dict[str, str]) -> str:
+    """What figures of a busy machine have to say of themselves; empty: it had next to nothing else to do."""
+    busy = float(found["load_before"].split()[0]) > BUSY_LOAD
+    return " The machine had other work to do meanwhile: times say little." if busy else ""
 
 
 def put_into(page: Path, begin: str, end: str, text: str) -> None:

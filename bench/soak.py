@@ -67,7 +67,8 @@ class Run:
         soak.fault = Fault("uplink killed", begin_s, self.end_s, f"exit code {rig.uplink.exit_code}")
         say("uplink back")
         self.drained_s = self._wait_for_empty_spool()
-        self.sample_until(max(rig.began_s + soak.minutes * 60, self.drained_s + STEADY_S))
+        steady_s = min(STEADY_S, soak.minutes * 60 / 6)
+        self.sample_until(max(rig.began_s + soak.minutes * 60, self.drained_s + steady_s))
         rig.source.popen.terminate()
         return rig.finish(QUIET_S, 300.0)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.loss_account import Account, Fault
 from bench.loss_log import REPLAYED
+from bench.loss_report import shared
 from bench.report import _table as table
 from bench.report import machine
 
@@ -116,7 +117,7 @@ class Soak(msgspec.Struct, kw_only=True):
         m = self.machine
         head = (
             f"`{self.command}`, {m['date']}: {m['cpu']}, {m['cores']} cores (load average before: {m['load_before']}), "
-            f"{m['system']}. Python {m['python']}, mosquitto {m['mosquitto']}."
+            f"{m['system']}. Python {m['python']}, mosquitto {m['mosquitto']}.{shared(m)}"
         )
         return f"{head}\n\n{table(('what', 'measured'), self._rows())}\n"
 

@@ -146,6 +146,7 @@ def test_command_writes_report_and_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_soak_drains_and_draws(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- figures: python -m bench.soak --write -->\n<!-- end of soak -->\n")
