@@ -56,9 +56,10 @@ def test_what_nobody_hears_after_a_reconnect_waits_only_where_it_shall(
         lab = Lab(Engine(Flow([raw("s", "source", ["out"]), broker, out]), env={}, state_dir=tmp_path))
         await until(lambda: hasattr(lab["s"], "fail") and lab["b"].sender.connected.is_set(), "the start")
         async with linked(mosquitto.port, client_id=f"{unique}-in") as link:
-            Inbox(link, f"{unique}/heard")
-            await until(lambda: all(s.acknowledged for s in link._client.subscriptions), "a subscriber")
-            await lab["s"].feed([Msg(f"{unique}/heard", b"1")])
+            heard = Inbox(link, f"{unique}/heard")
+            async with asyncio.timeout(20):
+                while not heard.msgs:  # until the subscription stands
+                    await lab["s"].feed([Msg(f"{unique}/heard", b"1")])
             before = lab["b"].sender.reconnects
             cut(lab["b"].sender)
             await reconnected(lab["b"].sender, before)
