@@ -141,7 +141,9 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60.0
     repair_attempts: Annotated[
         int,
-        Meta(ge=1, le=100, description="so often, each time after twice the wait; then they count as lost"),
+        Meta(
+            ge=1, le=100, description="ask so often, each time after twice the wait; then they are given up"
+        ),
     ] = 10
     metrics_host: Annotated[
         str, Meta(description="address of /metrics; beyond localhost metrics_token is required")

@@ -67,13 +67,23 @@ def _add_filters(parser: argparse.ArgumentParser, *, changes: bool) -> None:
     parser.add_argument("--pack", default="", help="only letters of this pack")
     parser.add_argument("--id", default="", help="only this letter, or those whose id begins so")
     parser.add_argument(
-        "--limit", type=int, default=1000 if changes else 100, help="so many at most (%(default)s)"
+        "--limit",
+        type=_positive,
+        metavar="N",
+        default=1000 if changes else 100,
+        help="so many at most (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     if changes:
         parser.add_argument("--yes", action="store_true", help="do not ask")
     else:
         parser.add_argument("--all", action="store_true", help="those too that were replayed or dropped")
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def run(args: argparse.Namespace, loaded: Loaded[BridgeSettings]) -> int:
@@ -126,6 +136,8 @@ def _line(letter: Letter) -> str:
 
 def _show(conn: Any, args: argparse.Namespace, settings: BridgeSettings) -> int:
     letters = find(conn, _wanted(args), args.limit)
+    if not letters:
+        raise DeadError("there is no such letter (--all looks at replayed and dropped ones too)")
     if args.json:
         shown = [
             {
@@ -138,8 +150,6 @@ def _show(conn: Any, args: argparse.Namespace, settings: BridgeSettings) -> int:
         print(_json(shown))
     else:
         print("\n\n".join("\n".join(_description(letter, is_row(conn, letter))) for letter in letters))
-    if not letters:
-        raise DeadError("there is no such letter (--all looks at replayed and dropped ones too)")
     return 0
 
 

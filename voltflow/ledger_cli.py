@@ -29,7 +29,7 @@ EXAMPLES = """examples:
   voltflow ledger verify --expected sent.json     finds lost tails and wholly lost packs too
 
 exit status: 0 every message is exactly one row, or a dead letter or a loss explains it; 1 something is missing or
-doubled; 2 the history cannot be read
+doubled; 2 the history cannot be read, or has nothing of a pack or fleet that was named
 """
 
 
@@ -74,11 +74,25 @@ def main(args: argparse.Namespace) -> int:
             None if args.json else _progress(),
             packs=args.pack, fleet=args.fleet, since=args.since, jobs=max(1, args.jobs),
         )  # fmt: skip
+        _not_for_nothing(report, args)
     except LedgerError as error:
         print(f"voltflow ledger: {error}", file=sys.stderr)
         return 2
     print(as_json(report) if args.json else text(report))
     return 0 if report.ok else 1
+
+
+def _not_for_nothing(report: Report, args: argparse.Namespace) -> None:
+    """A name with a slip of the pen must not look like a ledger in which all is well."""
+    within = f" since {args.since:%Y-%m-%d %H:%M} UTC" if args.since else ""
+    unknown = [pack for pack in args.pack if pack not in {entry.pack for entry in report.entries}]
+    if unknown:
+        fleet = f" of fleet {args.fleet!r}" if args.fleet else ""
+        raise LedgerError(
+            f"the history has nothing of pack {', '.join(map(repr, unknown))}{fleet}{within}: check --pack"
+        )
+    if args.fleet and args.fleet not in {entry.fleet for entry in report.entries}:
+        raise LedgerError(f"the history has nothing of fleet {args.fleet!r}{within}: check --fleet")
 
 
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -126,6 +140,8 @@ def text(report: Report) -> str:
     if report.reasons:
         lines[1] += "   " + ", ".join(f"{why}: {count:,}" for why, count in report.reasons.items())
     lines.append(f"{report.rows:,} rows, {len(report.entries):,} boots, {report.dead_letters:,} dead letters")
+    if not report.entries:
+        lines.append("nothing to verify: no message is known here")
     for entry in report.entries:
         lines += _lines(entry)
     return "\n".join(lines)

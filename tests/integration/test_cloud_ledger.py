@@ -147,6 +147,21 @@ def test_main_json_and_exit_status(database: str, capsys: pytest.CaptureFixture[
     assert "demo/SIM000001 boot 1764000000: missing 10" in capsys.readouterr().out
 
 
+def test_main_a_name_that_the_history_does_not_have_is_no_good_ledger(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(database, [])
+    command = ["ledger", "verify", "--database", database]
+    assert main(command) == 0
+    assert "nothing to verify: no message is known here" in capsys.readouterr().out
+    store(database, [twin(0)])
+    assert main([*command, "--pack", "SIM000001", "--fleet", "demo"]) == 0
+    assert main([*command, "--pack", "SIM000001", "--pack", "SIM1"]) == 2
+    assert "the history has nothing of pack 'SIM1': check --pack" in capsys.readouterr().err
+    assert main([*command, "--fleet", "demon"]) == 2
+    assert "the history has nothing of fleet 'demon': check --fleet" in capsys.readouterr().err
+
+
 def test_verify_reading_refused_by_the_gateway_is_explained_by_its_dead_letter(
     database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

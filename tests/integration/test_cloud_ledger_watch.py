@@ -122,6 +122,34 @@ def test_look_rows_of_a_transaction_that_is_not_over_are_not_passed_over(databas
     assert settled(watch).delivered == 3
 
 
+def test_look_says_how_far_behind_a_long_transaction_keeps_it(database: str, watch: Watch) -> None:
+    with contextlib.closing(psycopg2.connect(database)) as other, other.cursor() as cursor:
+        cursor.execute("INSERT INTO loss VALUES ('f', 'p', 1, 0, 0, 'quota', 'gw')")
+        store(database, [twin(0)])
+
+        def look() -> bool:
+            account = watch.look()
+            assert account is not None
+            assert account.delivered == 0
+            return account.behind_s > 0.5
+
+        wait_until(look, "the look to say that it is behind")
+    assert settled(watch).delivered == 1
+
+
+def test_look_numbers_in_order_change_no_hole_and_cost_no_look_at_them(database: str, watch: Watch) -> None:
+    store(database, [twin(seq) for seq in (0, 1, 5)])
+    assert holes(watch) == {KEY: [(2, 4)]}
+    kept = watch._boots[KEY].missing
+    store(database, [twin(6), twin(7), samples.state(online=True, boot=BOOT, published=7)])
+    assert settled(watch).delivered == 5
+    assert watch._boots[KEY].missing is kept
+    store(database, [samples.state(online=True, boot=BOOT, published=10)])
+    assert holes(watch) == {KEY: [(2, 4), (8, 9)]}
+    store(database, [twin(8)])
+    assert holes(watch) == {KEY: [(2, 4), (9, 9)]}
+
+
 def test_look_only_one_watch_at_a_time(database: str, watch: Watch) -> None:
     store(database, [twin(0)])
     assert settled(watch).delivered == 1
