@@ -40,14 +40,15 @@ class FolderLock:
     def take(self) -> None:
         """Raises FolderInUse. Where a file system knows no locks or takes no file, there is none, and the log says so."""
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # open for reading only: a file open for writing would keep the file system from being made read-only
+            fd = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             log.warning(
                 "%s cannot be made: %s; a second program would not be kept out", self._path, error.strerror
             )
             return
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             owner = os.pread(fd, 20, 0).decode(errors="replace").strip()
             os.close(fd)
@@ -60,8 +61,8 @@ class FolderLock:
                 "%s cannot be locked: %s; a second program would not be kept out", self._path, error.strerror
             )
             return
-        with suppress(OSError):  # a full disk: the lock holds all the same
-            os.pwrite(fd, b"%-20d" % os.getpid(), 0)
+        with suppress(OSError):  # a full or read-only disk: the lock holds all the same
+            self._path.write_bytes(b"%-20d" % os.getpid())
         self._fd = fd
 
     def release(self) -> None:

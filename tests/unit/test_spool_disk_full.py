@@ -97,6 +97,7 @@ def test_a_full_disk_is_no_obstacle_to_a_start(small_disk: Path) -> None:
     seq, _ = filled(store)
     with pytest.raises(OSError, match="No space left"):
         (small_disk / "rest").write_bytes(bytes(MB))
+    store._lock.release()
     store = store_of(small_disk / "spool")  # as after a crash: nothing was closed
     assert store.backlog().messages == seq
     assert drained(store) == list(range(seq))
@@ -107,13 +108,13 @@ def test_a_disk_that_becomes_read_only_is_named_and_what_is_there_can_be_deliver
     assert store.append([[twin(0), twin(1)]]) == [None]
     store.close()
     store = store_of(small_disk / "spool")
-    store._lock.release()  # an open file keeps a person from remounting, but not the kernel that finds errors
     assert mount("-o", "remount,ro", str(small_disk))
     try:
         error = store.append([[twin(2)]])[0]
         assert "Read-only file system: the file system is mounted read-only: look for disk errors" in str(
             error
         )
+        store._lock.release()
         again = store_of(small_disk / "spool")
         assert drained(again) == [0, 1]
         assert again.backlog().messages == 0

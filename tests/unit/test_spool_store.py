@@ -148,7 +148,8 @@ def test_after_a_crash_the_next_start_is_quick_again(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     kept(store, [twin(seq) for seq in range(3)])
     before = segments(tmp_path)[0].stat().st_size
-    store_of(tmp_path)
+    store._lock.release()  # as the end of a program does
+    store_of(tmp_path)._lock.release()
     assert segments(tmp_path)[0].stat().st_size > before  # the footer
     assert store_of(tmp_path).backlog().messages == 3
 
@@ -170,6 +171,7 @@ def test_no_single_wrong_bit_costs_a_message(tmp_path: Path) -> None:
         assert chunk is not None
         assert chunk.records == [twin(0, size=10), twin(1, size=10), twin(2, size=10)], bit
         assert store.counters.damaged == store.counters.torn == 0
+        store._lock.release()
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,8 @@ def test_a_clean_end_is_told_from_a_crash(tmp_path: Path) -> None:
         value.data = data
         if ends:
             await store.close()
+        elif store._lock is not None:
+            store._lock.release()  # as the end of a program does
         return restored
 
     assert asyncio.run(life(b"one", ends=True)) is None
