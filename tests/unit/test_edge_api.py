@@ -241,7 +241,10 @@ def test_health_says_what_is_wrong(fleet: Gateway) -> None:
     assert (answer.status, health["status"]) == (200, "degraded")  # a restart would bring none of these back
     assert health["reasons"] == [
         {"code": "broker_not_connected", "message": "local at 127.0.0.1:1: not connected yet"},
-        {"code": "sink_waiting", "message": "mqtt out:out: away for 0 s; 7 messages in memory: the broker is away"},
+        {
+            "code": "sink_waiting",
+            "message": "mqtt out:out: away for 0 s; 7 messages in memory: the broker is away",
+        },
         {"code": "model_missing", "message": "model failure: the flow has no onnx node for it"},
     ]
     assert (health["packs"], health["gateway"]) == (3, "gw1")
