@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -170,11 +170,11 @@ class Watch:
         until, behind_s = self._query(_UNTIL)[0]
         if self._seen_until is not None and until < self._seen_until - SLICE:
             self._forget()  # the database's clock was set back: rows would be passed over
-        since = self._seen_until or until - self._window
+        since, begins = self._seen_until or until - self._window, self._seen_until is None
         touched: set[Key] = set()
         while since < until and go_on():
             part_end = min(since + SLICE, until)
-            touched |= set(self._read(since, part_end))
+            touched |= set(self._read(since, part_end, begins=begins))
             since = self._seen_until = part_end
         self._drop_old(until - self._window)
         for key in touched & self._boots.keys():
@@ -215,15 +215,15 @@ class Watch:
             cursor.execute(sql, parameters)
             return cursor.fetchall()
 
-    def _read(self, since: dt.datetime, until: dt.datetime) -> Iterator[Key]:
-        """Take in what was stored in the time, and tell which boots it was of."""
+    def _read(self, since: dt.datetime, until: dt.datetime, *, begins: bool) -> Iterator[Key]:
+        """Take in what was stored in the time, and tell which boots it has changed; `begins`: nothing older was seen."""
         times = {"since": since, "until": until}
-        begun: dict[Key, dt.datetime] = {}
+        begun: list[tuple[Key, dt.datetime]] = []
         for fleet, pack, boot, first, last, copies, late, ts in self._query(_NEW, times):
             key = (fleet, pack, boot)
             known = self._boot(key, until)
-            if known.received.first is None and first > 0:
-                begun[key] = ts
+            if first > known.received.last + 1 and (begins or known.received.first is None):
+                begun.append((key, ts))
             if not known.goes_on(first):
                 yield key
             count = last - first + 1
@@ -233,7 +233,7 @@ class Watch:
             key = (fleet, pack, boot)
             known = self._boot(key, until)
             if known.received.first is None and not known.end:
-                begun[key] = ANY_TIME  # it may be silent for longer than the window
+                begun.append((key, ANY_TIME))  # it may be silent for longer than the window
             if published > max(known.end, known.received.last + 1):
                 yield key
             known.end = max(known.end, published)
@@ -250,13 +250,16 @@ class Watch:
         boot.touched = touched
         return boot
 
-    def _find_starts(self, begun: Mapping[Key, dt.datetime]) -> None:
-        """Of boots that are seen for the first time: where their numbers go on from rows before the window."""
+    def _find_starts(self, begun: Sequence[tuple[Key, dt.datetime]]) -> None:
+        """Where numbers go on from rows that were stored before the window. Also those behind a hole: a message that was
+        missing for days and came within the window stands alone, far from what is new."""
         if not begun:
             return
-        columns = [*_columns(begun), list(begun.values())]
+        columns = [*_columns(key for key, _ in begun), [ts for _, ts in begun]]
         for fleet, pack, boot, seq in self._query(_BEFORE, columns):
-            self._boots[fleet, pack, boot].start = seq + 1
+            known = self._boots[fleet, pack, boot]
+            if seq not in known.received:
+                known.start = max(known.start, seq + 1)
 
     def _drop_old(self, before: dt.datetime) -> None:
         for key in [key for key, boot in self._boots.items() if boot.touched < before]:

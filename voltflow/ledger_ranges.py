@@ -45,6 +45,10 @@ class Numbers:
         """How many numbers are in it."""
         return self._count
 
+    def __contains__(self, number: int) -> bool:
+        at = bisect_left(self._lasts, number)
+        return at < len(self._firsts) and self._firsts[at] <= number
+
     @property
     def last(self) -> int:
         """The greatest; −1 when there is none."""

@@ -98,6 +98,15 @@ def test_look_a_boot_that_began_before_the_window_is_not_missing_its_start(datab
         }
 
 
+def test_look_what_came_days_late_stands_alone_in_the_window(database: str) -> None:
+    """Between it and the newest messages are rows that were stored before the window."""
+    store(database, [twin(seq) for seq in range(100) if seq not in {40, 60}])
+    query(database, "UPDATE telemetry SET stored = stored - interval '3 hours' RETURNING seq")
+    store(database, [twin(seq) for seq in (40, 60, 100, 101, 104)])
+    with contextlib.closing(Watch(database, window_s=3600)) as watch:
+        assert holes(watch) == {KEY: [(102, 103)]}
+
+
 def test_look_rows_of_a_transaction_that_is_not_over_are_not_passed_over(database: str, watch: Watch) -> None:
     """A row's time of storing is the start of its transaction: newer ones may be there before it."""
     store(database, [twin(0)])
