@@ -7,7 +7,7 @@ containers in one call, because the flow goes on writing in its own thread.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -145,7 +145,8 @@ class Alerts(msgspec.Struct):
 
 
 class FlowNode(msgspec.Struct):
-    """A node of the running flow with its counters since the start."""
+    """A node of the running flow with its counters since the start; of a sink also whether its far side takes batches
+    (`circuit`), how often it stopped to, and why it does not (`error`)."""
 
     id: str
     type: str
@@ -157,8 +158,10 @@ class FlowNode(msgspec.Struct):
     busy_s: float
     waiting: int
     retries: int
-    error: str
     status: dict[str, Any]
+    circuit: Literal["closed", "open", "half_open"] | None = None
+    error: str = ""
+    circuit_opened: int = 0
 
 
 class Flow(msgspec.Struct):
