@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 PROBE_S = 30.0
 """How long a piece of the backlog may wait for a far side that was away; whoever waits sees its return at once."""
 
+SMALLEST_PIECE = 25
+LONGEST_PAUSE_S = 1.0
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -216,21 +219,22 @@ class _Pace:
 
     A pause follows each piece so that the drain uses `share` of the far side's time. Over a far network most of that
     time is the way there and back: pieces grow while that makes them hardly slower, and shrink where they have become
-    so long that a new message would wait behind them.
+    so long that a new message would wait behind them. One slow moment does not stop the drain: neither pieces nor their
+    rate fall below a floor.
     """
 
     share: float
-    size: int = 25
+    size: int = SMALLEST_PIECE
     fastest_s: float = field(default=float("inf"))
 
     def pause_s(self, messages: int, took_s: float) -> float:
         """The pause after a piece of so many messages that took so long."""
-        self.fastest_s = min(self.fastest_s * 1.01, took_s)
+        self.fastest_s = min(self.fastest_s * 1.1, took_s)
         if messages >= self.size and took_s < 1.5 * self.fastest_s:
             self.size = min(500, self.size * 2)
         elif took_s > 3.0 * self.fastest_s:
-            self.size = max(10, self.size // 2)
-        return min(took_s * (1.0 - self.share) / self.share, 5.0)
+            self.size = max(SMALLEST_PIECE, self.size // 2)
+        return min(took_s * (1.0 - self.share) / self.share, LONGEST_PAUSE_S)
 
 
 def _record(msg: Msg, topic: str, payload: bytes) -> Record:

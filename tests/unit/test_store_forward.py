@@ -193,4 +193,4 @@ def test_pieces_grow_over_a_far_network_and_shrink_where_they_hold_up_others() -
     near.pause_s(10, 0.001)
     for _ in range(5):
         assert near.pause_s(near.size, 0.010) == pytest.approx(0.030)
-    assert near.size == 10
+    assert near.size == 25
