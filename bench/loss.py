@@ -61,7 +61,7 @@ def _cases(args: argparse.Namespace) -> Iterator[Case]:
     """Systems take turns, so that a load of the machine meets all of them."""
     cases = [(SCENARIOS[scenario], SYSTEMS[system], qos)
              for scenario in args.scenarios for qos in args.qos for system in args.only
-             if qos in SYSTEMS[system].qualities]  # fmt: skip
+             if qos in SYSTEMS[system].qualities and qos in SCENARIOS[scenario].qualities]  # fmt: skip
     for round_ in range(args.rounds):
         for place, (scenario, system, qos) in enumerate(cases):
             say(f"round {round_ + 1}/{args.rounds}, {place + 1}/{len(cases)}: {scenario.name}, "
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_scenarios,
         default=tuple(SCENARIOS),
         metavar="A,B",
-        help="only these (default A,B,C,D)",
+        help="only these (default all)",
     )
     add("--qos", type=_qualities, default=(1, 2), metavar="N,N", help="only these (default 1,2)")
     add(
