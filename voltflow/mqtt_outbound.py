@@ -372,14 +372,22 @@ class Outbound:
                 entry.topic, there=reason != NO_SUBSCRIBER, retained=bool(entry.flags & RETAIN)
             )
         batch = entry.batch
-        if reason == NO_SUBSCRIBER and batch.patient and time.monotonic() < self._hold_until_s:
-            batch.needs_subscriber = True
+        if self._hold_until_s and batch.patient:
+            self._hold(batch, unheard=reason == NO_SUBSCRIBER)
         if batch.remaining > 1 and not reason:
             batch.remaining -= 1  # nearly all of them end here
         else:
             batch.settle(entry.index, reason)
         if self._queue or self._resend:
             self._pump()
+
+    def _hold(self, batch: _Batch, *, unheard: bool) -> None:
+        """After a reconnect: what nobody hears is not safe until one message was heard; then the subscribers are back, and
+        what still nobody hears nobody wants."""
+        if not unheard:
+            self._hold_until_s = 0.0
+        elif time.monotonic() < self._hold_until_s:
+            batch.needs_subscriber = True
 
     def _release(self, mid: int, reason: int) -> None:
         entry = self._inflight.get(mid)
