@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -24,7 +23,7 @@ from voltflow.message import Key, Msg
 from voltflow.network_sink import REPLAYED, NetworkSink
 from voltflow.node import SinkUnavailable
 from voltflow.sink_queue import NodeStats, Refuse, SinkQueue, _Write
-from voltflow.spool import Backlog, Chunk, Record, Spool, SpoolFull
+from voltflow.spool import Chunk, Record, Spool, SpoolFull
 from voltflow.topics import parse
 
 log = logging.getLogger(__name__)
@@ -287,10 +286,6 @@ class SpoolRegistry:
                 folder / name, size_bytes, unquote(name),
             )  # fmt: skip
 
-    def describe(self) -> dict[str, dict[str, Any]]:
-        """By the sink's node id: what waits, what was lost, and why the spool takes nothing where that is so."""
-        return {queue.sink.id: _described(queue, queue.spool.backlog) for queue in self.queues}
-
 
 def spools_folder(state_dir: Path) -> Path:
     """Where the spools of a flow are, each in a folder of its own."""
@@ -315,15 +310,3 @@ def _sizes(folder: Path) -> dict[str, int]:
         with suppress(OSError):
             found[name] = found.get(name, 0) + path.stat().st_size
     return found
-
-
-def _described(queue: SpoolingQueue, backlog: Backlog) -> dict[str, Any]:
-    return {
-        "messages": backlog.messages,
-        "bytes": backlog.bytes,
-        "oldest_ms": backlog.oldest_ms,
-        "classes": msgspec.to_builtins(backlog.by_class),
-        "disk_error": queue.disk_error,
-        "drain_size": queue._pace.size,
-        **msgspec.to_builtins(queue.spool.counters),
-    }
