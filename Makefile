@@ -7,7 +7,7 @@ STAMPS := .venv/stamps
 NPM_STAMP := tests/npm/node_modules/.installed
 BENCH_NPM_STAMP := bench/npm/node_modules/.installed
 PACKAGES := voltflow edge cloud sim_device
-APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2 faketime faketime
+APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2 faketime
 
 .PHONY: help demo test lint format chaos bench clean install-test
 

@@ -64,6 +64,8 @@ class Far:
         self.lost: dict[str, list[range]] = {pack: [] for pack in PACKS}
         self.run_order: dict[tuple[str, bool], list[int]] = {}
         self.changed = asyncio.Event()
+        self.connection = asyncio.Lock()
+        """Calls reach the far side in their order; without it one that comes as the mood changes overtakes those that wait."""
 
     def become(self, mode: str) -> None:
         self.mode = mode
@@ -71,14 +73,15 @@ class Far:
         self.changed = asyncio.Event()
 
     async def __call__(self, msgs: list[Msg]) -> None:
-        while self.mode != "up":
-            if self.mode == "away":
-                raise SinkUnavailable("connection refused")
-            if self.mode == "deaf":
-                self._take(msgs, ordered=False)
-                await asyncio.Event().wait()
-            await self.changed.wait()
-        self._take(msgs, ordered=True)
+        async with self.connection:
+            while self.mode in {"away", "silent"}:
+                if self.mode == "away":
+                    raise SinkUnavailable("connection refused")
+                await self.changed.wait()
+            answers = self.mode == "up"
+            self._take(msgs, ordered=answers)
+        if not answers:
+            await asyncio.Event().wait()
 
     def _take(self, msgs: list[Msg], *, ordered: bool) -> None:
         for msg in msgs:
