@@ -79,7 +79,8 @@ class StubBroker:
 
     `refusal`: what CONNECT of version 5 gets before the connection is closed (b"": nothing), as a broker of 3.1.1 only
     does it; such a broker is left neither on PyPI nor in apt. None: version 5 is fine. `granted`: the reason code of
-    every subscription. `disconnect`: a DISCONNECT packet that follows the first subscription.
+    every subscription. `disconnect`: a DISCONNECT packet that follows the first subscription. `reasons`: the codes of the
+    next PUBACKs of version 5.
     """
 
     def __init__(self, refusal: bytes | None = None, *, granted: int = 1, disconnect: bytes = b"") -> None:
@@ -87,7 +88,9 @@ class StubBroker:
         self.granted = granted
         self.disconnect = disconnect
         self.versions: deque[int] = deque()
+        self.clean_starts: deque[bool] = deque()
         self.published: list[bytes] = []
+        self.reasons: deque[int] = deque()
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -118,13 +121,16 @@ class StubBroker:
         """What goes back, and whether the connection stays."""
         if kind == CONNECT:
             self.versions.append(body[6])
+            self.clean_starts.append(bool(body[7] & 2))
             if body[6] == 4:
                 return b"\x20\x02\x00\x00", True
             return (b"\x20\x03\x00\x00\x00", True) if self.refusal is None else (self.refusal, False)
-        if kind == PUBLISH:  # at QoS 1, of version 3.1.1
+        if kind == PUBLISH:  # at QoS 1, without properties
             topic_end = 2 + int.from_bytes(body[:2])
-            self.published.append(body[topic_end + 2 :])
-            return b"\x40\x02" + body[topic_end : topic_end + 2], True
+            mid, version_5 = body[topic_end : topic_end + 2], self.versions[-1] == 5
+            self.published.append(body[topic_end + 2 + version_5 :])
+            reason = self.reasons.popleft() if self.reasons else 0
+            return b"\x40" + bytes([2 + version_5]) + mid + bytes([reason] if version_5 else []), True
         if kind == SUBSCRIBE:
             return b"\x90\x04" + body[:2] + b"\x00" + bytes(
                 [self.granted]

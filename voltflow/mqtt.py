@@ -212,10 +212,20 @@ class MqttLink:
             await asyncio.sleep(waited_s)
             self.reconnects += 1
 
+    @property
+    def _has_stale_session(self) -> bool:
+        """Whether the broker may keep what an earlier run published, and nothing else.
+
+        It may hold a QoS 2 message half taken: a new one with the same packet identifier would count as the old one,
+        and be lost (MQTT 5, 4.3.3). With 3.1.1 it stays so: there a clean start is the end of all sessions.
+        """
+        return self.options.sends_only and not self._was_connected and self._version.is_5
+
     async def _connect(self) -> Connection:
         connection = self._connection = Connection(
-            self.options, self.client_id, self._version, self.name, self._inbound, self._outbound
-        )
+            self.options, self.client_id, self._version, self.name, self._inbound, self._outbound,
+            clean_start=self.options.clean_start or self._has_stale_session,
+        )  # fmt: skip
         await connection.open()
         self.last_error = ""
         self._writer.attach(connection.client._connection)

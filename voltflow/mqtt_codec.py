@@ -14,6 +14,8 @@ PACKET_TOO_LARGE = 0x95
 NO_SUBSCRIBER = 0x10
 """In PUBACK and PUBREC: the message was taken, and nobody was there to get it (MQTT 5, 3.4.2.1)."""
 DISCONNECT_WITH_WILL = 0x04
+TRY_AGAIN = {NO_SUBSCRIBER, 0x91, 0x97}
+"""Reason codes of a PUBACK or PUBREC that say nothing about the message: later the broker may take it."""
 CLOSED_ON_IT = 0x100
 """No code of MQTT's: the broker closed the connection each time it got the message, as one of 3.1.1 refuses it."""
 TAKEN_OVER = 0x8E
@@ -25,8 +27,10 @@ REASONS = {
     0x8B: "the broker shuts down",
     0x8D: "keep-alive timeout",
     TAKEN_OVER: "another client came with the same client id",
+    0x91: "packet identifier in use",
     0x93: "Receive Maximum exceeded",
     PACKET_TOO_LARGE: "packet too large",
+    0x97: "quota exceeded",
     CLOSED_ON_IT: "it closed the connection each time it got the message",
 }
 """Reason codes (MQTT 5, 2.4) that an operator can do something about."""
@@ -35,8 +39,8 @@ REASONS = {
 def reason_text(code: int) -> str:
     """A reason code for people.
 
-    >>> reason_text(0x95), reason_text(0x97)
-    ('0x95 (packet too large)', '0x97')
+    >>> reason_text(0x95), reason_text(0x83)
+    ('0x95 (packet too large)', '0x83')
     >>> reason_text(CLOSED_ON_IT)
     'none (it closed the connection each time it got the message)'
     """

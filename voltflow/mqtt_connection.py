@@ -129,6 +129,8 @@ class Connection:
         name: str,
         inbound: Inbound,
         outbound: Outbound,
+        *,
+        clean_start: bool,
     ) -> None:
         self.name = name
         self.lost = asyncio.Event()
@@ -141,6 +143,7 @@ class Connection:
         """Nothing more is taken from it: what still comes will come again over the next."""
         self._options = options
         self._client_id = client_id
+        self._clean_start = clean_start
         self._version = version
         self._inbound = inbound
         self._on_publish, self._on_answer = inbound.on_publish, outbound.on_answer
@@ -157,7 +160,7 @@ class Connection:
             }
         client = gmqtt.Client(
             self._client_id.encode(),  # as text gmqtt counts its characters, not its bytes
-            clean_session=options.clean_start,
+            clean_session=self._clean_start,
             will_message=will and gmqtt.Message(will.topic, will.payload, qos=will.qos, retain=will.retain),
             logger=_quiet,
             **properties,

@@ -33,6 +33,8 @@ class MqttOptions:
     clean_start: bool = False
     session_expiry_s: int = NEVER_EXPIRES_S
     receive_maximum: int = 1000
+    sends_only: bool = False
+    """Nothing is subscribed: what the broker keeps for this client from an earlier run is forgotten at the first connect."""
     birth: Publication | None = None
     will: Publication | None = None
     farewell: Publication | None = None

@@ -15,7 +15,7 @@ import pytest
 
 from tests import servers
 from tests.flows import Lab, raw, until
-from tests.mqtt import Inbox, cut, linked
+from tests.mqtt import Inbox, StubBroker, cut, linked
 from voltflow.engine import Engine
 from voltflow.flow import Flow
 from voltflow.message import Msg
@@ -232,6 +232,27 @@ def test_message_that_cannot_be_published_is_a_dead_letter_and_the_others_keep_t
             letter = json.loads(dead.payloads[0])
             assert (letter["node"], letter["topic"]) == ("out", bench.topic(7))
             assert letter["error"] == "ValueError: not a topic to publish to: 'with/a/+'"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("reason", [0x97, 0x91], ids=["quota exceeded", "packet identifier in use"])
+def test_message_that_the_broker_cannot_take_now_is_published_again(
+    unique: str, tmp_path: Path, reason: int
+) -> None:
+    """Such an answer says nothing about the message: it is no dead letter, and what was taken is not sent twice."""
+
+    async def scenario() -> None:
+        async with StubBroker() as broker:
+            bench = Bench(broker.port, unique, tmp_path)
+            lab = Lab(bench.engine(bench.broker(), raw("s", "source", ["out"]), bench.out("t")))
+            await until(lambda: lab.run.done() or hasattr(lab["s"], "emit"), "the start")
+            broker.reasons.extend([0, reason, 0, 0x99])
+            await lab.feed("s", b"0", b"1", b"2", b"3")
+            assert broker.published == [b"0", b"1", b"2", b"3", b"1"]
+            assert lab.engine.stats["out"].failures == 1, "a wrong payload format stays wrong"
+            assert lab.engine.circuit("out").opened == 1
+            await lab.end()
 
     run(scenario)
 

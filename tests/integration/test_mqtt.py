@@ -424,6 +424,23 @@ def test_broker_that_restarts_again_and_again_makes_no_message_refused(own: Own)
     run(scenario)
 
 
+@pytest.mark.parametrize("sends_only", [True, False])
+def test_client_that_only_sends_begins_with_a_session_of_its_own(unique: str, sends_only: bool) -> None:
+    """A QoS 2 message that an earlier run left half taken would swallow a new one with its packet identifier (4.3.3);
+    what this run sent must stay known over its own reconnects."""
+
+    async def scenario() -> None:
+        async with (
+            StubBroker() as broker,
+            linked(broker.port, client_id=unique, sends_only=sends_only, **KEPT) as link,
+        ):
+            cut(link)
+            await reconnected(link, 0)
+            assert list(broker.clean_starts) == [sends_only, False]
+
+    run(scenario)
+
+
 def test_close_raises_link_closed_for_what_was_not_confirmed(own: Own) -> None:
     """It once cancelled what it waited for: who awaited a publish seemed to be cancelled himself."""
     broker = own(servers.Mosquitto())
@@ -894,6 +911,28 @@ def test_message_without_a_subscriber_is_counted_and_said_once(
         f"link: nobody subscribes to what is published, the first topic is {unique}",
         "link: what is published has subscribers again",
     ]
+
+
+def test_after_a_reconnect_one_message_that_was_heard_ends_the_wait_for_subscribers(
+    own: Own, unique: str
+) -> None:
+    """A topic that nobody ever wants must not hold up the others for a minute."""
+    broker = own(servers.Mosquitto())
+
+    async def scenario() -> None:
+        async with linked(broker.port) as sender, linked(broker.port) as link:
+            inbox = Inbox(link, unique)
+            await until(lambda: link._client.subscriptions[0].acknowledged, "the subscription")
+            await sender.publish_batch(numbered(unique, 1), patient=True)
+            cut(sender)
+            await reconnected(sender, 0)
+            with pytest.raises(PublishRefused):
+                await sender.publish_batch(numbered(f"{unique}/unwanted", 2), patient=True)
+            await sender.publish_batch(numbered(unique, 1), patient=True)
+            await sender.publish_batch(numbered(f"{unique}/unwanted", 2), patient=True)
+            assert await inbox.have(2) == [b"0", b"0"]
+
+    run(scenario)
 
 
 @pytest.mark.parametrize("heard", [True, False], ids=["heard before", "never heard"])

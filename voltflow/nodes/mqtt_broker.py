@@ -109,7 +109,9 @@ class MqttBroker(ConfigNode):
         confirmations would wait behind messages that wait for them.
         """
         if self.sender is None:
-            options = replace(self._options, client_id=f"{self._options.client_id}-out", memory=None)
+            options = replace(
+                self._options, client_id=f"{self._options.client_id}-out", memory=None, sends_only=True
+            )
             if self._receives:  # birth and will are said by the other one
                 options = replace(options, birth=None, farewell=None, will=None)
             self.sender = MqttLink(options, name=f"{self.label} (out)")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from voltflow.message import Msg, encode_payload
 from voltflow.mqtt import LinkClosed, MqttLink, PublishRefused
-from voltflow.mqtt_codec import NO_SUBSCRIBER, check_topic, reason_text
+from voltflow.mqtt_codec import NO_SUBSCRIBER, TRY_AGAIN, check_topic, reason_text
 from voltflow.network_sink import NetworkSink
 from voltflow.node import ConfigError, Context, Rejected, SinkUnavailable, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
@@ -127,16 +127,16 @@ class Publisher:
         self._how: dict[str, Any] = {
             "qos": qos, "retain": retain, "needs_subscriber": needs_subscriber, "patient": patient,
         }  # fmt: skip
-        self._unheard: dict[int, _Write] = {}
+        self._unfinished: dict[int, _Write] = {}
         """By the id of its list: the engine writes that list again after SinkUnavailable."""
 
     async def write(self, msgs: list[Msg]) -> int:
         """How many were published; raises Rejected for those that cannot be, after the others, and SinkUnavailable
-        where a subscriber is needed and not there. The next call with the same list publishes only what is left.
+        where the broker may take the rest later: a subscriber is needed and not there, its quota is used up. The next call with the same list publishes only what is left.
 
         One that cannot be encoded must not hold up the batch: the next one, already on its way, would overtake the rest.
         """
-        write = self._unheard.pop(id(msgs), None) or self._prepare(msgs)
+        write = self._unfinished.pop(id(msgs), None) or self._prepare(msgs)
         try:
             await self._link.publish_batch([item for _, item in write.left], **self._how)
         except PublishRefused as error:
@@ -144,18 +144,18 @@ class Publisher:
             write.refused += [
                 (left[i][0], f"the broker refused it: {reason_text(code)}")
                 for i, code in error.refused
-                if code != NO_SUBSCRIBER
+                if code not in TRY_AGAIN
             ]
-            unheard = sorted(i for i, code in error.refused if code == NO_SUBSCRIBER)
+            later = sorted((i, code) for i, code in error.refused if code in TRY_AGAIN)
             write.published += len(left) - len(error.refused)
-            write.left = [left[i] for i in unheard]
-            if unheard:
-                self._unheard[id(msgs)] = write
-                raise SinkUnavailable(f"nobody subscribes to {write.left[0][1][0]}") from None
+            write.left = [left[i] for i, _ in later]
+            if later:
+                self._unfinished[id(msgs)] = write
+                raise SinkUnavailable(_why_later(write.left[0][1][0], later[0][1])) from None
         except LinkClosed as error:
             raise SinkUnavailable(str(error)) from None
         except asyncio.CancelledError:
-            self._unheard.pop(id(msgs), None)
+            self._unfinished.pop(id(msgs), None)
             raise
         else:
             write.published += len(write.left)
@@ -165,7 +165,7 @@ class Publisher:
 
     def forget(self, msgs: list[Msg]) -> None:
         """This list will not be written again."""
-        self._unheard.pop(id(msgs), None)
+        self._unfinished.pop(id(msgs), None)
 
     def _prepare(self, msgs: list[Msg]) -> _Write:
         write = _Write(msgs)
@@ -178,3 +178,9 @@ class Publisher:
                 if item is not None:
                     write.left.append((msg, item))
         return write
+
+
+def _why_later(topic: str, code: int) -> str:
+    if code == NO_SUBSCRIBER:
+        return f"nobody subscribes to {topic}"
+    return f"the broker does not take {topic} now: {reason_text(code)}"
