@@ -6,19 +6,20 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from collections.abc import Mapping
 
 import msgspec
 
 
 def set_up_logging(level: str) -> None:
-    """Log lines with time, level and logger to standard error, where systemd and containers look for them."""
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        force=True,
-    )
+    """Log lines with time (UTC), level and logger to standard error, where systemd and containers look for them."""
+    lines = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    lines.converter = time.gmtime  # gateways and cloud are in several zones
+    lines.default_time_format, lines.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(lines)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def stop_on_signals() -> asyncio.Event:

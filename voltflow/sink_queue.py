@@ -57,7 +57,7 @@ class Transaction:
 
 
 @dataclass(eq=False)
-class _Write:
+class Write:
     """What one call of the sink gets. `turn` is set when no older write is under way."""
 
     msgs: list[Msg]
@@ -84,7 +84,7 @@ class SinkQueue:
         self.tasks: set[asyncio.Task[None]] = set()
         self._refuse_messages = refuse
         self._draining = False
-        self._under_way: deque[_Write] = deque()
+        self._under_way: deque[Write] = deque()
         self._in_trouble = 0
         self._calm = asyncio.Event()
 
@@ -118,7 +118,7 @@ class SinkQueue:
         # at once, not when the task's callbacks run: who was just settled may put the next batch before those
         self._draining = False
 
-    def _settle(self, write: _Write, failure: Exception | None) -> None:
+    def _settle(self, write: Write, failure: Exception | None) -> None:
         self.stats.waiting -= len(write.msgs)
         for transaction in write.transactions:
             transaction.waiting_for[self.sink.id] -= 1
@@ -127,18 +127,18 @@ class SinkQueue:
             else:
                 transaction.fail(failure)
 
-    def _take(self) -> _Write:
+    def _take(self) -> Write:
         msgs, first = self.waiting.popleft()
         if self.sink.pipelined:
-            return _Write(msgs, [first])
-        write = _Write(list(msgs), [first])
+            return Write(msgs, [first])
+        write = Write(list(msgs), [first])
         while self.waiting and len(write.msgs) + len(self.waiting[0][0]) <= MAX_WRITE:
             more, transaction = self.waiting.popleft()
             write.msgs += more
             write.transactions.append(transaction)
         return write
 
-    async def _write(self, write: _Write) -> None:
+    async def _write(self, write: Write) -> None:
         self._under_way.append(write)
         try:
             error = await self._attempt(write.msgs)
@@ -169,7 +169,7 @@ class SinkQueue:
             return error
         return None
 
-    async def _mend(self, write: _Write, error: Exception) -> None:
+    async def _mend(self, write: Write, error: Exception) -> None:
         self._in_trouble += 1
         self._calm.clear()
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,6 +36,9 @@ __all__ = [
 T = TypeVar("T")
 GROUP_BYTES = 4 * 1024 * 1024
 """Payload that one group commit takes at most, so that one append never waits for a very long write."""
+COMMIT_PERIOD_S = 0.025
+"""From the end of one group commit to the next, unless something else is asked for: during an outage nobody waits for a
+single message, and each fsync writes a page of flash and the file system's journal."""
 
 
 class _Append(NamedTuple):
@@ -50,7 +54,7 @@ class _Call(NamedTuple):
 class Spool:
     """The spool of one sink. One thread does all of the disk's work, so no call blocks the event loop.
 
-    Appends that wait while the thread is busy share the next fsync. A call that is cancelled may have been done all
+    Appends that wait while the thread is busy share the next fsync, as do those within COMMIT_PERIOD_S of the last. A call that is cancelled may have been done all
     the same: an append is then kept whole or not at all.
     """
 
@@ -60,6 +64,7 @@ class Spool:
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
         self._backlog = Backlog()
         self._open = False
+        self._next_commit_s = 0.0
 
     @property
     def counters(self) -> SpoolCounters:
@@ -125,6 +130,7 @@ class Spool:
             if isinstance(job, _Append):
                 group, following, ended = self._gather(job)
                 self._append(group)
+                self._next_commit_s = time.monotonic() + COMMIT_PERIOD_S
                 if ended:
                     return
             else:
@@ -136,7 +142,7 @@ class Spool:
         group, size = [first], _payload(first)
         while size < GROUP_BYTES:
             try:
-                job = self._jobs.get_nowait()
+                job = self._jobs.get(timeout=max(0.0, self._next_commit_s - time.monotonic()))
             except queue.Empty:
                 return group, None, False
             if not isinstance(job, _Append):

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -22,7 +22,7 @@ import msgspec
 from voltflow.message import Key, Msg
 from voltflow.network_sink import REPLAYED, NetworkSink
 from voltflow.node import SinkUnavailable
-from voltflow.sink_queue import NodeStats, Refuse, SinkQueue, _Write
+from voltflow.sink_queue import NodeStats, Refuse, SinkQueue, Write
 from voltflow.spool import Chunk, Record, Spool, SpoolFull
 from voltflow.topics import parse
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 PROBE_S = 30.0
 """How long a piece of the backlog may wait for a far side that was away; whoever waits sees its return at once."""
 
-SMALLEST_PIECE = 25
+SMALLEST_PIECE, LARGEST_PIECE = 25, 500
 LONGEST_PAUSE_S = 1.0
 
 _decode = msgspec.json.Decoder().decode
@@ -75,7 +75,7 @@ class SpoolingQueue(SinkQueue):
 
     # -- what is new ------------------------------------------------------------------------------------------------
 
-    async def _write(self, write: _Write) -> None:
+    async def _write(self, write: Write) -> None:
         self._undecided[id(write.msgs)] = asyncio.Event()
         try:
             await super()._write(write)
@@ -85,7 +85,11 @@ class SpoolingQueue(SinkQueue):
     async def _attempt(self, msgs: list[Msg]) -> Exception | None:
         if not self.circuit.closed:
             return SinkUnavailable(self.circuit.reason)
-        return await self._write_within(msgs, self.sink.spoolAfter)
+        started = time.monotonic()
+        error = await self._write_within(msgs, self.sink.spoolAfter)
+        if error is None:
+            self._pace.new_took(time.monotonic() - started)
+        return error
 
     async def _try_again(self, msgs: list[Msg]) -> Exception | None:
         """For a batch that the spool does not take either: it alone finds out whether the far side is back."""
@@ -216,22 +220,26 @@ class SpoolingQueue(SinkQueue):
 class _Pace:
     """How much of the backlog goes at once, and how long the pause behind it is.
 
-    A pause follows each piece so that the drain uses `share` of the far side's time. Over a far network most of that
-    time is the way there and back: pieces grow while that makes them hardly slower, and shrink where they have become
-    so long that a new message would wait behind them. One slow moment does not stop the drain: neither pieces nor their
+    A pause follows each piece so that the drain uses `share` of the far side's time. Over a far network, or to a far side
+    that is busy, most of that time is spent waiting, for a small piece as for a large one: pieces grow while they take about
+    as long as what is new does anyway, and shrink where that would have to wait behind them. Neither pieces nor their
     rate fall below a floor.
     """
 
     share: float
     size: int = SMALLEST_PIECE
-    fastest_s: float = field(default=float("inf"))
+    new_s: float = float("inf")
+    """How long new batches take, smoothed; infinite where none came, and nobody has to wait behind a piece."""
+
+    def new_took(self, took_s: float) -> None:
+        """A new batch was confirmed."""
+        self.new_s = took_s if self.new_s == float("inf") else self.new_s + 0.1 * (took_s - self.new_s)
 
     def pause_s(self, messages: int, took_s: float) -> float:
         """The pause after a piece of so many messages that took so long."""
-        self.fastest_s = min(self.fastest_s * 1.1, took_s)
-        if messages >= self.size and took_s < 1.5 * self.fastest_s:
-            self.size = min(500, self.size * 2)
-        elif took_s > 3.0 * self.fastest_s:
+        if messages >= self.size and took_s < 2.0 * self.new_s:
+            self.size = min(LARGEST_PIECE, self.size * 2)
+        elif took_s > 4.0 * self.new_s:
             self.size = max(SMALLEST_PIECE, self.size // 2)
         return min(took_s * (1.0 - self.share) / self.share, LONGEST_PAUSE_S)
 

@@ -184,13 +184,26 @@ def test_a_disk_that_takes_nothing_holds_the_flow_and_says_so(tmp_path: Path) ->
     run(scenario)
 
 
-def test_pieces_grow_over_a_far_network_and_shrink_where_they_hold_up_others() -> None:
-    far = _Pace(share=0.5)
+@pytest.mark.parametrize(
+    ("new_s", "piece_s", "size"),
+    [(0.2, 0.21, 500), (0.05, 0.09, 500), (0.002, 0.006, 100), (0.002, 0.01, 25), (None, 1.0, 500)],
+    ids=["far network", "busy far side", "as it should be", "they hold up what is new", "nothing is new"],
+)
+def test_pieces_of_the_backlog_are_as_large_as_what_is_new_does_not_feel(
+    new_s: float | None, piece_s: float, size: int
+) -> None:
+    pace = _Pace(share=0.25, size=100)
+    if new_s is not None:
+        pace.new_took(new_s)
     for _ in range(6):
-        assert far.pause_s(far.size, 0.2) == pytest.approx(0.2)
-    assert far.size == 500
-    near = _Pace(share=0.25, size=100)
-    near.pause_s(10, 0.001)
-    for _ in range(5):
-        assert near.pause_s(near.size, 0.010) == pytest.approx(0.030)
-    assert near.size == 25
+        assert pace.pause_s(pace.size, piece_s) == pytest.approx(min(3 * piece_s, 1.0))
+    assert pace.size == size
+    pace.pause_s(pace.size - 1, 0.0)  # the last piece of a file says nothing of larger ones
+    assert pace.size == size
+
+
+def test_pace_follows_what_new_batches_take() -> None:
+    pace = _Pace(share=0.5, new_s=0.001)
+    for _ in range(30):
+        pace.new_took(0.1)
+    assert pace.new_s == pytest.approx(0.1, rel=0.05)
