@@ -1,4 +1,4 @@
-"""The engine: runs flows so that a batch is a transaction.
+"""The engine: runs flows so that a batch is a transaction, and replaces them while they run.
 
 A source emits a batch; it runs through every transform it can reach, synchronously and in topological order; every
 sink it reaches makes its part safe; then, and only then, `emit` returns and the source may acknowledge. Sinks work
@@ -11,18 +11,19 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import operator
-import threading
+import secrets
 import time
-import typing
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from voltflow.circuit import Circuit
 from voltflow.clock import receive_clock
-from voltflow.flow import Flow, Wired
+from voltflow.events import Events
+from voltflow.flow import Flow
+from voltflow.held_store import HeldStore
+from voltflow.holding import Entry, Holding, Keeper
+from voltflow.lines import CallLine, HolderLine, ReturnLine, WorkerLine
 from voltflow.message import Msg
 from voltflow.network_sink import NetworkSink
 from voltflow.node import (
@@ -30,40 +31,47 @@ from voltflow.node import (
     Context,
     DeadLetterSink,
     Failure,
+    Holder,
     Node,
     Ports,
     Sink,
     Source,
-    Transform,
+    Worker,
 )
+from voltflow.nodes.link_call import LinkCall
+from voltflow.nodes.link_out import LinkOut
 from voltflow.sink_queue import NodeStats, SinkQueue, Transaction
 from voltflow.spool import Spool, SpoolOptions
 from voltflow.store_forward import SpoolingQueue, SpoolRegistry, folder_name, spools_folder
+from voltflow.timer import Timer, WallTimer
+from voltflow.turn import FailedMsg, Turn, isolate, with_error
+from voltflow.watchdog import Watchdog
+from voltflow.wiring import Line, Wired, Wiring
 
-__all__ = ["Engine", "NodeStats"]
+__all__ = ["DeployError", "Engine", "NodeStats"]
 
 log = logging.getLogger(__name__)
 
+DRAIN_S = 10.0
+"""How long a deploy waits for what is under way in the nodes that it replaces."""
+STATUS_LIMIT = 1000
+"""Status messages under way at most; more are dropped and counted."""
 
-def _failed(node: Node, msg: Msg, error: str) -> Msg:
-    return msg.derive(payload=Failure(node.id, error))
+
+class DeployError(Exception):
+    """A deploy did not happen, the old flow runs on; `node_id` is the node that stood in its way, if one did."""
+
+    def __init__(self, text: str, node_id: str = "") -> None:
+        super().__init__(text)
+        self.node_id = node_id
 
 
 def _failed_task(task: asyncio.Task[None]) -> BaseException | None:
     return task.exception() if task.done() and not task.cancelled() else None
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One node of a source's plan."""
-
-    node_id: str
-    node: Node
-    targets: tuple[tuple[str, ...], ...]
-
-
 class Engine:
-    """Runs one flow. Use: `await engine.start()`, `await engine.run(stop)`; or only `run`, which starts by itself."""
+    """Runs one flow. Use: `await engine.run(stop)`, and meanwhile `await engine.deploy(flow)`."""
 
     def __init__(
         self,
@@ -75,35 +83,88 @@ class Engine:
         state_dir: Path = Path(".voltflow"),
         watchdog_s: float = 30.0,
         grace_s: float = 10.0,
+        timer: Timer | None = None,
     ) -> None:
         self.flow = flow
-        self.nodes: dict[str, Wired] = flow.build(env)
-        self.stats = {node_id: NodeStats() for node_id in self.nodes}
+        self.stats: dict[str, NodeStats] = {}
         self.dropped: dict[str, int] = {}
-        self.stalls = 0
-        self.batches = 0
-        self.messages = 0
-        self.abandoned = 0
-        self._started: list[Node] = []
-        self.grace_s = grace_s
-        self.watchdog_s = watchdog_s
+        self.stalls = self.batches = self.messages = self.abandoned = 0
+        self.deploys = 0
+        self.longest_pause_s = 0.0
+        """For which a deploy held up the sources."""
+        self.grace_s, self.watchdog_s = grace_s, watchdog_s
+        self.timer: Timer = timer or WallTimer()
+        self.events = Events()
         self.transactions: set[Transaction] = set()
         self.running: tuple[Node, Msg, float] | None = None
-        self._gateway, self._state_dir = gateway, state_dir
-        self._queues = {
-            node_id: self._queue(wired.node)
-            for node_id, wired in self.nodes.items()
-            if isinstance(wired.node, Sink)
-        }
-        self.spools = SpoolRegistry(self._queues.values())
-        plain = {node_id: wired.node for node_id, wired in self.nodes.items()}
-        with_spools = {**(services or {}), SpoolRegistry: self.spools}
-        self._context = Context(plain, with_spools, gateway, flow.revision, state_dir)
-        self._plans = {
-            node_id: tuple(self._plan(node_id))
-            for node_id, wired in self.nodes.items()
-            if isinstance(wired.node, Source)
-        }
+        self._env, self._gateway, self._state_dir = env, gateway, state_dir
+        self._services = dict(services or {})
+        self._keeper = Keeper(HeldStore(state_dir), self.timer.now_s, secrets.token_hex(4))
+        self._started: list[Node] = []
+        self._sources: dict[str, asyncio.Task[None]] = {}
+        self._sources_changed = asyncio.Event()
+        self._gate = asyncio.Event()
+        self._gate.set()
+        self._retiring: set[Node] = set()
+        self._deploying = asyncio.Lock()
+        self._status_under_way = 0
+        self._homes: dict[Node, Wiring] = {}
+        self.wiring = self._wire(flow, {})
+        self.spools = self._spool_registry()
+
+    # -- what it is made of ---------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> dict[str, Wired]:
+        """The running nodes by id, in topological order, config nodes first."""
+        return self.wiring.nodes
+
+    @property
+    def held(self) -> Keeper:
+        """What nodes hold for later."""
+        return self._keeper
+
+    def circuit(self, node_id: str) -> Circuit:
+        """Whether a sink's far side takes batches, and why not."""
+        queue = self.wiring.lines[node_id]
+        assert isinstance(queue, SinkQueue)
+        return queue.circuit
+
+    def label_of(self, node_id: str) -> str:
+        """A node's name for people, also of one that a deploy has just taken away."""
+        wired = self.nodes.get(node_id)
+        return wired.node.label if wired else node_id
+
+    def _wire(self, flow: Flow, keep: Mapping[str, Wired]) -> Wiring:
+        """The wiring of a flow, with the nodes and lines of `keep` where the flow says nothing else of them."""
+        nodes = flow.build(self._env, keep)
+        lines: dict[str, Line] = {}
+        for node_id, wired in nodes.items():
+            self.stats.setdefault(node_id, NodeStats())
+            kept = keep.get(node_id)
+            if kept is not None and kept.node is wired.node and node_id in self.wiring.lines:
+                lines[node_id] = self.wiring.lines[node_id]
+            elif (line := self._line(wired.node)) is not None:
+                lines[node_id] = line
+        return Wiring(nodes, lines, flow.expanded.instances)
+
+    def _line(self, node: Node) -> Line | None:
+        stats = self.stats[node.id]
+        if isinstance(node, Sink):
+            return self._queue(node)
+        if isinstance(node, Worker):
+            return WorkerLine(node, stats, self)
+        if isinstance(node, Holder):
+            return HolderLine(node, stats, self._keeper, self)
+        if isinstance(node, LinkCall):
+            return CallLine(node, stats, self, node.target_of, node.timeout)
+        if isinstance(node, LinkOut) and node.mode == "return":
+            return ReturnLine(stats, self._call_line)
+        return None
+
+    def _call_line(self, node_id: str) -> CallLine | None:
+        line = self.wiring.lines.get(node_id)
+        return line if isinstance(line, CallLine) else None
 
     def _queue(self, sink: Sink) -> SinkQueue:
         stats = self.stats[sink.id]
@@ -119,40 +180,45 @@ class Engine:
         )
         return SpoolingQueue(sink, stats, self._refuse, Spool(options, now_ms=receive_clock.now_ms))
 
-    def circuit(self, node_id: str) -> Circuit:
-        """Whether a sink's far side takes batches, and why not."""
-        return self._queues[node_id].circuit
+    def _spool_registry(self) -> SpoolRegistry:
+        return SpoolRegistry(line for line in self.wiring.lines.values() if isinstance(line, SinkQueue))
 
-    # -- life ---------------------------------------------------------------------------------------------------
+    def _context(self, wiring: Wiring, node_id: str) -> Context:
+        plain = {node_id: wired.node for node_id, wired in wiring.nodes.items()}
+        services = {**self._services, SpoolRegistry: self.spools}
+        env = {**self._env, **wiring.nodes[node_id].part.env}
+        return Context(
+            plain, services, self._gateway, self.flow.revision, self._state_dir, self.timer, self.events, env
+        )
+
+    # -- life -----------------------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Start the nodes, run the sources until `stop`, then drain; True when nothing was left under way.
 
         What could not be made safe within the grace period is not acknowledged: its source sends it again.
         """
-        watchdog = _Watchdog(self)
+        watchdog = Watchdog(self)
+        keeping: asyncio.Task[None] | None = None
         try:
-            for node in self._start_order():
-                await node.start(self._context)
-                self._started.append(node)
+            held = await self._keeper.open()
+            for node in _start_order(self.wiring.nodes.values()):
+                await self._start(node, self.wiring)
             for spooling in self.spools.queues:
                 await spooling.open()
             await self.spools.look_for_orphans(spools_folder(self._state_dir))
             watchdog.start()
-            await self._run_sources(stop)
+            keeping = asyncio.create_task(self._keeper.run_until_cancelled(), name="held messages")
+            self._take_held(held)
+            for node_id, wired in self.wiring.nodes.items():
+                self._begin_by_itself(node_id, wired.node)
+            await self._watch_sources(stop)
         finally:
             watchdog.stop()
+            if keeping is not None:
+                keeping.cancel()
             left = self.abandoned + len(self.transactions)
-            for queue in self._queues.values():
-                for task in queue.tasks:
-                    task.cancel()
-            for transaction in self.transactions:
-                transaction.done.cancel()
-            for spooling in self.spools.queues:
-                await spooling.close()
-            while self._started:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._stop_node(self._started.pop())
+            await self._close()
         if left:
             log.warning(
                 "stopped with %d batch(es) not yet safe; their sources will send them again",
@@ -160,76 +226,135 @@ class Engine:
             )
         return left == 0
 
-    def _start_order(self) -> list[Node]:
-        """Config nodes, sources, the rest: a source's subscription stands before a sink opens the connection they
-        share; what the broker's session sends at once would else be acknowledged unseen."""
-        nodes = [wired.node for wired in self.nodes.values()]
-        return sorted(
-            nodes, key=lambda node: (not isinstance(node, ConfigNode), not isinstance(node, Source))
-        )
+    async def _close(self) -> None:
+        for line in self.wiring.lines.values():
+            for task in _tasks_of(line):
+                task.cancel()
+        for transaction in list(self.transactions):
+            transaction.done.cancel()
+        for spooling in self.spools.queues:
+            await spooling.close()
+        while self._started:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._stop_node(self._started.pop())
+        await self._keeper.close()
+
+    async def _start(self, node: Node, wiring: Wiring) -> None:
+        node.on_badge = self._on_badge
+        self._homes[node] = wiring
+        await node.start(self._context(wiring, node.id))
+        self._started.append(node)
 
     async def _stop_node(self, node: Node) -> None:
+        self._homes.pop(node, None)
         try:
             await node.stop()
         except Exception:
             log.exception("%s: could not be stopped cleanly", node.label)
 
-    async def _run_sources(self, stop: asyncio.Event) -> None:
-        tasks = {
-            asyncio.create_task(
-                self._run_source(node_id),
-                name=f"source {self.nodes[node_id].node.label}",
+    def _begin_by_itself(self, node_id: str, node: Node) -> None:
+        """What a node does without being given a message: a source runs, a holder gives out what is due."""
+        if isinstance(node, Source):
+            self._sources[node_id] = asyncio.create_task(
+                self._run_source(node_id, node), name=f"source {node.label}"
             )
-            for node_id in self._plans
-        }
+            self._sources_changed.set()
+        line = self.wiring.lines.get(node_id)
+        if isinstance(line, HolderLine):
+            line.start()
+        if isinstance(node, LinkCall):
+            node.names = _link_ins(self.wiring.nodes.values())
+        if isinstance(line, SinkQueue):
+            heard = self.wiring.listeners("complete", node_id)
+            line.on_safe = self._tell_complete(node, heard) if heard else None
+
+    def _take_held(self, held: Mapping[str, list[Any]]) -> None:
+        """Give what an earlier run held to the nodes that held it."""
+        for node_id, rows in held.items():
+            line = self.wiring.lines.get(node_id)
+            if not isinstance(line, HolderLine):
+                self._keeper.orphans[node_id] = len(rows)
+                log.error(
+                    "%d messages are held on disk for the node %r, which the flow does not have: they wait there until "
+                    "a node that holds messages has this id", len(rows), node_id,
+                )  # fmt: skip
+                continue
+            line.adopt(self._entry(line.node.held, row) for row in rows)
+            log.info("%s: takes %d held messages of the run before", line.node.label, len(rows))
+
+    @staticmethod
+    def _entry(held: Holding, row: Any) -> Entry:
+        entry = Entry(held, row.group, row.msg, row.at_s)
+        entry.row = row.id
+        return entry
+
+    async def _watch_sources(self, stop: asyncio.Event) -> None:
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        pending = {stopping, *tasks}
+        changed: asyncio.Task[bool] | None = None
         try:
-            while not stopping.done() and not any(_failed_task(task) for task in tasks - pending):
-                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            while not stopping.done():
+                self._sources_changed.clear()
+                tasks = set(self._sources.values())
+                if any(_failed_task(task) for task in tasks):
+                    break
+                changed = asyncio.create_task(self._sources_changed.wait(), name="sources change")
+                running = {task for task in tasks if not task.done()}
+                await asyncio.wait({stopping, changed, *running}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
         finally:
             stopping.cancel()
-            await self._end(tasks)
-        for task in tasks:
+            if changed is not None:
+                changed.cancel()
+            self._gate.set()
+            await self._end(set(self._sources.values()))
+        for task in self._sources.values():
             if error := _failed_task(task):
                 raise error
 
     async def _end(self, tasks: set[asyncio.Task[None]]) -> None:
         """Cancel the sources, which then wait for what is under way: for the grace period, and no longer."""
+        holders = [line for line in self.wiring.lines.values() if isinstance(line, HolderLine)]
+        for line in holders:
+            await line.stop()
         for timeout_s in (self.grace_s, 1.0):
             for task in tasks:
                 task.cancel()
+            if holders:  # what is held must not hold up the end
+                await asyncio.sleep(0)
+                await self._keeper.flush()
             if tasks:
                 _, tasks = await asyncio.wait(tasks, timeout=timeout_s)
 
-    async def _run_source(self, node_id: str) -> None:
-        source = self.nodes[node_id].node
-        assert isinstance(source, Source)
-
+    async def _run_source(self, node_id: str, source: Source) -> None:
         async def emit(msgs: list[Msg]) -> None:
-            await self._transact(node_id, msgs)
+            while not self._gate.is_set() and source not in self._retiring:
+                await self._gate.wait()
+            await self._transact(source, msgs)
 
         await source.run(emit)
 
-    # -- a batch ------------------------------------------------------------------------------------------------
+    # -- a batch --------------------------------------------------------------------------------------------------
 
-    async def _transact(self, source: str, msgs: list[Msg]) -> None:
+    async def _transact(self, source: Source, msgs: list[Msg]) -> None:
         if not msgs:
             return
         self.batches += 1
         self.messages += len(msgs)
         try:
-            async with self.transaction(source, msgs) as transaction:
-                self._run_plan(source, msgs, transaction)
+            async with self.transaction(source.id, msgs) as transaction:
+                ports = self.transform(source, msgs, transaction)
+                Turn(self, self._home_of(source), transaction, msgs).go(source.id, ports)
         except asyncio.CancelledError:
             self.abandoned += 1
             raise
 
+    def _home_of(self, node: Node) -> Wiring:
+        return self._homes.get(node, self.wiring)
+
     @contextlib.asynccontextmanager
     async def transaction(self, node_id: str, msgs: list[Msg]) -> AsyncIterator[Transaction]:
         """Leaving the block waits until every write put under the transaction is safe."""
-        transaction = Transaction(node_id, msgs[0], len(msgs), asyncio.get_running_loop().create_future())
-        self.transactions.add(transaction)
+        transaction = self._new_transaction(node_id, msgs)
         try:
             yield transaction
             transaction.settle()
@@ -237,6 +362,17 @@ class Engine:
         finally:
             self.transactions.discard(transaction)
             transaction.done.cancel()  # where it is not done: whoever waits for it hears that it will not be
+
+    def _new_transaction(self, node_id: str, msgs: list[Msg]) -> Transaction:
+        transaction = Transaction(node_id, msgs[0], len(msgs), asyncio.get_running_loop().create_future())
+        self.transactions.add(transaction)
+        return transaction
+
+    def begin(self, node: Node, msgs: list[Msg]) -> Transaction:
+        """A transaction of what a node gives out by itself; `settle` ends its beginning, `then` hears of its end."""
+        transaction = self._new_transaction(node.id, msgs)
+        transaction.done.add_done_callback(lambda _: self.transactions.discard(transaction))
+        return transaction
 
     async def settled(self) -> bool:
         """Wait until no batch that is under way now is any more; whether all of them are safe.
@@ -248,38 +384,13 @@ class Engine:
             await asyncio.wait(done)
         return not any(future.cancelled() or future.exception() for future in done)
 
-    def _run_plan(self, source: str, msgs: list[Msg], transaction: Transaction) -> None:
-        inputs: dict[str, list[Msg]] = {}
-        wired, order = self.nodes[source], _Order(msgs)
-        self._distribute(self._transform(wired.node, msgs, transaction), wired.targets, inputs, order)
-        for step in self._plans[source]:
-            batch = inputs.pop(step.node_id, None)
-            if not batch:
-                continue
-            queue = self._queues.get(step.node_id)
-            if queue is not None:
-                queue.put(batch, transaction)
-            else:
-                self._distribute(self._transform(step.node, batch, transaction), step.targets, inputs, order)
-
-    @staticmethod
-    def _distribute(
-        ports: Ports, targets: tuple[tuple[str, ...], ...], inputs: dict[str, list[Msg]], order: _Order
-    ) -> None:
-        # A port no wire leads from is fine, as in Node-RED; more ports than the node has are not (`_ports_of`).
-        for msgs, port_targets in zip(ports, targets, strict=False):
-            if not msgs:
-                continue
-            for target in port_targets:
-                # a list is shared by all it goes to; only where wires join is a new one made
-                inputs[target] = order.merge(inputs[target], msgs) if target in inputs else msgs
-
-    def _transform(self, node: Node, msgs: list[Msg], transaction: Transaction) -> Ports:
-        assert isinstance(node, Transform | Source)
+    def transform(self, node: Node, msgs: list[Msg], transaction: Transaction) -> Ports:
+        """What a node gives out at once; what it fails on goes to `catch` nodes or dead letters."""
+        assert not isinstance(node, Sink)
         stats = self.stats[node.id]
         started = time.perf_counter()
         self.running = (node, msgs[0], time.monotonic())
-        failed: list[Msg] = []
+        failed: list[FailedMsg] = []
         try:
             ports = self._process(node, msgs, failed)
         finally:
@@ -289,25 +400,54 @@ class Engine:
         stats.messages_out += sum(map(len, ports))
         if failed:
             stats.failures += len(failed)
-            self.dead_letter(node, failed, transaction)
+            self.fail(node, failed, transaction)
+        for listener in self._home_of(node).listeners("complete", node.id):
+            gone = {id(item.msg) for item in failed}
+            done = [msg for msg in msgs if id(msg) not in gone]
+            if done:
+                self._run_listener(listener, done, transaction)
         return ports
 
-    def _process(self, node: Transform | Source, msgs: list[Msg], failed: list[Msg]) -> Ports:
-        """The node's outputs; where it raises, the batch is halved until the messages it fails on stand alone."""
-        try:
-            return _ports_of(node.process(msgs), node.spec.outputs)
-        except Exception as error:
-            if len(msgs) == 1:
-                log.debug("%s failed on a message", node.label, exc_info=True)
-                failed.append(_failed(node, msgs[0], f"{type(error).__name__}: {error}"))
-                return ()
-        middle = len(msgs) // 2
-        return _join(
-            self._process(node, msgs[:middle], failed),
-            self._process(node, msgs[middle:], failed),
-        )
+    def _process(self, node: Any, msgs: list[Msg], failed: list[FailedMsg]) -> Ports:
+        outputs = node.spec.outputs if not isinstance(node, Source) else max(1, node.spec.outputs)
 
-    def dead_letter(self, node: Node, failed: list[Msg], transaction: Transaction) -> None:
+        def on_error(msg: Msg, error: Exception) -> None:
+            log.debug("%s failed on a message", node.label, exc_info=error)
+            failed.append(FailedMsg(msg, f"{type(error).__name__}: {error}"))
+
+        return isolate(node.process, msgs, outputs, on_error)
+
+    def emit_from(self, node: Node, ports: Ports, transaction: Transaction) -> None:
+        """Hand what a node gives out to all it can reach, as part of the transaction."""
+        msgs = list(itertools.chain(*ports))
+        if msgs:
+            Turn(self, self._home_of(node), transaction, msgs).go(node.id, ports)
+
+    def call(self, node_id: str, msgs: list[Msg], transaction: Transaction) -> None:
+        """Hand messages to a `link in` node, as part of the transaction."""
+        wired = self.nodes.get(node_id)
+        if wired is None:
+            return
+        self.emit_from(wired.node, self.transform(wired.node, msgs, transaction), transaction)
+
+    # -- what fails, what is complete, what is shown --------------------------------------------------------------
+
+    def fail(self, node: Node, failed: Sequence[FailedMsg], transaction: Transaction) -> None:
+        """Messages a node failed on: to the `catch` nodes that hear of it, or as dead letters."""
+        listeners = self._home_of(node).listeners("catch", node.id)
+        caught = [(item, with_error(node, item) if listeners else None) for item in failed]
+        for listener in listeners:
+            self._run_listener(listener, [msg for _, msg in caught if msg is not None], transaction)
+        left = [item for item, msg in caught if msg is None]
+        if left:
+            self._dead_letter(node, [_failed(node, item) for item in left], transaction)
+
+    def _run_listener(self, node_id: str, msgs: list[Msg], transaction: Transaction) -> None:
+        wired = self.nodes.get(node_id)
+        if msgs and wired is not None:
+            self.emit_from(wired.node, self.transform(wired.node, msgs, transaction), transaction)
+
+    def _dead_letter(self, node: Node, failed: list[Msg], transaction: Transaction) -> None:
         """Send messages a node failed on to the flow's dead-letter sinks, within their transaction."""
         queues = [] if isinstance(node, DeadLetterSink) else self._dead_letter_queues()
         for queue in queues:
@@ -321,23 +461,175 @@ class Engine:
                           node.label, reason, origin.topic, msg.payload.error, origin.payload)  # fmt: skip
 
     async def _refuse(self, sink: Sink, refused: list[tuple[Msg, str]]) -> None:
-        failed = [_failed(sink, msg, error) for msg, error in refused]
-        async with self.transaction(sink.id, failed) as transaction:
-            self.dead_letter(sink, failed, transaction)
+        failed = [FailedMsg(msg, error) for msg, error in refused]
+        async with self.transaction(sink.id, [msg for msg, _ in refused]) as transaction:
+            self.fail(sink, failed, transaction)
 
     def _dead_letter_queues(self) -> list[SinkQueue]:
-        return [queue for queue in self._queues.values() if isinstance(queue.sink, DeadLetterSink)]
+        return [
+            line
+            for line in self.wiring.lines.values()
+            if isinstance(line, SinkQueue) and isinstance(line.sink, DeadLetterSink)
+        ]
 
-    def _plan(self, source: str) -> Iterator[_Step]:
-        """What the source's messages can reach, in topological order (`nodes` is in it already)."""
-        reached = {source}
-        for node_id, wired in self.nodes.items():
-            if node_id in reached:
-                reached.update(target for port in wired.targets for target in port)
-                if node_id != source:
-                    yield _Step(node_id, wired.node, wired.targets)
+    def _tell_complete(
+        self, node: Node, listeners: Sequence[str]
+    ) -> Callable[[list[Msg], list[Transaction]], None]:
+        """For a sink that `complete` nodes hear of: its batches wait until what those give out is safe too."""
 
-    # -- what people see ----------------------------------------------------------------------------------------
+        def tell(msgs: list[Msg], transactions: list[Transaction]) -> None:
+            following = self.begin(node, msgs)
+            for transaction in transactions:
+                transaction.wait_for(node.id)
+            following.then(lambda failure: _safe_at(transactions, node.id, failure))
+            for listener in listeners:
+                self._run_listener(listener, msgs, following)
+            following.settle()
+
+        return tell
+
+    def _on_badge(self, node: Node) -> None:
+        self.events.tell(f"status/{node.id}", dict(node.badge))
+        for listener in self._home_of(node).listeners("status", node.id):
+            if self._status_under_way >= STATUS_LIMIT:
+                self.dropped["status"] = self.dropped.get("status", 0) + 1
+                return
+            source = {"id": node.id, "type": node.type, "name": node.name}
+            msg = Msg("", None, None, receive_clock.now_ms(), {"status": {**node.badge, "source": source}})
+            self._status_under_way += 1
+            transaction = self.begin(node, [msg])
+            transaction.then(self._status_done)
+            self._run_listener(listener, [msg], transaction)
+            transaction.settle()
+
+    def _status_done(self, _: BaseException | None) -> None:
+        self._status_under_way -= 1
+
+    # -- deploy ---------------------------------------------------------------------------------------------------
+
+    async def deploy(self, flow: Flow, *, restart_all: bool = False) -> None:
+        """Replace the running flow between two batches: nodes the flow says nothing new of go on with their state.
+
+        Raises FlowError where the flow is wrong, DeployError where a node does not start or what is under way in one
+        that goes is not safe in time; then the old flow runs on as it was.
+        """
+        async with self._deploying:
+            old, before = self.wiring, self.flow
+            new = self._wire(flow, {} if restart_all else old.nodes)
+            change = _Change(old, new)
+            self.flow = flow
+            try:
+                await self._start_new(change)
+                await self._switch(change)
+            except BaseException:
+                self.flow = before
+                raise
+            self.deploys += 1
+
+    async def _start_new(self, change: _Change) -> None:
+        """All but sources, which would begin to receive."""
+        for node in _start_order(change.come):
+            if not isinstance(node, Source):
+                await self._start_or_give_up(node, change)
+
+    async def _start_or_give_up(self, node: Node, change: _Change) -> None:
+        try:
+            await self._start(node, change.new)
+        except Exception as error:
+            await self._stop_all(wired.node for wired in change.come)
+            raise DeployError(f"{node.label} does not start: {error}", node.id) from error
+
+    async def _stop_all(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            if node in self._started:
+                self._started.remove(node)
+                await self._stop_node(node)
+
+    async def _switch(self, change: _Change) -> None:
+        paused = time.monotonic()
+        self._gate.clear()
+        try:
+            await self._exchange_sources(change)
+            await self._wait_until_empty(change)
+            self.wiring = change.new
+            self._homes.update(dict.fromkeys((wired.node for wired in change.new.nodes.values()), change.new))
+            await self._exchange_lines(change)
+        finally:
+            self._retiring.clear()
+            self._gate.set()
+            self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - paused)
+        for node_id, wired in change.new.nodes.items():
+            if wired in change.come:
+                self._begin_by_itself(node_id, wired.node)
+        await self._stop_all(wired.node for wired in change.go)
+        for node_id in [node_id for node_id in self.stats if node_id not in change.new.nodes]:
+            del self.stats[node_id]
+
+    async def _exchange_sources(self, change: _Change) -> None:
+        """New ones receive from the moment on at which the old ones take nothing more; those bring what they took to its
+        end first."""
+        ending: set[asyncio.Task[None]] = set()
+        for node in _start_order(change.come):
+            if isinstance(node, Source):
+                await self._start_or_give_up(node, change)
+        for wired in change.go:
+            if isinstance(wired.node, Source):
+                self._retiring.add(wired.node)
+                task = self._sources.pop(wired.node.id)
+                ending.add(task)
+                if not wired.node.retire():
+                    task.cancel()
+        if ending:
+            _, pending = await asyncio.wait(ending, timeout=DRAIN_S)
+            for task in pending:
+                task.cancel()
+
+    async def _wait_until_empty(self, change: _Change) -> None:
+        deadline = time.monotonic() + DRAIN_S
+        while full := [node_id for node_id in change.going_ids if not change.old.lines[node_id].empty]:
+            if time.monotonic() > deadline:
+                await self._undo(change)
+                names = ", ".join(self.label_of(node_id) for node_id in full)
+                raise DeployError(
+                    f"what {names} has taken is not safe after {DRAIN_S:g} s: bring its far side back, or leave the node "
+                    "as it is", full[0],
+                )  # fmt: skip
+            await asyncio.sleep(0.005)
+
+    async def _undo(self, change: _Change) -> None:
+        """The sources that were ended begin again; what was started for the new flow is stopped."""
+        await self._stop_all(wired.node for wired in change.come)
+        for wired in change.go:
+            if isinstance(wired.node, Source):
+                self._started.remove(wired.node)
+                await self._start(wired.node, change.old)
+                self._begin_by_itself(wired.node.id, wired.node)
+
+    async def _exchange_lines(self, change: _Change) -> None:
+        """Spools and held messages pass to who has the same id now."""
+        for node_id in change.going_ids:
+            line = change.old.lines[node_id]
+            for task in _tasks_of(line):
+                task.cancel()
+            if isinstance(line, SpoolingQueue):
+                await line.close()
+            if isinstance(line, HolderLine):
+                await line.stop()
+                following = change.new.lines.get(node_id)
+                if isinstance(following, HolderLine):
+                    entries = list(line.node.held.entries())
+                    line.node.held.groups.clear()
+                    following.adopt(entries)
+                else:
+                    line.drop("the node that held it was removed by a deploy")
+        self.spools = self._spool_registry()
+        for wired in change.come:
+            fresh = change.new.lines.get(wired.node.id)
+            if isinstance(fresh, SpoolingQueue):
+                await fresh.open()
+        await self.spools.look_for_orphans(spools_folder(self._state_dir))
+
+    # -- what people see ------------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
         """The flow with what happened at each node, for `/api/flow` and the metrics; before the start and after the
@@ -364,105 +656,61 @@ class Engine:
         }
 
     def _circuit_facts(self, node_id: str) -> dict[str, Any]:
-        if node_id not in self._queues:
+        line = self.wiring.lines.get(node_id)
+        if not isinstance(line, SinkQueue):
             return {}
-        circuit = self._queues[node_id].circuit
+        circuit = line.circuit
         return {"circuit": circuit.state, "error": circuit.reason, "circuit_opened": circuit.opened}
 
 
-_only_messages = frozenset({Msg}).issuperset
-"""Whether all types are Msg: 20 ns a message, so that every list can be looked at."""
+class _Change:
+    """What a deploy changes: nodes that come and go; one that is changed does both."""
+
+    def __init__(self, old: Wiring, new: Wiring) -> None:
+        self.old, self.new = old, new
+        self.come = [
+            w for id, w in new.nodes.items() if id not in old.nodes or old.nodes[id].node is not w.node
+        ]
+        self.go = [
+            w for id, w in old.nodes.items() if id not in new.nodes or new.nodes[id].node is not w.node
+        ]
+
+    @property
+    def going_ids(self) -> list[str]:
+        """Those that go and have a line."""
+        return [wired.node.id for wired in self.go if wired.node.id in self.old.lines]
 
 
-def _ports_of(result: list[Msg] | Ports, outputs: int) -> Ports:
-    """What `process` returned as one list for each port.
-
-    A node that forgets its `return`, returns something else than messages or has more ports than it declares fails
-    like one that raises: further down it could only be lost or hold up the flow.
-    """
-    ports = result if isinstance(result, tuple) else (result,)
-    if len(ports) > outputs:
-        raise TypeError(f"process returned lists for {len(ports)} outputs, declared are {outputs}")
-    for port in ports:
-        if not isinstance(port, list):
-            raise TypeError(f"process returned {type(port).__name__}, expected a list of messages")
-        if not _only_messages(map(type, port)):
-            found = next((type(item).__name__ for item in port if not isinstance(item, Msg)), None)
-            if found is not None:
-                raise TypeError(f"process returned a list with {found} in it, expected a list of messages")
-    return typing.cast("Ports", ports)
+def _start_order(nodes: Iterable[Wired]) -> list[Node]:
+    """Config nodes, sources, the rest: a source's subscription stands before a sink opens the connection they
+    share; what the broker's session sends at once would else be acknowledged unseen."""
+    return sorted(
+        (wired.node for wired in nodes),
+        key=lambda node: (not isinstance(node, ConfigNode), not isinstance(node, Source)),
+    )
 
 
-def _join(first: Ports, second: Ports) -> Ports:
-    nothing: list[Msg] = []
-    return tuple(a + b for a, b in itertools.zip_longest(first, second, fillvalue=nothing))
+def _link_ins(nodes: Iterable[Wired]) -> dict[str, list[str]]:
+    """The link in nodes by id and by name."""
+    found: dict[str, list[str]] = {}
+    for wired in nodes:
+        if wired.part.type == "link in":
+            for name in {wired.node.id, wired.node.name} - {""}:
+                found.setdefault(name, []).append(wired.node.id)
+    return found
 
 
-class _Order:
-    """Where wires join, messages stand in the order in which the source emitted what they were made from."""
-
-    def __init__(self, msgs: list[Msg]) -> None:
-        self._msgs = msgs
-        self._positions: dict[int, int] = {}
-
-    def merge(self, first: list[Msg], second: list[Msg]) -> list[Msg]:
-        if not self._positions:  # most batches never join
-            self._positions = {id(msg.origin or msg): i for i, msg in enumerate(self._msgs)}
-        keyed = [*self._keyed(first), *self._keyed(second)]
-        keyed.sort(key=operator.itemgetter(0))
-        return [msg for _, msg in keyed]
-
-    def _keyed(self, msgs: list[Msg]) -> Iterator[tuple[int, Msg]]:
-        position = 0
-        for msg in msgs:  # one that a node made from nothing stays behind the one before it
-            position = self._positions.get(id(msg.origin or msg), position)
-            yield position, msg
+def _tasks_of(line: Line) -> list[asyncio.Task[None]]:
+    """What runs for a line."""
+    tasks = set(getattr(line, "tasks", ()))
+    task = getattr(line, "task", None)
+    return [*tasks, task] if task is not None else list(tasks)
 
 
-class _Watchdog(threading.Thread):
-    """Names the node and message that hold up the flow for longer than `watchdog_s`.
+def _failed(node: Node, item: FailedMsg) -> Msg:
+    return item.msg.derive(payload=Failure(node.id, item.error))
 
-    A thread, because a transform that does not return holds the event loop itself.
-    """
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(name="watchdog", daemon=True)
-        self._engine = engine
-        self._ended = threading.Event()
-        self._reported: Msg | None = None
-
-    def stop(self) -> None:
-        self._ended.set()
-
-    def run(self) -> None:
-        while not self._ended.wait(min(1.0, self._engine.watchdog_s / 4)):
-            self._look()
-
-    def _look(self) -> None:
-        engine, now = self._engine, time.monotonic()
-        running = engine.running
-        if running is not None and now - running[2] > engine.watchdog_s and self._reported is not running[1]:
-            self._reported = running[1]
-            self._report(
-                f"node {running[0].label} has not returned",
-                running[1],
-                now - running[2],
-            )
-        for transaction in list(engine.transactions):
-            if now - transaction.started > engine.watchdog_s and not transaction.reported:
-                transaction.reported = True
-                # a copy: this thread is not the one that changes it
-                holding = [node_id for node_id, count in transaction.waiting_for.copy().items() if count]
-                labels = ", ".join(engine.nodes[node_id].node.label for node_id in holding) or "no sink"
-                self._report(f"{labels} has not confirmed a batch of {transaction.size}", transaction.first,
-                             now - transaction.started)  # fmt: skip
-
-    def _report(self, what: str, msg: Msg, age_s: float) -> None:
-        log.error(
-            "stall: %s for %.0f s; first message: topic %s, key %s",
-            what,
-            age_s,
-            msg.topic,
-            msg.key,
-        )
-        self._engine.stalls += 1
+def _safe_at(transactions: Iterable[Transaction], node_id: str, failure: BaseException | None) -> None:
+    for transaction in transactions:
+        transaction.safe_at(node_id, failure)

@@ -10,12 +10,14 @@ import graphlib
 import hashlib
 import json
 import re
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from voltflow.expand import SUBFLOW, Expanded, ExpandError, Part, RawNode, active, expand, list_of
 from voltflow.flow_lines import NodeLines, lines_of
 from voltflow.node import (
     REGISTRY,
@@ -23,18 +25,23 @@ from voltflow.node import (
     ConfigNode,
     DeadLetterSink,
     Field,
+    Holder,
     Node,
     NodeSpec,
     Source,
     VariableMissing,
+    Worker,
 )
+from voltflow.wiring import Wired
 
-STRUCTURE = frozenset({"tab", "group", "comment"})
-"""Types that say how a flow is drawn, not what it does."""
+__all__ = ["Flow", "FlowError", "Problem", "RawNode", "Wired"]
 
 JAVASCRIPT = frozenset({"function", "exec"})
 
-RawNode = dict[str, Any]
+DRAWING = frozenset(
+    {"x", "y", "w", "h", "g", "l", "wires", "name", "info", "icon", "inputLabels", "outputLabels"}
+)
+"""Properties that say nothing of what a node does; wires are the wiring's."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,6 @@ class FlowError(ValueError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))
         self.problems = problems
-
-
-@dataclass(frozen=True)
-class Wired:
-    """A running node and where its output ports lead: `targets[port]` are node ids."""
-
-    node: Node
-    targets: tuple[tuple[str, ...], ...]
 
 
 class Flow:
@@ -129,28 +128,42 @@ class Flow:
         """
         return _Checker(self, env, elsewhere).problems()
 
-    def build(self, env: Mapping[str, str]) -> dict[str, Wired]:
-        """The enabled nodes by id, in topological order (config nodes first); raises FlowError."""
+    @cached_property
+    def expanded(self) -> Expanded:
+        """The flow as it runs; raises FlowError."""
+        try:
+            return expand(self.nodes)
+        except ExpandError as error:
+            raw = next((raw for raw in self.nodes if raw["id"] == error.node_id), None)
+            label = f"{raw['type']} {raw.get('name') or raw['id']!r}" if raw else error.node_id
+            raise FlowError([Problem(error.node_id, label, str(error))]) from None
+
+    def build(self, env: Mapping[str, str], keep: Mapping[str, Wired] | None = None) -> dict[str, Wired]:
+        """The enabled nodes by id, in topological order (config nodes first); raises FlowError.
+
+        Nodes of `keep` are taken over where the flow says nothing else of them and of the config nodes they refer to.
+        """
         errors = [problem for problem in self.check(env) if problem.severity == "error"]
         if errors:
             raise FlowError(errors)
-        by_id = {raw["id"]: raw for raw in self.active()}
-        order = graphlib.TopologicalSorter(_predecessors(by_id)).static_order()
-        built = {
-            node_id: Wired(
-                REGISTRY[by_id[node_id]["type"]].build(node_id, by_id[node_id], env),
-                tuple(tuple(t for t in port if t in by_id) for port in by_id[node_id].get("wires", [])),
-            )
-            for node_id in order
-        }
+        parts = self.expanded.parts
+        order = graphlib.TopologicalSorter(_predecessors(parts)).static_order()
+        kept = _unchanged(parts, keep or {})
+        built: dict[str, Wired] = {}
+        for node_id in order:
+            part = parts[node_id]
+            if node_id in kept:
+                node = kept[node_id]
+                node.name = str(part.raw.get("name", ""))
+            else:
+                node = REGISTRY[part.type].build(node_id, part.raw, ChainMap(dict(part.env), dict(env)))
+            wires = list_of(part.raw, "wires")
+            built[node_id] = Wired(node, tuple(tuple(t for t in port if t in parts) for port in wires), part)
         return dict(sorted(built.items(), key=lambda item: not isinstance(item[1].node, ConfigNode)))
 
     def active(self) -> Iterator[RawNode]:
         """The nodes that do something and are not disabled, themselves or by their tab."""
-        off = [raw["id"] for raw in self.nodes if raw["type"] == "tab" and raw.get("disabled")]
-        for raw in self.nodes:
-            if raw["type"] not in STRUCTURE and not raw.get("d") and raw.get("z") not in off:
-                yield raw
+        return active(self.nodes)
 
     def line_of(self, raw: RawNode, name: str | None = None) -> int | None:
         """The line of the file where a node of this flow, or a property of it, stands."""
@@ -167,13 +180,55 @@ class Flow:
         return lines_of(self._text or "[]")
 
 
-def _predecessors(by_id: Mapping[str, RawNode]) -> dict[str, list[str]]:
-    graph: dict[str, list[str]] = {node_id: [] for node_id in by_id}
-    for node_id, raw in by_id.items():
-        for target in _targets(raw):
+def _predecessors(parts: Mapping[str, Part]) -> dict[str, list[str]]:
+    """What must come before each node in a plan. A node that answers later begins a plan of its own, so a circle
+    through it is none."""
+    graph: dict[str, list[str]] = {node_id: [] for node_id in parts}
+    for node_id, part in parts.items():
+        for target in () if _answers_later(part) else _targets(part.raw):
             if target in graph:
                 graph[target].append(node_id)
     return graph
+
+
+def _answers_later(part: Part) -> bool:
+    spec = REGISTRY.get(part.type)
+    return part.type == "link call" or (spec is not None and issubclass(spec.cls, Worker | Holder))
+
+
+def _unchanged(parts: Mapping[str, Part], keep: Mapping[str, Wired]) -> dict[str, Node]:
+    """The nodes of `keep` that can go on: a changed config node changes those that refer to it."""
+    same = {
+        node_id: wired.node
+        for node_id, wired in keep.items()
+        if node_id in parts and _says_the_same(parts[node_id], wired.part)
+    }
+    while True:
+        changed = {
+            node_id
+            for node_id in same
+            if any(target in parts and target not in same for target in _references(parts[node_id]))
+        }
+        if not changed:
+            return same
+        for node_id in changed:
+            del same[node_id]
+
+
+def _says_the_same(one: Part, other: Part) -> bool:
+    properties = ({k: v for k, v in part.raw.items() if k not in DRAWING} for part in (one, other))
+    return (
+        next(properties) == next(properties)
+        and dict(one.env) == dict(other.env)
+        and one.groups == other.groups
+    )
+
+
+def _references(part: Part) -> Iterator[str]:
+    spec = REGISTRY.get(part.type)
+    for field in spec.fields if spec else ():
+        if field.reference is not None and (target := part.raw.get(field.name)):
+            yield str(target)
 
 
 def _targets(raw: RawNode) -> Iterator[str]:
@@ -203,9 +258,21 @@ class _Checker:
         found = list(self._double_ids())
         for raw in self.active.values():
             found += self._node(raw)
-        found += self._cycles()
+        if not any(problem.severity == "error" for problem in found):
+            found += self._expansion()
         found += self._dead_letters()
         return found
+
+    def _env_for(self, raw: RawNode) -> Mapping[str, str]:
+        """What its variables may name; inside of a subflow those that are declared anywhere in the flow."""
+        declared = {
+            str(item.get("name")): str(item.get("value", ""))
+            for other in self.flow.nodes
+            if other["id"] in (raw.get("z"), raw.get("g")) or other["type"] in ("group", "subflow")
+            for item in list_of(other, "env")
+            if isinstance(item, dict)
+        }
+        return ChainMap(declared, dict(self.env)) if declared else self.env
 
     def _problem(self, raw: RawNode, text: str, name: str | None = None, *, warning: bool = False) -> Problem:
         label = f"{raw['type']} {raw.get('name') or raw['id']!r}"
@@ -226,11 +293,10 @@ class _Checker:
 
     def _node(self, raw: RawNode) -> Iterator[Problem]:
         spec = REGISTRY.get(raw["type"])
+        if raw["type"].startswith(SUBFLOW):
+            return
         if raw["type"] in JAVASCRIPT:
-            yield self._problem(
-                raw,
-                "JavaScript and commands are not run here; use the battery nodes or remove it",
-            )
+            yield self._problem(raw, _instead(raw), "func")
         elif spec is None:
             known = ", ".join(sorted(REGISTRY))
             yield self._problem(raw, f'unknown type "{raw["type"]}"; there are: {known}', "type")
@@ -240,10 +306,10 @@ class _Checker:
 
     def _configuration(self, raw: RawNode, spec: NodeSpec) -> Iterator[Problem]:
         """Each property by itself, so that all wrong ones are named; the rules of the node where none is."""
-        wrong = False
+        wrong, env = False, self._env_for(raw)
         for field in spec.fields:
             try:
-                built = replace(spec, cls=_Values, fields=(field,)).build(raw["id"], raw, self.env)
+                built = replace(spec, cls=_Values, fields=(field,)).build(raw["id"], raw, env)
             except ConfigError as error:
                 wrong = True
                 missing_here = isinstance(error, VariableMissing) and self.elsewhere
@@ -254,7 +320,7 @@ class _Checker:
         if wrong:
             return
         try:
-            spec.build(raw["id"], raw, self.env)
+            spec.build(raw["id"], raw, env)
         except ConfigError as error:
             name = re.match(r'property "([^"]+)"', str(error))
             yield self._problem(raw, str(error), name[1] if name else None)
@@ -298,18 +364,21 @@ class _Checker:
             yield self._problem(raw, f'a wire leads to "{target}", which is not in the flow', "wires")
             return
         spec = REGISTRY.get(self.all_ids[target]["type"])
-        if spec is not None and spec.inputs == 0:
+        if spec is not None and spec.inputs == 0 and target in self.active:
             yield self._problem(raw, f'a wire leads to "{target}", which has no input', "wires")
 
-    def _cycles(self) -> Iterator[Problem]:
+    def _expansion(self) -> Iterator[Problem]:
+        """What only shows when subflows and links are taken for what they stand for."""
         try:
-            graphlib.TopologicalSorter(_predecessors(self.active)).prepare()
+            parts = self.flow.expanded.parts
+            graphlib.TopologicalSorter(_predecessors(parts)).prepare()
+        except FlowError as error:
+            yield from error.problems
         except graphlib.CycleError as error:
             path = list(reversed(error.args[1]))
+            raw = self.all_ids.get(parts[path[0]].source_id, parts[path[0]].raw)
             yield self._problem(
-                self.active[path[0]],
-                f"the wires form a cycle: {' → '.join(path)}",
-                "wires",
+                raw, f"the wires form a cycle: {' → '.join(path)}; a delay node in it would break it", "wires"
             )
 
     def _dead_letters(self) -> Iterator[Problem]:
@@ -319,3 +388,12 @@ class _Checker:
         ):
             text = "no dead letter node: a message that a node fails on is logged, counted and dropped"
             yield Problem("", "flow", text, "warning")
+
+
+def _instead(raw: RawNode) -> str:
+    """What to put in the place of a node that runs JavaScript or commands."""
+    code = str(raw.get("func") or raw.get("command") or "").strip().splitlines()
+    text = (
+        "JavaScript and commands are not run here: use change, switch, template or a python node in its place"
+    )
+    return f"{text}; it is kept as it is: {code[0][:120]!r}{' …' if len(code) > 1 else ''}" if code else text

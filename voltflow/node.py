@@ -30,24 +30,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
-import msgspec
-
 from voltflow.context import Contexts, Memory
+from voltflow.events import Badge, Events
+from voltflow.field import ConfigError, Field, VariableMissing, config
 from voltflow.message import Msg
+from voltflow.timer import Timer, WallTimer
+
+if typing.TYPE_CHECKING:
+    from voltflow.holding import Entry, Holding
+
+__all__ = [
+    "REGISTRY",
+    "ConfigError",
+    "ConfigNode",
+    "Context",
+    "DeadLetterSink",
+    "Emit",
+    "Failure",
+    "Field",
+    "Holder",
+    "Node",
+    "NodeSpec",
+    "Ports",
+    "Rejected",
+    "Sink",
+    "SinkUnavailable",
+    "Source",
+    "Transform",
+    "VariableMissing",
+    "Worker",
+    "config",
+    "load_installed_nodes",
+    "load_nodes",
+    "node",
+    "process_env",
+]  # fmt: skip
 
 Emit = Callable[[list[Msg]], Awaitable[None]]
 """`await emit(msgs)` returns when every sink has made the batch safe and raises when it is not."""
 
 Ports = Sequence[list[Msg]]
 """One list of messages for each output port."""
-
-
-class ConfigError(ValueError):
-    """A node's configuration is wrong; the message names node, property, value and what is allowed."""
-
-
-class VariableMissing(ConfigError):
-    """A property names an environment variable that is not set here; on the machine that runs the flow it may be."""
 
 
 class SinkUnavailable(Exception):
@@ -75,86 +98,6 @@ class Failure:
     id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16), compare=False)
 
 
-@dataclass(frozen=True)
-class Field:
-    """One configuration property of a node, as its declaration says it. `name` is the property in flows.json."""
-
-    name: str
-    attribute: str
-    type: Any
-    default: Any
-    help: str
-    unit: str | None
-    low: float | None
-    high: float | None
-    choices: tuple[Any, ...] | None
-    reference: str | None
-    secret: bool
-    advanced: bool
-    example: Any
-
-    @property
-    def required(self) -> bool:
-        return self.default is dataclasses.MISSING
-
-    def coerce(self, value: Any) -> Any:
-        """The value in the field's type (editors save numbers as text); raises ConfigError naming what is allowed."""
-        if self.reference is not None and not value and not self.required:
-            return ""
-        if value in ("", None) and not self.required and self.type is not str:
-            return self.default  # how an editor saves an empty field of a number or a choice
-        try:
-            converted = msgspec.convert(value, self.type, strict=False)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f'property "{self.name}": {error}, but it is {value!r}') from None
-        if self.choices is not None and converted not in self.choices:
-            allowed = ", ".join(repr(choice) for choice in self.choices)
-            raise ConfigError(f'property "{self.name}": {converted!r} is not one of {allowed}')
-        # asked this way round a NaN, for which every comparison is false, is out of range
-        if (self.low is not None and not converted >= self.low) or (
-            self.high is not None and not converted <= self.high
-        ):
-            raise ConfigError(
-                f'property "{self.name}": {converted!r} is out of range, allowed is {self.range_text()}'
-            )
-        return converted
-
-    def range_text(self) -> str:
-        """The allowed range for people, with the unit: `1 … 65535 s`."""
-        low = "" if self.low is None else f"{self.low:g}"
-        high = "" if self.high is None else f"{self.high:g}"
-        text = f"{low} … {high}" if low and high else f"≥ {low}" if low else f"≤ {high}" if high else ""
-        return f"{text} {self.unit}" if text and self.unit else text
-
-
-def config(
-    default: Any = dataclasses.MISSING,
-    *,
-    help: str,
-    unit: str | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Sequence[Any] | None = None,
-    reference: str | None = None,
-    secret: bool = False,
-    advanced: bool = False,
-    example: Any = None,
-    name: str | None = None,
-) -> Any:
-    """Declare a configuration field of a node.
-
-    `reference` is the type of the config node it points to (its id is the value); `name` is the property's name in
-    flows.json where that is not a Python name (`from`, `global`).
-    """
-    metadata = dict(
-        help=help, unit=unit, low=low, high=high, choices=tuple(choices) if choices else None,
-        reference=reference, secret=secret, advanced=advanced, example=example, name=name,
-    )  # fmt: skip
-    if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
-
-
 T = TypeVar("T")
 
 
@@ -167,6 +110,10 @@ class Context:
     gateway: str
     flow_rev: str
     state_dir: Path
+    timer: Timer = dataclasses.field(default_factory=WallTimer)
+    events: Events = dataclasses.field(default_factory=Events)
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What `${NAME}` may name, by name; a node's own subflow and tab first."""
     _forgotten: Contexts = dataclasses.field(default_factory=Contexts)
 
     def memory(self, kind: Literal["node", "flow", "global"], node: Node) -> Memory:
@@ -199,6 +146,8 @@ class Node:
     id: str = ""
     name: str = ""
     tab: str = ""
+    badge: Badge = {}  # noqa: RUF012 - never changed, only replaced
+    on_badge: Callable[[Node], None] | None = None
 
     async def start(self, ctx: Context) -> None:
         """Open what the node needs; called once before the flow's sources run."""
@@ -209,6 +158,13 @@ class Node:
     def status(self) -> dict[str, Any]:
         """What a person would want to know of this node now, for `/api/flow`; cheap."""
         return {}
+
+    def show(self, badge: Badge) -> None:
+        """Set what stands below the node in the editor, and tell `status` nodes; the same again tells nobody."""
+        if badge != self.badge:
+            self.badge = badge
+            if self.on_badge is not None:
+                self.on_badge(self)
 
     @property
     def label(self) -> str:
@@ -221,6 +177,11 @@ class Source(Node):
     async def run(self, emit: Emit) -> None:
         """Emit until cancelled; then wait for what is under way (the engine bounds that) and return."""
         raise NotImplementedError
+
+    def retire(self) -> bool:
+        """Take nothing more, at once: another node takes its place. Whether `run` then returns by itself, when what was
+        taken is safe; otherwise it is cancelled."""
+        return False
 
     def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
         """What the flow gets of an emitted batch: decode here, so that the engine isolates a message that fails."""
@@ -238,6 +199,51 @@ class Transform(Node):
     def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
         """The messages for the output, or one list for each output port (a tuple)."""
         raise NotImplementedError
+
+
+class Worker(Node):
+    """Messages in, messages out, with I/O between: a request, a file.
+
+    It gets batches one after the other, or up to `parallel` at once; a batch is not acknowledged before what it gave
+    out is safe. An exception isolates the message at fault as in a transform; `SinkUnavailable` makes the engine try
+    again later.
+    """
+
+    parallel: ClassVar[int] = 1
+
+    async def work(self, msgs: list[Msg]) -> list[Msg] | Ports:
+        """The messages for the output, or one list for each output port (a tuple)."""
+        raise NotImplementedError
+
+
+class Holder(Node):
+    """Messages in, messages out later: a delay, a group that is not complete.
+
+    `self.held` keeps messages (`voltflow.holding`): what a node remembers of them beyond that must come back from
+    `restore`. Nothing held is acknowledged and only in memory.
+    """
+
+    held: Holding
+
+    def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
+        """As a transform's; a message that is neither kept nor given out is done with."""
+        raise NotImplementedError
+
+    def due_s(self) -> float | None:
+        """When `tick` is to be called, in the time of `held.now_s`; None: only after another message."""
+        return None
+
+    def tick(self) -> list[Msg] | Ports:
+        """What is due now."""
+        return []
+
+    def restore(self, entry: Entry) -> list[Msg] | Ports:
+        """Take a message again that was held before a restart or a deploy; by default as if it came now, at its time."""
+        return self.process([entry.msg])
+
+    def drop(self) -> list[Msg]:
+        """Forget everything that is held, without giving it out; what that was."""
+        return [msg for group in list(self.held.groups) for msg in self.held.release(group)]
 
 
 class Sink(Node):
@@ -329,6 +335,7 @@ def node(
     color: str = "#dddddd",
     icon: str = "font-awesome/fa-cog",
     outputs: int = 1,
+    inputs: int = 1,
 ) -> Callable[[type[N]], type[N]]:
     """Register a class as a node type: makes it a dataclass and its fields the configuration."""
 
@@ -342,7 +349,7 @@ def node(
         cls.spec = NodeSpec(
             type, cls, category, color, icon,
             outputs=0 if is_sink or is_config else outputs,
-            inputs=0 if is_source or is_config else 1,
+            inputs=0 if is_source or is_config else inputs,
             fields=tuple(_fields(cls)), help=inspect.cleandoc(cls.__doc__ or ""),
         )  # fmt: skip
         REGISTRY[type] = cls.spec

@@ -50,10 +50,35 @@ class Transaction:
         if self.open_writes == 0 and not self.done.done():
             self.done.set_result(None)
 
-    def fail(self, error: Exception) -> None:
+    def wait_for(self, node_id: str) -> None:
+        """It is not done before `safe_at` was called for this."""
+        self.open_writes += 1
+        self.waiting_for[node_id] = self.waiting_for.get(node_id, 0) + 1
+
+    def safe_at(self, node_id: str, failure: BaseException | None = None) -> None:
+        """What `wait_for` was called for is safe, or will not be."""
+        self.waiting_for[node_id] -= 1
+        if failure is None:
+            self.settle()
+        else:
+            self.fail(failure)
+
+    def fail(self, error: BaseException) -> None:
         """Its source is to send it again."""
         if not self.done.done():
-            self.done.set_exception(error)
+            if isinstance(error, Exception):
+                self.done.set_exception(error)
+                self.done.exception()  # whoever waits for it gets it; there may be nobody any more
+            else:
+                self.done.cancel()
+
+    def then(self, call: Callable[[BaseException | None], None]) -> None:
+        """Call it when this is done, with why it failed (None: it did not), in the event loop's next turn."""
+
+        def tell(done: asyncio.Future[None]) -> None:
+            call(asyncio.CancelledError() if done.cancelled() else done.exception())
+
+        self.done.add_done_callback(tell)
 
 
 @dataclass(eq=False)
@@ -82,15 +107,21 @@ class SinkQueue:
         self.circuit = Circuit(sink.label)
         self.waiting: deque[tuple[list[Msg], Transaction]] = deque()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.on_safe: Callable[[list[Msg], list[Transaction]], None] | None = None
+        """Told of each write that is safe, before its batches are settled."""
         self._refuse_messages = refuse
         self._draining = False
         self._under_way: deque[Write] = deque()
         self._in_trouble = 0
         self._calm = asyncio.Event()
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not self.waiting and not self._under_way
+
     def put(self, msgs: list[Msg], transaction: Transaction) -> None:
-        transaction.open_writes += 1
-        transaction.waiting_for[self.sink.id] = transaction.waiting_for.get(self.sink.id, 0) + 1
+        transaction.wait_for(self.sink.id)
         self.stats.messages_in += len(msgs)
         self.stats.waiting += len(msgs)
         self.waiting.append((msgs, transaction))
@@ -120,12 +151,10 @@ class SinkQueue:
 
     def _settle(self, write: Write, failure: Exception | None) -> None:
         self.stats.waiting -= len(write.msgs)
+        if failure is None and self.on_safe is not None:
+            self.on_safe(write.msgs, write.transactions)
         for transaction in write.transactions:
-            transaction.waiting_for[self.sink.id] -= 1
-            if failure is None:
-                transaction.settle()
-            else:
-                transaction.fail(failure)
+            transaction.safe_at(self.sink.id, failure)
 
     def _take(self) -> Write:
         msgs, first = self.waiting.popleft()

@@ -20,6 +20,7 @@ from voltflow.message import Msg
 from voltflow.node import Context
 from voltflow.sequence import DUPLICATE
 from voltflow.telemetry import Prediction, State, Telemetry
+from voltflow.turn import FailedMsg
 
 
 def _birth(pack: str) -> State:
@@ -104,11 +105,11 @@ def test_messages_are_dead_letters_not_lost_ones(tmp_path: Path) -> None:
     gateway.birth("depot/P1")
     twin = gateway.engine.nodes["validate"].node
     state = msgspec.json.encode(_birth("P2"))
-    failed: list[Msg] = []
+    failed: list[FailedMsg] = []
     messages = [Msg("ev/v1/depot/P2/state", state), Msg("ev/v1/depot/P1/state", state.replace(b"P2", b"P1"))]
     gateway.engine._process(twin, messages, failed)  # type: ignore[arg-type]
-    assert [msg.topic for msg in failed] == ["ev/v1/depot/P2/state"]
-    assert "FleetFullError: depot/P2 would be" in failed[0].payload.error
+    assert [item.msg.topic for item in failed] == ["ev/v1/depot/P2/state"]
+    assert "FleetFullError: depot/P2 would be" in failed[0].error
 
 
 def test_a_duplicate_changes_nothing_however_new_its_time_is(tmp_path: Path) -> None:

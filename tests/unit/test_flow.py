@@ -178,7 +178,7 @@ CASES = {
     ),
     "JavaScript": (
         '[\n{"id": "f", "type": "function", "name": "sum", "func": "return msg;", "wires": [[]]}]',
-        "error: line 2: function 'sum': JavaScript and commands are not run here; use the battery nodes or remove it",
+        "error: line 2: function 'sum': JavaScript and commands are not run here: use change, switch, template or a python node in its place; it is kept as it is: 'return msg;'",
     ),
     "variable that is not set": (
         '[{"id": "a", "type": "test typed",\n"needed": "${NOT_SET_HERE}"}]',

@@ -127,7 +127,7 @@ def test_a_queue_that_fails_fails_its_batch_and_goes_on(kind: str, monkeypatch: 
             async def refuses(msgs: list[Msg]) -> None:
                 raise ValueError("bad")
 
-            queue = lab.engine._queues["k"]
+            queue = lab.engine.wiring.lines["k"]
             lab["k"].write_ = refuses
             monkeypatch.setattr(queue, "_refuse_messages", odd)
             with pytest.raises(RuntimeError, match="odd"):

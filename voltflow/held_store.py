@@ -1,0 +1,163 @@
+"""Held messages on disk: what a node keeps for later and its source must not have to send again.
+
+One SQLite file for a flow. A call returns when what it says is safe (`synchronous=FULL`); all of them run in one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from voltflow.message import Key, Msg
+from voltflow.properties import plain
+
+T = TypeVar("T")
+FILE = "held.sqlite"
+_VERSION = 1
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS held (
+    id INTEGER PRIMARY KEY, node TEXT NOT NULL, grp TEXT NOT NULL, at_s REAL NOT NULL, msg BLOB NOT NULL
+);
+PRAGMA user_version = {_VERSION};
+"""
+
+
+class Row(NamedTuple):
+    """One message that `node` holds in a group since `at_s` (seconds since 1970)."""
+
+    id: int
+    node: str
+    group: str
+    at_s: float
+    msg: Msg
+
+
+class HeldStore:
+    """Use: `open`, `add`, `remove`, `close`. Without a file until the first `add`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._thread: ThreadPoolExecutor | None = None
+        self._database: sqlite3.Connection | None = None
+        self._next_id = 1
+
+    async def open(self) -> list[Row]:
+        """What an earlier run left, in the order in which it came. Raises OSError or sqlite3.Error where it cannot be read."""
+        return await self._in_thread(self._read) if self.path.exists() else []
+
+    async def add(self, rows: Sequence[tuple[str, str, float, bytes]]) -> list[int]:
+        """Keep (node, group, at_s, encoded message); their ids. Raises sqlite3.Error, and then nothing is kept."""
+        return await self._in_thread(lambda: self._add(rows))
+
+    async def remove(self, ids: Iterable[int]) -> None:
+        """Forget them."""
+        gone = [(id,) for id in ids]
+        await self._in_thread(lambda: self._remove(gone))
+
+    async def close(self) -> None:
+        if self._thread is not None:
+            await self._in_thread(self._close)
+            self._thread.shutdown(wait=False)
+            self._thread = None
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="held")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # -- in the thread ----------------------------------------------------------------------------------------------
+
+    def _open(self) -> sqlite3.Connection:
+        if self._database is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            with contextlib.closing(database.cursor()) as cursor:
+                cursor.execute("PRAGMA journal_mode=WAL")
+                cursor.execute("PRAGMA synchronous=FULL")
+                version = cursor.execute("PRAGMA user_version").fetchone()[0]
+                if version > _VERSION:
+                    raise sqlite3.DatabaseError(
+                        f"{self.path} is of a newer version ({version}) than this program knows ({_VERSION})"
+                    )
+                cursor.executescript(_SCHEMA)
+                found = cursor.execute("SELECT max(id) FROM held").fetchone()[0]
+            self._next_id = (found or 0) + 1
+            self._database = database
+        return self._database
+
+    def _read(self) -> list[Row]:
+        rows = self._open().execute("SELECT id, node, grp, at_s, msg FROM held ORDER BY id")
+        return [Row(id, node, group, at_s, decode(data)) for id, node, group, at_s, data in rows]
+
+    def _add(self, rows: Sequence[tuple[str, str, float, bytes]]) -> list[int]:
+        database = self._open()
+        ids = list(range(self._next_id, self._next_id + len(rows)))
+        with _transaction(database):
+            database.executemany(
+                "INSERT INTO held VALUES (?, ?, ?, ?, ?)",
+                [(id, *row) for id, row in zip(ids, rows, strict=True)],
+            )
+        self._next_id += len(rows)
+        return ids
+
+    def _remove(self, ids: list[tuple[int]]) -> None:
+        database = self._open()
+        with _transaction(database):
+            database.executemany("DELETE FROM held WHERE id = ?", ids)
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection) -> Any:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    """A message as bytes; the original as far as a dead letter needs it."""
+
+    topic: str
+    payload: Any
+    key: Key | None
+    received_ms: int
+    props: dict[str, Any] | None
+    origin_topic: str | None = None
+    origin_payload: bytes | None = None
+
+
+def encode(msg: Msg) -> bytes:
+    """Raises TypeError or another ValueError where a property is nothing that can be kept."""
+    origin = msg.origin
+    keeps_origin = origin is not None and isinstance(origin.payload, bytes)
+    stored = _Stored(
+        msg.topic, plain(msg.payload), msg.key, msg.received_ms, dict(msg.props) if msg.props else None,
+        origin.topic if origin is not None and keeps_origin else None,
+        origin.payload if origin is not None and keeps_origin else None,
+    )  # fmt: skip
+    return msgspec.msgpack.encode(stored)
+
+
+def decode(data: bytes) -> Msg:
+    """What `encode` was given, with a payload of plain values."""
+    stored = msgspec.msgpack.decode(data, type=_Stored)
+    origin = None
+    if stored.origin_topic is not None:
+        origin = Msg(stored.origin_topic, stored.origin_payload, stored.key, stored.received_ms)
+    return Msg(stored.topic, stored.payload, stored.key, stored.received_ms, stored.props, origin)
