@@ -409,7 +409,7 @@ class Engine:
         return ports
 
     def _process(self, node: Any, msgs: list[Msg], failed: list[FailedMsg]) -> Ports:
-        outputs = node.spec.outputs if not isinstance(node, Source) else max(1, node.spec.outputs)
+        outputs = node.ports if not isinstance(node, Source) else max(1, node.ports)
 
         def on_error(msg: Msg, error: Exception) -> None:
             log.debug("%s failed on a message", node.label, exc_info=error)

@@ -243,6 +243,10 @@ class _Values(Node):
     def __init__(self, **values: Any) -> None:
         self.values = values
 
+    @classmethod
+    def outputs_of(cls, properties: Mapping[str, Any]) -> int:
+        return 0
+
 
 class _Checker:
     """Looks for what is wrong in one flow."""
@@ -349,13 +353,10 @@ class _Checker:
                 "wires",
             )
             return
+        outputs = spec.cls.outputs_of(raw)
         for port, targets in enumerate(wires):
-            if targets and port >= spec.outputs:
-                yield self._problem(
-                    raw,
-                    f"a wire leaves output {port + 1}, but it has {spec.outputs}",
-                    "wires",
-                )
+            if targets and port >= outputs:
+                yield self._problem(raw, f"a wire leaves output {port + 1}, but it has {outputs}", "wires")
             for target in targets:
                 yield from self._wire(raw, target)
 

@@ -85,7 +85,7 @@ class WorkerLine:
 
     async def _work(self, msgs: list[Msg], failed: list[FailedMsg]) -> Ports:
         try:
-            return ports_of(await self._until_available(msgs), self.node.spec.outputs)
+            return ports_of(await self._until_available(msgs), self.node.ports)
         except Exception as error:
             if isinstance(error, Rejected):
                 failed += [FailedMsg(msg, text) for msg, text in error.refused]
@@ -156,7 +156,7 @@ class HolderLine:
         mark = held.mark()
         try:
             with held.adopting(entry):
-                ports = ports_of(node.restore(entry), node.spec.outputs)
+                ports = ports_of(node.restore(entry), node.ports)
         except Exception as error:  # noqa: BLE001 - it failed on it as it might at any time
             held.undo(mark)
             self._lose([entry], [FailedMsg(entry.msg, f"{type(error).__name__}: {error}")])
@@ -187,7 +187,7 @@ class HolderLine:
             failed: list[FailedMsg] = []
             mark = held.mark()
             try:
-                ports = ports_of(self.node.tick(), self.node.spec.outputs)
+                ports = ports_of(self.node.tick(), self.node.ports)
             except Exception:
                 held.undo(mark)
                 log.exception("%s: what is due cannot be given out, tried again in a second", self.node.label)
@@ -214,7 +214,7 @@ class HolderLine:
             log.debug("%s failed on a message", self.node.label, exc_info=error)
             failed.append(FailedMsg(msg, f"{type(error).__name__}: {error}"))
 
-        return isolate(guarded, msgs, self.node.spec.outputs, on_error)
+        return isolate(guarded, msgs, self.node.ports, on_error)
 
     def _go_on(self, ports: Ports, transaction: Transaction | None) -> None:
         """The batch waits for what it gave to hold; what the node gives out is a batch of its own, for which the input

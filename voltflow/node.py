@@ -146,8 +146,21 @@ class Node:
     id: str = ""
     name: str = ""
     tab: str = ""
+    ports: int = 0
+    """How many outputs it has: `outputs_of` its properties."""
     badge: Badge = {}  # noqa: RUF012 - never changed, only replaced
     on_badge: Callable[[Node], None] | None = None
+
+    @classmethod
+    def outputs_of(cls, properties: Mapping[str, Any]) -> int:
+        """How many outputs a node with these properties has: as its type says, or its own property `outputs`."""
+        field = next((field for field in cls.spec.fields if field.name == "outputs"), None)
+        if field is None:
+            return cls.spec.outputs
+        try:
+            return int(field.coerce(properties.get("outputs")))
+        except ConfigError:  # its own check names it
+            return cls.spec.outputs
 
     async def start(self, ctx: Context) -> None:
         """Open what the node needs; called once before the flow's sources run."""
@@ -306,6 +319,7 @@ class NodeSpec:
         built.id = node_id
         built.name = str(properties.get("name", ""))
         built.tab = str(properties.get("z", ""))
+        built.ports = self.cls.outputs_of(properties)
         return built
 
 
