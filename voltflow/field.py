@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,7 +32,7 @@ class Field:
     high: float | None
     choices: tuple[Any, ...] | None
     reference: str | None
-    secret: bool
+    secret: bool | Literal["text"]
     advanced: bool
     example: Any
     types: tuple[str, ...] | None = None
@@ -45,6 +45,11 @@ class Field:
     def required(self) -> bool:
         return self.default is dataclasses.MISSING
 
+    @property
+    def credential(self) -> Literal["password", "text"] | None:
+        """How a field that is a credential is kept from people: a password never comes back to the editor, a text does."""
+        return None if not self.secret else "text" if self.secret == "text" else "password"
+
     def coerce(self, value: Any) -> Any:
         """The value in the field's type (editors save numbers as text); raises ConfigError naming what is allowed."""
         if self.reference is not None and not value and not self.required:
@@ -54,7 +59,8 @@ class Field:
         try:
             converted = msgspec.convert(value, self.type, strict=False)
         except msgspec.ValidationError as error:
-            raise ConfigError(f'property "{self.name}": {error}, but it is {value!r}') from None
+            shown = "a secret" if self.secret else repr(value)
+            raise ConfigError(f'property "{self.name}": {error}, but it is {shown}') from None
         if self.choices is not None and converted not in self.choices:
             allowed = ", ".join(repr(choice) for choice in self.choices)
             raise ConfigError(f'property "{self.name}": {converted!r} is not one of {allowed}')
@@ -84,7 +90,7 @@ def config(
     high: float | None = None,
     choices: Sequence[Any] | None = None,
     reference: str | None = None,
-    secret: bool = False,
+    secret: bool | Literal["text"] = False,
     advanced: bool = False,
     example: Any = None,
     name: str | None = None,
@@ -96,7 +102,8 @@ def config(
 
     `reference` is the type of the config node it points to (its id is the value); `name` is the property's name in
     flows.json where that is not a Python name (`from`, `global`). A typed input has `types` and a field of its own for
-    its type, which `type_property` names. `code` is the language of a text that is code.
+    its type, which `type_property` names. `code` is the language of a text that is code. A `secret` is a credential:
+    kept encrypted beside the flow, not in it; "text": one that the editor shows, such as a user name.
     """
     metadata = dict(
         help=help, unit=unit, low=low, high=high, choices=tuple(choices) if choices else None,
