@@ -152,7 +152,7 @@ def put(msg: Msg, path: str, value: Any) -> Msg:
     Raises PathError where something on the way is a number, a text or another value that has no properties.
     """
     parts = [get_part(msg, part) for part in parse(path)]
-    return _replace(msg, str(parts[0]), _with(_root(msg, str(parts[0])), parts[1:], value, path))
+    return _replace(msg, str(parts[0]), put_parts(_root(msg, str(parts[0])), parts[1:], value, path))
 
 
 def _root(msg: Msg, name: str) -> Any:
@@ -176,7 +176,7 @@ def _replace(msg: Msg, name: str, value: Any) -> Msg:
     return msg.derive(props=props)
 
 
-def _with(value: Any, parts: list[Any], new: Any, path: str) -> Any:
+def put_parts(value: Any, parts: list[Any], new: Any, path: str) -> Any:
     """A copy of the value with what is at the parts set, or taken out where `new` is UNDEFINED."""
     if not parts:
         return new
@@ -195,7 +195,7 @@ def _with(value: Any, parts: list[Any], new: Any, path: str) -> Any:
 
 
 def _with_key(copy: dict[Any, Any], part: Any, parts: list[Any], new: Any, path: str) -> dict[Any, Any]:
-    changed = _with(copy.get(part, UNDEFINED), parts[1:], new, path)
+    changed = put_parts(copy.get(part, UNDEFINED), parts[1:], new, path)
     if changed is UNDEFINED:
         copy.pop(part, None)
     else:
@@ -208,7 +208,7 @@ _LONGEST_GAP = 10_000
 
 
 def _with_position(copy: list[Any], at: int, parts: list[Any], new: Any, path: str) -> list[Any]:
-    changed = _with(copy[at] if at < len(copy) else UNDEFINED, parts[1:], new, path)
+    changed = put_parts(copy[at] if at < len(copy) else UNDEFINED, parts[1:], new, path)
     if changed is UNDEFINED:
         del copy[at : at + 1]
         return copy

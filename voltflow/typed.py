@@ -84,8 +84,9 @@ def _json(value: Any) -> Any:
 
 
 def _bytes(value: Any) -> bytes:
+    found = _json(value)
     try:
-        return bytes(_json(value))
+        return found.encode() if isinstance(found, str) else bytes(found)
     except (TypeError, ValueError):
         raise ConfigError(f"{str(value)[:80]!r} is not a JSON list of bytes (0 … 255)") from None
 
@@ -156,7 +157,7 @@ def compile_value(value: Any, kind: str, ctx: Context, node: Node) -> Value:
     if kind == "date":
         return lambda _: _now(str(value), ctx)
     if kind == "jsonata":
-        return _evaluation(value, ctx, node)
+        return evaluation(value, ctx, node)
     constant = _CHECKS[kind](value) if kind in _CHECKS else str(value)
     return lambda _: constant
 
@@ -182,15 +183,27 @@ def _now(form: str, ctx: Context) -> Any:
     return int(now_s * 1000)
 
 
-def _evaluation(text: Any, ctx: Context, node: Node) -> Value:
+def evaluation(
+    text: Any, ctx: Context, node: Node, variables: Callable[[Msg], Mapping[str, Any]] | None = None
+) -> Value:
+    """What gives a JSONata expression for each message, with `$name` for each variable; UNDEFINED where it finds nothing."""
     compiled = expression(text)
+    from jsonata.utils import Utils
+
     flow, everywhere = ctx.memory("flow", node), ctx.memory("global", node)
     compiled.register_lambda("env", lambda name: ctx.env.get(name, ""))
-    compiled.register_lambda("flowContext", lambda key, *_: flow.get(key))
-    compiled.register_lambda("globalContext", lambda key, *_: everywhere.get(key))
+    compiled.register_lambda("flowContext", lambda key, *_: _remembered(flow, key))
+    compiled.register_lambda("globalContext", lambda key, *_: _remembered(everywhere, key))
     compiled.register_lambda("clone", lambda value: msgspec.json.decode(msgspec.json.encode(value)))
+    compiled.set_output_convert_nulls(False)  # null is not the same as nothing
 
     def evaluate(msg: Msg) -> Any:
-        return compiled.evaluate(as_object(msg))
+        found = compiled.evaluate(as_object(msg), None if variables is None else variables(msg))
+        return UNDEFINED if found is None else Utils.convert_nulls(found)
 
     return evaluate
+
+
+def _remembered(memory: Memory, key: Any) -> Any:
+    value = context_get(memory, context_key(str(key)), Msg("", None))
+    return None if value is UNDEFINED else value
