@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voltflow import __version__, ledger_cli
+from voltflow import __version__, editor_cli, ledger_cli
 from voltflow.demo import cli as demo
 from voltflow.flow import Flow, FlowError
 from voltflow.node import REGISTRY, NodeSpec, load_installed_nodes, process_env
@@ -23,6 +23,7 @@ examples:
   voltflow nodes                         the node types there are
   voltflow nodes threshold               one of them with its properties
   voltflow flow check flows.json         what is wrong with a flow, with the lines
+  voltflow editor install                fetch the files of the flow editor
   voltflow ledger verify --database postgresql:///voltflow    what was lost or doubled
   voltflow schema --out docs/schema      JSON Schema of every message
 """
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--out", type=Path, required=True, help="folder to write to")
     schema.set_defaults(run=_schema)
 
+    editor_cli.add_parser(commands)
     ledger_cli.add_parser(commands)
     demo.add_parser(commands)
     return parser

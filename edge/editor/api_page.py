@@ -1,0 +1,110 @@
+"""What the page is made of: itself, its files, texts and icons. Open to whoever reaches the gateway: nothing in it is
+of this gateway, and the login is one of its dialogs."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+import pystache
+
+from edge.editor.http import Api, EditorError, Reply, Request
+from edge.editor.static import PUBLIC, Files, Stored, missing_page
+
+TITLE: Final = "Voltflow"
+_FOREVER: Final = "public, max-age=31536000, immutable"
+"""For addresses that change with the content."""
+_ASK: Final = "no-cache"
+"""For others: browsers ask whether it has changed."""
+_CATALOGS: Final = {
+    "editor": "editor-client/locales/en-US/editor.json",
+    "jsonata": "editor-client/locales/en-US/jsonata.json",
+    "infotips": "editor-client/locales/en-US/infotips.json",
+    "node-red": "nodes/locales/en-US/messages.json",
+}
+_DEBUG: Final = "nodes/core/common/lib/debug/"
+_UNKNOWN_ICON: Final = "nodes/icons/arrow-in.svg"
+
+
+class Page:
+    """The handlers; `files` are the editor's."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def add_to(self, api: Api) -> None:
+        api.get("/", self.index)
+        api.get("/theme", self.theme)
+        api.get("/favicon.ico", lambda request: self._file(request, f"{PUBLIC}favicon.ico"))
+        api.get("/locales/<name:path>", self.locale)
+        api.get("/icons/<module>/<name>", self.icon)
+        api.get("/icons/<scope>/<module>/<name>", self.icon)
+        for folder in ("red", "vendor"):
+            api.get(f"/{folder}/<path:path>", self._below(f"{PUBLIC}{folder}/"))
+        api.get("/voltflow/<path:path>", self._below("voltflow/"))
+        api.get("/debug/view/<path:path>", self._below(_DEBUG))
+
+    def index(self, request: Request) -> Reply:
+        template = self._files.text("editor-client/templates/index.mst")
+        if not template:
+            return Reply(missing_page().encode(), "text/html; charset=utf-8", status=503)
+        theme = self.theme(request)
+        theme["page"] |= {name: [self._ours(path) for path in theme["page"][name]] for name in ("css", "scripts")}
+        text = pystache.Renderer(missing_tags="ignore").render(
+            template, {**theme, "cacheBuster": self._files.buster}
+        )
+        return Reply(text.encode(), "text/html; charset=utf-8", headers={"Cache-Control": _ASK})
+
+    def theme(self, request: Request) -> dict[str, Any]:
+        return {
+            "page": {
+                "title": TITLE,
+                "favicon": "favicon.ico",
+                "tabicon": {"icon": "red/images/node-red-icon-black.svg", "colour": "#8f0000"},
+                "css": ["voltflow/editor.css"],
+                "scripts": ["voltflow/editor.js"],
+            },
+            "header": {"title": TITLE},
+            "asset": {
+                "red": "red/red.min.js",
+                "main": "red/main.min.js",
+                "vendorMonaco": "vendor/monaco/monaco-bootstrap.js",
+            },
+            "themes": [],
+        }
+
+    def _ours(self, path: str) -> str:
+        return f"{path}?v={self._files.buster}"
+
+    def locale(self, request: Request, name: str) -> Any:
+        """The editor's texts; there is one language, whichever is asked for."""
+        path = _CATALOGS.get(name.removesuffix(".json").rstrip("/"))
+        text = self._files.text(path) if path else ""
+        return json.loads(text) if text else {}
+
+    def icon(self, request: Request, module: str, name: str, scope: str = "") -> Reply:
+        known = self._files.find(f"nodes/icons/{re.sub(r'[.]png$', '.svg', name)}")
+        return self._send(request, known or self._files.find(_UNKNOWN_ICON))
+
+    def _below(self, prefix: str) -> Any:
+        return lambda request, path: self._file(request, f"{prefix}{path}")
+
+    def _file(self, request: Request, path: str) -> Reply:
+        return self._send(request, self._files.find(path))
+
+    def _send(self, request: Request, stored: Stored | None) -> Reply:
+        if stored is None:
+            raise EditorError(404, "not_found", "there is no such file")
+        headers = {
+            "ETag": stored.tag,
+            "Cache-Control": _FOREVER if request.query.get("v") == self._files.buster else _ASK,
+            "Vary": "Accept-Encoding",
+        }
+        if request.header("If-None-Match") == stored.tag:
+            return Reply(b"", stored.media, 304, headers)
+        if stored.compressed and "gzip" in request.header("Accept-Encoding"):
+            return Reply(
+                stored.path.read_bytes(), stored.media, headers={**headers, "Content-Encoding": "gzip"}
+            )
+        return Reply(stored.data(), stored.media, headers=headers)
