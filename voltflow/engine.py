@@ -13,14 +13,14 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from voltflow.circuit import Circuit
 from voltflow.clock import receive_clock
 from voltflow.events import Events
-from voltflow.flow import Flow
+from voltflow.flow import Flow, Problem
 from voltflow.held_store import HeldStore
 from voltflow.holding import Entry, Holding, Keeper
 from voltflow.lines import CallLine, HolderLine, ReturnLine, WorkerLine
@@ -105,6 +105,7 @@ class Engine:
         self._sources_changed = asyncio.Event()
         self._gate = asyncio.Event()
         self._gate.set()
+        self.paused = False
         self._retiring: set[Node] = set()
         self._deploying = asyncio.Lock()
         self._status_under_way = 0
@@ -507,15 +508,34 @@ class Engine:
 
     # -- deploy ---------------------------------------------------------------------------------------------------
 
-    async def deploy(self, flow: Flow, *, restart_all: bool = False) -> None:
-        """Replace the running flow between two batches: nodes the flow says nothing new of go on with their state.
+    def check(self, flow: Flow) -> list[Problem]:
+        """What is wrong with a flow here, with the variables that this engine has."""
+        return flow.check(self._env)
+
+    async def pause(self) -> None:
+        """Let no source emit: what it receives stays unacknowledged. What is under way, or held, goes its way."""
+        async with self._deploying:
+            self.paused = True
+            self._gate.clear()
+
+    async def resume(self) -> None:
+        async with self._deploying:
+            self.paused = False
+            self._gate.set()
+
+    async def deploy(
+        self, flow: Flow, *, restart_all: bool = False, restart_tabs: Collection[str] = ()
+    ) -> None:
+        """Replace the running flow between two batches: nodes the flow says nothing new of go on with their state, but
+        for those of `restart_tabs`.
 
         Raises FlowError where the flow is wrong, DeployError where a node does not start or what is under way in one
         that goes is not safe in time; then the old flow runs on as it was.
         """
         async with self._deploying:
             old, before = self.wiring, self.flow
-            new = self._wire(flow, {} if restart_all else old.nodes)
+            stay = (id for id in old.nodes if not restart_all and old.tab_of(id) not in restart_tabs)
+            new = self._wire(flow, {id: old.nodes[id] for id in stay})
             change = _Change(old, new)
             self.flow = flow
             try:
@@ -556,7 +576,8 @@ class Engine:
             await self._exchange_lines(change)
         finally:
             self._retiring.clear()
-            self._gate.set()
+            if not self.paused:
+                self._gate.set()
             self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - paused)
         for node_id, wired in change.new.nodes.items():
             if wired in change.come:

@@ -58,6 +58,13 @@ class Wiring:
         self._plans: dict[str, tuple[Step, ...]] = {}
         self._heard: dict[tuple[str, str], tuple[str, ...]] = {}
 
+    def tab_of(self, node_id: str) -> str:
+        """The tab a node is on, also through subflow instances."""
+        tab = self.nodes[node_id].part.tab
+        while tab in self._instances:
+            tab = self._instances[tab].tab
+        return tab
+
     def plan(self, node_id: str) -> tuple[Step, ...]:
         """What messages from a node's outputs can reach, in topological order."""
         plan = self._plans.get(node_id)
