@@ -17,13 +17,16 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from pathlib import Path
 from typing import Any
 
+from voltflow.call_lines import CallLine, ReturnLine
 from voltflow.circuit import Circuit
 from voltflow.clock import receive_clock
-from voltflow.events import Events
+from voltflow.environment import Environment
+from voltflow.events import Badge, Events
 from voltflow.flow import Flow, Problem
 from voltflow.held_store import HeldStore
-from voltflow.holding import Entry, Holding, Keeper
-from voltflow.lines import CallLine, HolderLine, ReturnLine, WorkerLine
+from voltflow.holder_line import HolderLine
+from voltflow.keeper import Keeper
+from voltflow.lines import WorkerLine
 from voltflow.message import Msg
 from voltflow.network_sink import NetworkSink
 from voltflow.node import (
@@ -44,7 +47,7 @@ from voltflow.sink_queue import NodeStats, SinkQueue, Transaction
 from voltflow.spool import Spool, SpoolOptions
 from voltflow.store_forward import SpoolingQueue, SpoolRegistry, folder_name, spools_folder
 from voltflow.timer import Timer, WallTimer
-from voltflow.turn import FailedMsg, Turn, isolate, with_error
+from voltflow.turn import FailedMsg, Turn, isolate, with_complete, with_error
 from voltflow.watchdog import Watchdog
 from voltflow.wiring import Line, Wired, Wiring
 
@@ -99,7 +102,7 @@ class Engine:
         self.running: tuple[Node, Msg, float] | None = None
         self._env, self._gateway, self._state_dir = env, gateway, state_dir
         self._services = dict(services or {})
-        self._keeper = Keeper(HeldStore(state_dir), self.timer.now_s, secrets.token_hex(4))
+        self._keeper = Keeper(HeldStore(state_dir), self.timer, secrets.token_hex(4))
         self._started: list[Node] = []
         self._sources: dict[str, asyncio.Task[None]] = {}
         self._sources_changed = asyncio.Event()
@@ -108,6 +111,8 @@ class Engine:
         self.paused = False
         self._retiring: set[Node] = set()
         self._deploying = asyncio.Lock()
+        self._badges: list[tuple[Node, Badge]] = []
+        self._introduced = False
         self._status_under_way = 0
         self._homes: dict[Node, Wiring] = {}
         self.wiring = self._wire(flow, {})
@@ -187,7 +192,7 @@ class Engine:
     def _context(self, wiring: Wiring, node_id: str) -> Context:
         plain = {node_id: wired.node for node_id, wired in wiring.nodes.items()}
         services = {**self._services, SpoolRegistry: self.spools}
-        env = {**self._env, **wiring.nodes[node_id].part.env}
+        env = Environment(wiring.nodes[node_id].part.env, self._env)
         return Context(
             plain, services, self._gateway, self.flow.revision, self._state_dir, self.timer, self.events, env
         )
@@ -203,6 +208,7 @@ class Engine:
         keeping: asyncio.Task[None] | None = None
         try:
             held = await self._keeper.open()
+            self._keeper.on_found = self._take_held
             for node in _start_order(self.wiring.nodes.values()):
                 await self._start(node, self.wiring)
             for spooling in self.spools.queues:
@@ -210,6 +216,8 @@ class Engine:
             await self.spools.look_for_orphans(spools_folder(self._state_dir))
             watchdog.start()
             keeping = asyncio.create_task(self._keeper.run_until_cancelled(), name="held messages")
+            self._introduce()
+            self._tell_badges()
             self._take_held(held)
             for node_id, wired in self.wiring.nodes.items():
                 self._begin_by_itself(node_id, wired.node)
@@ -263,11 +271,16 @@ class Engine:
         line = self.wiring.lines.get(node_id)
         if isinstance(line, HolderLine):
             line.start()
-        if isinstance(node, LinkCall):
-            node.names = _link_ins(self.wiring.nodes.values())
-        if isinstance(line, SinkQueue):
-            heard = self.wiring.listeners("complete", node_id)
-            line.on_safe = self._tell_complete(node, heard) if heard else None
+
+    def _introduce(self) -> None:
+        """Tell the nodes of others that may have come or gone: link calls of link in nodes, sinks of `complete` nodes."""
+        link_ins = _link_ins(self.wiring.nodes.values())
+        for node_id, wired in self.wiring.nodes.items():
+            line = self.wiring.lines.get(node_id)
+            if isinstance(wired.node, LinkCall):
+                wired.node.link_ins = link_ins
+            if isinstance(line, SinkQueue):
+                line.on_safe = self._tell_complete(wired.node) if self._is_completed(wired.node) else None
 
     def _take_held(self, held: Mapping[str, list[Any]]) -> None:
         """Give what an earlier run held to the nodes that held it."""
@@ -280,14 +293,8 @@ class Engine:
                     "a node that holds messages has this id", len(rows), node_id,
                 )  # fmt: skip
                 continue
-            line.adopt(self._entry(line.node.held, row) for row in rows)
+            line.adopt(self._keeper.entry(line.node.held, row) for row in rows)
             log.info("%s: takes %d held messages of the run before", line.node.label, len(rows))
-
-    @staticmethod
-    def _entry(held: Holding, row: Any) -> Entry:
-        entry = Entry(held, row.group, row.msg, row.at_s)
-        entry.row = row.id
-        return entry
 
     async def _watch_sources(self, stop: asyncio.Event) -> None:
         stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -402,11 +409,9 @@ class Engine:
         if failed:
             stats.failures += len(failed)
             self.fail(node, failed, transaction)
-        for listener in self._home_of(node).listeners("complete", node.id):
+        if self._is_completed(node):
             gone = {id(item.msg) for item in failed}
-            done = [msg for msg in msgs if id(msg) not in gone]
-            if done:
-                self._run_listener(listener, done, transaction)
+            self.complete(node, [msg for msg in msgs if id(msg) not in gone], transaction)
         return ports
 
     def _process(self, node: Any, msgs: list[Msg], failed: list[FailedMsg]) -> Ports:
@@ -443,6 +448,14 @@ class Engine:
         if left:
             self._dead_letter(node, [_failed(node, item) for item in left], transaction)
 
+    def _is_completed(self, node: Node) -> bool:
+        return bool(self._home_of(node).listeners("complete", node.id))
+
+    def complete(self, node: Node, msgs: Iterable[Msg], transaction: Transaction) -> None:
+        """Messages a node is done with: to the `complete` nodes that hear of it, as part of the transaction."""
+        for listener in self._home_of(node).listeners("complete", node.id):
+            self._run_listener(listener, [with_complete(node, msg) for msg in msgs], transaction)
+
     def _run_listener(self, node_id: str, msgs: list[Msg], transaction: Transaction) -> None:
         wired = self.nodes.get(node_id)
         if msgs and wired is not None:
@@ -473,9 +486,7 @@ class Engine:
             if isinstance(line, SinkQueue) and isinstance(line.sink, DeadLetterSink)
         ]
 
-    def _tell_complete(
-        self, node: Node, listeners: Sequence[str]
-    ) -> Callable[[list[Msg], list[Transaction]], None]:
+    def _tell_complete(self, node: Node) -> Callable[[list[Msg], list[Transaction]], None]:
         """For a sink that `complete` nodes hear of: its batches wait until what those give out is safe too."""
 
         def tell(msgs: list[Msg], transactions: list[Transaction]) -> None:
@@ -483,20 +494,40 @@ class Engine:
             for transaction in transactions:
                 transaction.wait_for(node.id)
             following.then(lambda failure: _safe_at(transactions, node.id, failure))
-            for listener in listeners:
-                self._run_listener(listener, msgs, following)
+            self.complete(node, msgs, following)
             following.settle()
 
         return tell
 
     def _on_badge(self, node: Node) -> None:
         self.events.tell(f"status/{node.id}", dict(node.badge))
-        for listener in self._home_of(node).listeners("status", node.id):
-            if self._status_under_way >= STATUS_LIMIT:
-                self.dropped["status"] = self.dropped.get("status", 0) + 1
-                return
-            source = {"id": node.id, "type": node.type, "name": node.name}
-            msg = Msg("", None, None, receive_clock.now_ms(), {"status": {**node.badge, "source": source}})
+        if not self._home_of(node).listeners("status", node.id):
+            return
+        if self._status_under_way + len(self._badges) >= STATUS_LIMIT:
+            self.dropped["status"] = self.dropped.get("status", 0) + 1
+            return
+        self._badges.append((node, node.badge))
+        if (
+            self._introduced
+        ):  # not at once: a badge that a status node brings about must not become a recursion
+            asyncio.get_running_loop().call_soon(self._tell_badges)
+
+    def _tell_badges(self) -> None:
+        self._introduced = True
+        badges, self._badges = self._badges, []
+        for node, badge in badges:
+            if self._homes.get(node) is self.wiring:
+                self._tell_badge(node, badge)
+            elif (
+                node in self._homes
+            ):  # one that a deploy is starting: those who listen may not have started yet
+                self._badges.append((node, badge))
+
+    def _tell_badge(self, node: Node, badge: Badge) -> None:
+        source = {"id": node.id, "type": node.type, "name": node.name}
+        for listener in self.wiring.listeners("status", node.id):
+            now_ms = int(self.timer.now_s() * 1000)
+            msg = Msg("", None, None, now_ms, {"status": {**badge, "source": source}})
             self._status_under_way += 1
             transaction = self.begin(node, [msg])
             transaction.then(self._status_done)
@@ -579,6 +610,8 @@ class Engine:
             if not self.paused:
                 self._gate.set()
             self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - paused)
+        self._introduce()
+        self._tell_badges()
         for node_id, wired in change.new.nodes.items():
             if wired in change.come:
                 self._begin_by_itself(node_id, wired.node)
@@ -638,9 +671,7 @@ class Engine:
                 await line.stop()
                 following = change.new.lines.get(node_id)
                 if isinstance(following, HolderLine):
-                    entries = list(line.node.held.entries())
-                    line.node.held.groups.clear()
-                    following.adopt(entries)
+                    following.adopt(line.hand_over())
                 else:
                     line.drop("the node that held it was removed by a deploy")
         self.spools = self._spool_registry()
@@ -648,6 +679,8 @@ class Engine:
             fresh = change.new.lines.get(wired.node.id)
             if isinstance(fresh, SpoolingQueue):
                 await fresh.open()
+            if isinstance(fresh, HolderLine) and (rows := await self._keeper.orphans_of(wired.node.id)):
+                self._take_held({wired.node.id: rows})
         await self.spools.look_for_orphans(spools_folder(self._state_dir))
 
     # -- what people see ------------------------------------------------------------------------------------------
@@ -711,14 +744,9 @@ def _start_order(nodes: Iterable[Wired]) -> list[Node]:
     )
 
 
-def _link_ins(nodes: Iterable[Wired]) -> dict[str, list[str]]:
-    """The link in nodes by id and by name."""
-    found: dict[str, list[str]] = {}
-    for wired in nodes:
-        if wired.part.type == "link in":
-            for name in {wired.node.id, wired.node.name} - {""}:
-                found.setdefault(name, []).append(wired.node.id)
-    return found
+def _link_ins(nodes: Iterable[Wired]) -> list[tuple[str, str, str]]:
+    """Id, name and tab of each link in node."""
+    return [(w.node.id, w.node.name, w.part.tab) for w in nodes if w.part.type == "link in"]
 
 
 def _tasks_of(line: Line) -> list[asyncio.Task[None]]:

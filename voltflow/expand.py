@@ -5,16 +5,22 @@ An inner node of a subflow instance has the id `INSTANCE-NODE`, as in Node-RED.
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from voltflow.environment import Declared, declare
+from voltflow.node import REGISTRY
+
 RawNode = dict[str, Any]
 
-STRUCTURE = frozenset({"tab", "group", "comment", "subflow", "junction"})
+STRUCTURE = frozenset({"tab", "group", "comment", "subflow", "junction", "global-config"})
 """Types that say how a flow is drawn, or that are gone when it runs."""
 SUBFLOW = "subflow:"
+MOST_PARTS = 100_000
+"""Nodes of a flow as it runs: subflows within each other double with each level, and a small file must not fill the memory."""
+MOST_ENDS = 10_000
+"""Wires that one output may have when junctions are taken out, for the same reason."""
 
 
 class ExpandError(ValueError):
@@ -29,15 +35,15 @@ class ExpandError(ValueError):
 class Part:
     """A node as it runs. `raw` has its id and wires as they are then; `source_id` is the node's id in the file.
 
-    `tab`: the tab, or the subflow instance it is in; `groups`: those it is in, the innermost first; `env`: the variables
-    of its groups, subflow and tab, by name.
+    `tab`: the tab, or the subflow instance it is in; `groups`: those it is in, the innermost first; `env`: what its groups,
+    subflows and tab declare (`voltflow.environment`).
     """
 
     raw: RawNode
     source_id: str
     tab: str
     groups: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Declared = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -57,7 +63,16 @@ class Expanded:
 
 
 def expand(nodes: list[RawNode]) -> Expanded:
-    """Raises ExpandError where a subflow is missing or contains itself."""
+    """Raises ExpandError where a subflow is missing or contains itself, or where it would become too many nodes.
+
+    >>> flow = [
+    ...     {"id": "a", "type": "x", "wires": [["j"]]},
+    ...     {"id": "j", "type": "junction", "wires": [["b", "b"]]},
+    ...     {"id": "b", "type": "x", "wires": []},
+    ... ]
+    >>> expand(flow).parts["a"].raw["wires"]
+    [['b', 'b']]
+    """
     return _Expansion(nodes).run()
 
 
@@ -90,36 +105,37 @@ def _ports(raw: Mapping[str, Any], name: str) -> Iterator[list[dict[str, Any]]]:
 
 class _Expansion:
     def __init__(self, nodes: list[RawNode]) -> None:
-        self.subflows = {raw["id"]: raw for raw in nodes if raw["type"] == "subflow"}
-        self.tabs = {raw["id"]: raw for raw in nodes if raw["type"] == "tab"}
-        self.groups = {raw["id"]: raw for raw in nodes if raw["type"] == "group"}
-        self.off = {raw["id"] for raw in nodes if raw.get("d")}
+        self.subflows = _of_type(nodes, "subflow")
+        self.groups = _of_type(nodes, "group")
+        everywhere = declare({}, *(list_of(raw, "env") for raw in nodes if raw["type"] == "global-config"))
+        self.tabs = {
+            id: declare(everywhere, list_of(raw, "env")) for id, raw in _of_type(nodes, "tab").items()
+        }
+        self.everywhere = everywhere
         self.inside: dict[str, list[RawNode]] = {id: [] for id in self.subflows}
         self.top: list[RawNode] = []
-        self.junctions: dict[str, RawNode] = {}
-        for raw in nodes:
-            if raw["type"] == "junction":
-                self.junctions[raw["id"]] = raw
-        for raw in [*active(nodes), *self.junctions.values()]:
+        junctions = (raw for raw in nodes if raw["type"] == "junction" and not raw.get("d"))
+        for raw in [*active(nodes), *junctions]:
             self.inside.get(text_of(raw, "z"), self.top).append(raw)
         self.instances: dict[str, Part] = {}
 
     def run(self) -> Expanded:
         parts: dict[str, Part] = {}
         for raw in self.top:
-            for part in self._parts_of(raw, str(raw["id"]), text_of(raw, "z"), self._tab_env(raw), ()):
+            tab = text_of(raw, "z")
+            for part in self._parts_of(raw, str(raw["id"]), tab, self.tabs.get(tab, self.everywhere), ()):
                 parts[part.id] = part
+                if len(parts) > MOST_PARTS:
+                    raise ExpandError(raw["id"], f"with it the flow has more than {MOST_PARTS:,} nodes")
         _link(parts)
         return Expanded(_without_junctions(parts), self.instances)
 
-    def _tab_env(self, raw: RawNode) -> Mapping[str, str]:
-        return _env_of(self.tabs.get(text_of(raw, "z"), {}))
-
     def _parts_of(
-        self, raw: RawNode, source_id: str, tab: str, env: Mapping[str, str], above: tuple[str, ...]
+        self, raw: RawNode, source_id: str, tab: str, env: Declared, above: tuple[str, ...]
     ) -> Iterator[Part]:
         groups = tuple(self._groups_of(raw))
-        env = ChainMap(*(dict(_env_of(self.groups[id])) for id in groups), dict(env))
+        for id in reversed(groups):
+            env = declare(env, list_of(self.groups[id], "env"))
         part = Part(raw, source_id, tab, groups, env)
         if raw["type"].startswith(SUBFLOW):
             yield from self._inner(part, above)
@@ -144,17 +160,17 @@ class _Expansion:
             raise ExpandError(instance.source_id, "the subflow contains itself")
         self.instances[instance.id] = instance
         ids = {raw["id"]: f"{instance.id}-{raw['id']}" for raw in self.inside[subflow_id]}
-        env = ChainMap(dict(_env_of(instance.raw)), dict(_env_of(definition)), dict(instance.env))
+        env = declare(instance.env, list_of(definition, "env"), list_of(instance.raw, "env"))
         yield _entry(instance, definition, ids)
         leaving = _leaving(instance, definition, subflow_id)
         for raw in self.inside[subflow_id]:
-            inner = {
-                name: _renamed(value, ids) for name, value in raw.items() if name not in {"wires", "z", "g"}
-            }
-            inner |= {"z": instance.id, "wires": _wires(raw, ids, leaving.get(raw["id"], {}))}
-            if "g" in raw:
-                inner["g"] = raw["g"]
+            wires = _wires(raw, ids, leaving.get(raw["id"], {}))
+            inner = {**_renamed(raw, ids), "z": instance.id, "wires": wires}
             yield from self._parts_of(inner, raw["id"], instance.id, env, (*above, subflow_id))
+
+
+def _of_type(nodes: Iterable[RawNode], kind: str) -> dict[str, RawNode]:
+    return {raw["id"]: raw for raw in nodes if raw["type"] == kind}
 
 
 def _entry(instance: Part, definition: RawNode, ids: Mapping[str, str]) -> Part:
@@ -192,12 +208,26 @@ def _port(raw: RawNode, port: int) -> list[str]:
     return _texts(wires[port]) if port < len(wires) else []
 
 
-def _renamed(value: Any, ids: Mapping[str, str]) -> Any:
+def _renamed(raw: RawNode, ids: Mapping[str, str]) -> RawNode:
+    """The node with the ids of its instance. Of a known type only what refers to nodes: a topic may be called as a node
+    is. Of another one every text that is an id, as in Node-RED."""
+    spec = REGISTRY.get(raw["type"])
+    if spec is None:
+        refers = set(raw) - {"type", "name", "g", "info"}
+    else:
+        refers = {
+            "id",
+            "links",
+            "scope",
+            *(field.name for field in spec.fields if field.reference is not None),
+        }
+    return {name: _mapped(value, ids) if name in refers else value for name, value in raw.items()}
+
+
+def _mapped(value: Any, ids: Mapping[str, str]) -> Any:
     if isinstance(value, str):
         return ids.get(value, value)
-    if isinstance(value, list):
-        return [_renamed(item, ids) for item in value]
-    return value
+    return [_mapped(item, ids) for item in value] if isinstance(value, list) else value
 
 
 def _link(parts: dict[str, Part]) -> None:
@@ -215,41 +245,35 @@ def _link(parts: dict[str, Part]) -> None:
 
 
 def _without_junctions(parts: dict[str, Part]) -> dict[str, Part]:
-    def behind(target: str, seen: frozenset[str]) -> Iterator[str]:
-        part = parts.get(target)
-        if part is None or target in seen:
-            return
-        if part.type != "junction":
-            yield target
-            return
-        for port in list_of(part.raw, "wires"):
-            for further in _texts(port):
-                yield from behind(further, seen | {target})
-
     found = {}
     for id, part in parts.items():
-        if part.type == "junction":
-            continue
-        wires = [
-            list(dict.fromkeys(end for target in _texts(port) for end in behind(target, frozenset())))
-            for port in list_of(part.raw, "wires")
-        ]
-        found[id] = replace(part, raw={**part.raw, "wires": wires})
+        if part.type != "junction":
+            wires = [list(_ends(part, _texts(port), parts)) for port in list_of(part.raw, "wires")]
+            found[id] = replace(part, raw={**part.raw, "wires": wires})
     return found
 
 
-def _env_of(raw: RawNode) -> dict[str, str]:
-    """The variables that a tab, group, subflow or instance declares."""
-    return {
-        str(item["name"]): _env_text(item)
-        for item in list_of(raw, "env")
-        if isinstance(item, dict) and item.get("name")
-    }
-
-
-def _env_text(item: Mapping[str, Any]) -> str:
-    value = item.get("value", "")
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _ends(part: Part, targets: list[str], parts: Mapping[str, Part]) -> Iterator[str]:
+    """Where the wires of an output end: as often as ways lead there, as in Node-RED. A junction that leads back to itself
+    leads nowhere."""
+    steps = count = 0
+    ways = [(target, frozenset[str]()) for target in reversed(targets)]
+    while ways:
+        target, passed = ways.pop()
+        steps += 1
+        found = parts.get(target)
+        if found is None or target in passed:
+            continue
+        if found.type != "junction":
+            count += 1
+            yield target
+        else:
+            further = [end for port in list_of(found.raw, "wires") for end in _texts(port)]
+            ways += [(end, passed | {target}) for end in reversed(further)]
+        if count > MOST_ENDS or steps > 10 * MOST_ENDS:
+            raise ExpandError(
+                part.source_id, f"through junctions an output has more than {MOST_ENDS:,} wires"
+            )
 
 
 def _texts(value: object) -> list[str]:

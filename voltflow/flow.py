@@ -10,13 +10,13 @@ import graphlib
 import hashlib
 import json
 import re
-from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from voltflow.environment import Environment, declare
 from voltflow.expand import SUBFLOW, Expanded, ExpandError, Part, RawNode, active, expand, list_of
 from voltflow.flow_lines import NodeLines, lines_of
 from voltflow.node import (
@@ -28,11 +28,12 @@ from voltflow.node import (
     Holder,
     Node,
     NodeSpec,
+    Sink,
     Source,
     VariableMissing,
     Worker,
 )
-from voltflow.wiring import Wired
+from voltflow.wiring import Wired, completes
 
 __all__ = ["Flow", "FlowError", "Problem", "RawNode", "Wired"]
 
@@ -156,7 +157,7 @@ class Flow:
                 node = kept[node_id]
                 node.name = str(part.raw.get("name", ""))
             else:
-                node = REGISTRY[part.type].build(node_id, part.raw, ChainMap(dict(part.env), dict(env)))
+                node = REGISTRY[part.type].build(node_id, part.raw, Environment(part.env, env))
             wires = list_of(part.raw, "wires")
             built[node_id] = Wired(node, tuple(tuple(t for t in port if t in parts) for port in wires), part)
         return dict(sorted(built.items(), key=lambda item: not isinstance(item[1].node, ConfigNode)))
@@ -188,12 +189,14 @@ def _predecessors(parts: Mapping[str, Part]) -> dict[str, list[str]]:
         for target in () if _answers_later(part) else _targets(part.raw):
             if target in graph:
                 graph[target].append(node_id)
+        if part.type == "complete":  # it is told within the turn in which a node is done
+            graph[node_id] += [id for id in completes(part) if id in parts and not _answers_later(parts[id])]
     return graph
 
 
 def _answers_later(part: Part) -> bool:
     spec = REGISTRY.get(part.type)
-    return part.type == "link call" or (spec is not None and issubclass(spec.cls, Worker | Holder))
+    return part.type == "link call" or (spec is not None and issubclass(spec.cls, Worker | Holder | Sink))
 
 
 def _unchanged(parts: Mapping[str, Part], keep: Mapping[str, Wired]) -> dict[str, Node]:
@@ -269,14 +272,12 @@ class _Checker:
 
     def _env_for(self, raw: RawNode) -> Mapping[str, str]:
         """What its variables may name; inside of a subflow those that are declared anywhere in the flow."""
-        declared = {
-            str(item.get("name")): str(item.get("value", ""))
+        declared = declare({}, *(
+            list_of(other, "env")
             for other in self.flow.nodes
-            if other["id"] in (raw.get("z"), raw.get("g")) or other["type"] in ("group", "subflow")
-            for item in list_of(other, "env")
-            if isinstance(item, dict)
-        }
-        return ChainMap(declared, dict(self.env)) if declared else self.env
+            if other["id"] in (raw.get("z"), raw.get("g")) or other["type"] in ("group", "subflow", "global-config")
+        ))  # fmt: skip
+        return Environment({}, Environment(declared, self.env))
 
     def _problem(self, raw: RawNode, text: str, name: str | None = None, *, warning: bool = False) -> Problem:
         label = f"{raw['type']} {raw.get('name') or raw['id']!r}"

@@ -65,7 +65,7 @@ class Turn:
 
 
 MOST_ERRORS = 10
-"""Times that a message may come back to a node it failed at."""
+"""The time at which a message fails at the same node and no longer goes to `catch` nodes."""
 
 
 def with_error(node: Node, failed: FailedMsg) -> Msg | None:
@@ -78,16 +78,22 @@ def with_error(node: Node, failed: FailedMsg) -> Msg | None:
         and source.get("id") == node.id
     ):
         count = int(source.get("count", 0)) + 1
-    if count > MOST_ERRORS:
+    if count >= MOST_ERRORS:
         return None
     error = {
         "message": failed.error,
         "source": {"id": node.id, "type": node.type, "name": node.name, "count": count},
     }
     props = {**(failed.msg.props or {}), "error": error}
-    if old is not None and count == 1:
+    if old is not None:
         props["_error"] = old
     return failed.msg.derive(props=props)
+
+
+def with_complete(node: Node, msg: Msg) -> Msg:
+    """The message for a `complete` node."""
+    source = {"id": node.id, "type": node.type, "name": node.name}
+    return msg.derive(props={**(msg.props or {}), "complete": {"source": source}})
 
 
 _only_messages = frozenset({Msg}).issuperset

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from voltflow.expand import Part
+from voltflow.expand import Part, list_of
 from voltflow.message import Msg
-from voltflow.node import Node
+from voltflow.node import ConfigNode, Node
 from voltflow.sink_queue import Transaction
 
 
@@ -99,36 +99,68 @@ class Wiring:
                 kinds.setdefault(wired.part.type, []).append(wired.part)
         return kinds
 
-    def _find_listeners(self, kind: str, node_id: str) -> list[str]:
-        """Where nobody in a subflow listens, its instance is heard by those around it."""
+    def _find_listeners(self, kind: str, node_id: str) -> Iterator[str]:
         wired = self.nodes.get(node_id)
         part = wired.part if wired else self._instances.get(node_id)
+        if part is None:
+            return
+        if kind == "complete":
+            yield from (item.id for item in self._kinds[kind] if part.id in completes(item))
+        elif wired is not None and isinstance(wired.node, ConfigNode) and not part.tab:
+            yield from dict.fromkeys(
+                listener for user in self._users(node_id) for listener in self._around(kind, user)
+            )
+        else:
+            yield from self._around(kind, part)
+
+    def _around(self, kind: str, part: Part | None) -> list[str]:
+        """Who hears of a node: where nobody in a subflow does, those around its instance hear of that."""
         while part is not None:
-            near = [listener for listener in self._kinds[kind] if listener.tab == part.tab]
-            if kind == "complete":
-                found = [p.id for p in near if part.source_id in p.raw.get("scope", [])]
-            else:
-                found = _in_scope(near, part)
+            found = _in_scope([item for item in self._kinds[kind] if item.tab == part.tab], part)
             if found:
                 return found
             part = self._instances.get(part.tab)
         return []
 
+    def _users(self, config_id: str) -> Iterator[Part]:
+        """The nodes that refer to a config node."""
+        for wired in self.nodes.values():
+            fields = wired.node.spec.fields
+            if any(field.reference and wired.part.raw.get(field.name) == config_id for field in fields):
+                yield wired.part
+
+
+def completes(listener: Part) -> set[str]:
+    """The nodes a `complete` node is for; not those it is wired to itself, as in Node-RED."""
+    wired = {target for port in list_of(listener.raw, "wires") for target in port}
+    return {id for id in list_of(listener.raw, "scope") if isinstance(id, str)} - wired
+
 
 def _in_scope(listeners: list[Part], part: Part) -> list[str]:
-    """Those that name the node; of those of a group only the innermost; `uncaught` ones where no other does."""
-    plain = [item for item in listeners if not item.raw.get("uncaught")]
-    found = [item.id for item in plain if _names(item.raw.get("scope"), part)]
-    grouped = [item for item in plain if item.raw.get("scope") == "group"]
-    for group in part.groups:
-        of_group = [item.id for item in grouped if item.groups[:1] == (group,)]
-        if of_group:
-            found += of_group
-            break
-    return found or [item.id for item in listeners if item.raw.get("uncaught")]
+    """Those that hear of a node, in Node-RED's order: of the nearest group first, and there who chose nodes. `uncaught`
+    ones hear of what nobody before them does."""
+    near = [(distance, item) for item in listeners if (distance := _distance(item, part)) is not None]
+    near.sort(key=lambda found: (found[0], found[1].raw.get("scope") is None, _is_last(found[1])))
+    heard: list[str] = []
+    unheard = False
+    for _, item in near:
+        if item.raw.get("uncaught") and not unheard:
+            if heard:
+                continue
+            unheard = True
+        heard.append(item.id)
+    return heard
 
 
-def _names(scope: object, part: Part) -> bool:
-    if isinstance(scope, list):
-        return part.source_id in scope or part.id in scope
-    return scope in (None, "")
+def _is_last(listener: Part) -> bool:
+    return listener.raw.get("scope") is None and bool(listener.raw.get("uncaught"))
+
+
+def _distance(listener: Part, part: Part) -> int | None:
+    """Groups between a node and who listens; None where that does not listen to it."""
+    scope = listener.raw.get("scope")
+    if isinstance(scope, list) and part.id not in scope:
+        return None
+    if listener.groups and listener.groups[0] in part.groups:
+        return part.groups.index(listener.groups[0])
+    return None if scope == "group" and listener.groups else len(part.groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from voltflow.message import Msg
@@ -12,8 +13,8 @@ from voltflow.node import ConfigError, Transform, config, node
 class LinkCall(Transform):
     """Call a part of the flow that begins at a link in node and ends at a link out that returns.
 
-    The message that comes back goes on here. One that does not come back in time fails with "timeout"; until then it is
-    not acknowledged.
+    The message that comes back goes on here, and so does what comes back a second time or late. One that does not come
+    back in time fails with "timeout"; until then it is not acknowledged.
     """
 
     links: list[str] = config([], help="the link in node, by id")
@@ -25,23 +26,26 @@ class LinkCall(Transform):
     timeout: float = config(30.0, help="how long to wait", unit="s", low=0.001, high=86400)
 
     # state
-    names: dict[str, list[str]] | None = None
-    """Link in nodes by name and id; the engine sets it."""
+    link_ins: Sequence[tuple[str, str, str]] = ()
+    """Id, name and tab of all link in nodes; the engine sets it."""
 
     def __post_init__(self) -> None:
         if self.linkType == "static" and len(self.links) != 1:
             raise ConfigError('property "links": choose the link in node to call')
 
     def target_of(self, msg: Msg) -> str:
-        """The link in node a message goes to; raises LookupError."""
-        if self.linkType == "static":
-            return self.links[0]
-        wanted: Any = (msg.props or {}).get("target")
-        found = (self.names or {}).get(wanted, []) if isinstance(wanted, str) else []
+        """The link in node a message goes to: by its id, or by its name on this tab, or on any; raises LookupError."""
+        wanted: Any = self.links[0] if self.linkType == "static" else (msg.props or {}).get("target")
+        if any(id == wanted for id, _, _ in self.link_ins):
+            return str(wanted)
+        named = [
+            item for item in self.link_ins if item[1] == wanted and wanted and self.linkType == "dynamic"
+        ]
+        found = [item for item in named if item[2] == self.tab] or named
         if len(found) != 1:
-            problem = "there is none" if not found else f"there are {len(found)}"
-            raise LookupError(f"msg.target is {wanted!r}, of link in nodes with that name {problem}")
-        return found[0]
+            problem = "is not there" if not found else f"is the name of {len(found)}"
+            raise LookupError(f"target link in node {wanted!r} {problem}")
+        return found[0][0]
 
     def process(self, msgs: list[Msg]) -> list[Msg]:
         raise AssertionError("the engine calls the link in node instead")

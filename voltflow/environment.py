@@ -1,0 +1,76 @@
+"""The variables of a flow: what tabs, groups and subflows declare, one within the other, before those of the process.
+
+`${NAME}` is looked up from the inside out; `${$parent.NAME}` begins one level further out.
+
+>>> tab = declare({}, [{"name": "LIMIT", "value": "45"}])
+>>> group = declare(
+...     tab, [{"name": "LIMIT", "value": "60"}, {"name": "OLD", "type": "env", "value": "$parent.LIMIT"}]
+... )
+>>> env = Environment(group, {"HOME": "/root"})
+>>> env["LIMIT"], env["OLD"], env["$parent.LIMIT"], env["HOME"], env.get("NONE")
+('60', '45', '45', '/root', None)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+PARENT = "$parent."
+Declared = Mapping[str, str]
+"""Values by name; of further out by `$parent.NAME`. One that a variable of the process is part of has `${NAME}` in it."""
+
+_PLACE = re.compile(r"\$\{((?:\$parent\.)*[^}$]+)\}")
+
+
+def declare(outer: Declared, *levels: Iterable[Any]) -> Declared:
+    """What holds inside of a tab, group or subflow with these `env` lists; the later list wins."""
+    entries = {
+        str(item["name"]): item
+        for items in levels
+        for item in items
+        if isinstance(item, Mapping) and item.get("name")
+    }
+    found = {name: value for name, value in outer.items() if not name.startswith(PARENT)}
+    found |= {PARENT + name: value for name, value in outer.items()}
+    own = {name: _text(item.get("value", "")) for name, item in entries.items() if item.get("type") != "env"}
+    found |= own
+    for name, item in entries.items():
+        if item.get("type") == "env":  # last, because they may name the others
+            found[name] = _of_variable(_text(item.get("value", "")), name, found)
+    return found
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _of_variable(text: str, name: str, known: Declared) -> str:
+    """The value of a variable that is made from others; one named as itself is that of further out."""
+    text = _PLACE.sub(lambda match: f"${{{PARENT}{name}}}" if match[1] == name else match[0], text)
+    if "${" not in text:
+        text = f"${{{PARENT + name if text == name else text}}}"
+    return _PLACE.sub(lambda match: known.get(match[1], match[0]), text)
+
+
+class Environment(Mapping[str, str]):
+    """What is declared, before the variables of the process."""
+
+    def __init__(self, declared: Declared, process: Mapping[str, str]) -> None:
+        self._declared, self._process = declared, process
+
+    def __getitem__(self, name: str) -> str:
+        text = self._declared.get(name)
+        if text is None:
+            return self._process[name.replace(PARENT, "")]
+        if "${" not in text:
+            return text
+        return _PLACE.sub(lambda match: self._process.get(match[1].replace(PARENT, ""), ""), text)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._declared
+        yield from (name for name in self._process if name not in self._declared)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
