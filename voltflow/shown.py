@@ -1,0 +1,109 @@
+"""Values as the editor's debug sidebar wants them: a name of what it is, and a text of bounded length.
+
+>>> shown({"soc_pct": 71.5, "cells": []})
+('Object', '{"soc_pct":71.5,"cells":[]}')
+>>> shown("x" * 1001)[0], shown(2.0), shown(None), shown(b"\\x01\\xff")
+('string[1001]', ('number', '2'), ('null', '(undefined)'), ('buffer[2]', '01ff'))
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from voltflow.loose import as_text
+from voltflow.node import Node
+from voltflow.properties import UNDEFINED, plain
+
+LIMIT = 1000
+"""Characters of a text, elements of a list, hex digits of bytes."""
+DEPTH = 50
+"""Levels of objects within each other; what is deeper is shown as a text."""
+ERROR, WARN = 20, 30
+"""Node-RED's levels."""
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = LIMIT
+
+
+def shown(value: Any) -> tuple[str, Any]:
+    """Format and text of a value; never fails."""
+    try:
+        return _shown(plain(value))
+    except Exception as error:  # noqa: BLE001 - to look at a message must not harm it
+        return type(value).__name__, f"cannot be shown: {type(error).__name__}"
+
+
+def _shown(value: Any) -> tuple[str, Any]:
+    if value is UNDEFINED:
+        return "undefined", "(undefined)"
+    if value is None:
+        return "null", "(undefined)"
+    if isinstance(value, bool):
+        return "boolean", "true" if value else "false"
+    if isinstance(value, int | float):
+        return "number", as_text(value)
+    if isinstance(value, str):
+        return f"string[{utf16_length(value)}]", _cut(value)
+    if isinstance(value, bytes | bytearray):
+        return f"buffer[{len(value)}]", value[: LIMIT // 2].hex()
+    if isinstance(value, BaseException):
+        return "error", _json({"name": type(value).__name__, "message": str(value)})
+    if isinstance(value, list | tuple):
+        return f"array[{len(value)}]", _json(value)
+    if isinstance(value, Mapping):
+        return "Object", _json(value)
+    return type(value).__name__, _short.repr(value)[:LIMIT]
+
+
+def log_message(node: Node, level: int, value: Any, now_s: float) -> dict[str, Any]:
+    """What a node says by itself, for the sidebar."""
+    format, text = shown(value)
+    return {"level": level, "id": node.id, "type": node.type, "z": node.tab, "path": node.tab, "name": node.name, "msg": text,
+            "format": format, "timestamp": int(now_s * 1000)}  # fmt: skip
+
+
+def utf16_length(text: str) -> int:
+    """As JavaScript counts."""
+    return len(text) if text.isascii() else len(text) + sum(char > "\uffff" for char in text)
+
+
+def _cut(text: str) -> str:
+    text = text if len(text) <= LIMIT else text[:LIMIT] + "..."
+    # half of a pair, which a websocket cannot carry, becomes a replacement character
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_bounded(value, 0), ensure_ascii=False, separators=(",", ":"))
+
+
+def _bounded(value: Any, depth: int) -> Any:
+    """JSON's values, long and strange ones marked as the sidebar knows them (`__enc__`)."""
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        return _cut(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"__enc__": True, "type": "number", "data": as_text(value)}
+    if isinstance(value, bytes | bytearray):
+        return {"type": "Buffer", "data": list(value[:LIMIT]), "__enc__": True, "length": len(value)}
+    if value is UNDEFINED:
+        return {"__enc__": True, "type": "undefined"}
+    if depth >= DEPTH:
+        return _short.repr(value)[:LIMIT]
+    if isinstance(value, Mapping):
+        return {_cut(str(name)): _bounded(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_bounded(item, depth + 1) for item in value[:LIMIT]]
+        return (
+            items
+            if len(value) <= LIMIT
+            else {"__enc__": True, "type": "array", "data": items, "length": len(value)}
+        )
+    if (simple := plain(value)) is not value:
+        return _bounded(simple, depth)
+    return {"__enc__": True, "type": "function"} if callable(value) else _short.repr(value)[:LIMIT]
