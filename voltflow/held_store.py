@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,8 @@ import msgspec
 from voltflow.message import Key, Msg
 from voltflow.properties import plain
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 FILE = "held.sqlite"
 _VERSION = 1
@@ -27,6 +31,7 @@ CREATE TABLE IF NOT EXISTS held (
 );
 PRAGMA user_version = {_VERSION};
 """
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Row(NamedTuple):
@@ -49,8 +54,15 @@ class HeldStore:
         self._next_id = 1
 
     async def open(self) -> list[Row]:
-        """What an earlier run left, in the order in which it came. Raises OSError or sqlite3.Error where it cannot be read."""
-        return await self._in_thread(self._read) if self.path.exists() else []
+        """What an earlier run left, in the order in which it came; a damaged file is set aside.
+
+        Raises OSError or sqlite3.Error where it cannot be read.
+        """
+        return await self.read() if self.path.exists() else []
+
+    async def read(self) -> list[Row]:
+        """Everything that is kept, without what cannot be read."""
+        return await self._in_thread(self._read)
 
     async def add(self, rows: Sequence[tuple[str, str, float, bytes]]) -> list[int]:
         """Keep (node, group, at_s, encoded message); their ids. Raises sqlite3.Error, and then nothing is kept."""
@@ -63,9 +75,11 @@ class HeldStore:
 
     async def close(self) -> None:
         if self._thread is not None:
-            await self._in_thread(self._close)
-            self._thread.shutdown(wait=False)
-            self._thread = None
+            thread, self._thread = self._thread, None
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, self._close)
+            finally:
+                thread.shutdown(wait=False)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._thread is None:
@@ -77,24 +91,51 @@ class HeldStore:
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-            with contextlib.closing(database.cursor()) as cursor:
-                cursor.execute("PRAGMA journal_mode=WAL")
-                cursor.execute("PRAGMA synchronous=FULL")
-                version = cursor.execute("PRAGMA user_version").fetchone()[0]
-                if version > _VERSION:
-                    raise sqlite3.DatabaseError(
-                        f"{self.path} is of a newer version ({version}) than this program knows ({_VERSION})"
-                    )
-                cursor.executescript(_SCHEMA)
-                found = cursor.execute("SELECT max(id) FROM held").fetchone()[0]
-            self._next_id = (found or 0) + 1
-            self._database = database
+            self._database = self._mended(self._connect)
         return self._database
 
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(database)
+            self._next_id = (database.execute("SELECT max(id) FROM held").fetchone()[0] or 0) + 1
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _mended(self, work: Callable[[], T]) -> T:
+        """What it gives; a file that it finds damaged is set aside for people to look at, and it gets a new one."""
+        try:
+            return work()
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) not in _DAMAGED:
+                raise
+            self._close()
+            aside = self.path.with_name(f"{FILE}.damaged-{time.time_ns() // 1_000_000}")
+            for suffix in ("-shm", "-wal", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.with_name(FILE + suffix).rename(aside.with_name(aside.name + suffix))
+            text = "%s is damaged (%s): it is kept as %s; what nodes held is not taken up again"
+            log.error(text, self.path, error, aside.name)  # noqa: TRY400 - the reason is all there is to it
+            return work()
+
     def _read(self) -> list[Row]:
-        rows = self._open().execute("SELECT id, node, grp, at_s, msg FROM held ORDER BY id")
-        return [Row(id, node, group, at_s, decode(data)) for id, node, group, at_s, data in rows]
+        found = self._mended(lambda: self._open().execute("SELECT * FROM held ORDER BY id").fetchall())
+        rows, error = [], None
+        for id, node, group, at_s, data in found:
+            try:
+                rows.append(Row(id, node, group, at_s, decode(data)))
+            except (msgspec.MsgspecError, ValueError) as reason:
+                error = reason
+        if error is not None:
+            log.error(
+                "%d held messages in %s cannot be read, they stay there: %s",
+                len(found) - len(rows),
+                self.path,
+                error,
+            )
+        return rows
 
     def _add(self, rows: Sequence[tuple[str, str, float, bytes]]) -> list[int]:
         database = self._open()
@@ -116,6 +157,18 @@ class HeldStore:
         if self._database is not None:
             self._database.close()
             self._database = None
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > _VERSION:
+        raise sqlite3.NotSupportedError(
+            f"it is of a newer version ({version}) than this program knows ({_VERSION})"
+        )
+    if version < _VERSION:
+        database.executescript(_SCHEMA)
 
 
 @contextlib.contextmanager
@@ -143,7 +196,7 @@ class _Stored(msgspec.Struct, array_like=True):
 
 
 def encode(msg: Msg) -> bytes:
-    """Raises TypeError or another ValueError where a property is nothing that can be kept."""
+    """Raises an exception where a property is nothing that can be kept."""
     origin = msg.origin
     keeps_origin = origin is not None and isinstance(origin.payload, bytes)
     stored = _Stored(

@@ -1,7 +1,7 @@
 """Messages that a node holds: for a delay, until a group is complete, until a window ends.
 
 What is held is never acknowledged and only in memory. For a moment it is simply not acknowledged; what is held for longer
-than HOLD_S, or more than HOLD_MESSAGES at once, is written to disk (`held_store`), and acknowledged then. What leaves
+than HOLD_S, or more than HOLD_MESSAGES at once, is written to disk (`voltflow.keeper`), and acknowledged then. What leaves
 the node is a batch of its own; the held message is forgotten when that is safe.
 """
 
@@ -9,29 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import sqlite3
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import msgspec
-
-from voltflow.held_store import HeldStore, Row, encode
 from voltflow.message import Msg
 from voltflow.sink_queue import Transaction
 
 if TYPE_CHECKING:
     from voltflow.node import Holder
-
-log = logging.getLogger(__name__)
-
-HOLD_S = 1.0
-"""How long a held message stays unacknowledged before it goes to disk."""
-HOLD_MESSAGES = 250
-"""Unacknowledged held messages of a flow at most, a quarter of the usual window: a delay must not stall its source."""
-LOOK_S = 0.25
-AGAIN_S = 5.0
 
 
 class Ticket:
@@ -50,26 +35,62 @@ class Ticket:
 
 
 class Entry:
-    """A held message: in `group`, since `at_s`; `row` is its number on disk, 0 while it is not there."""
+    """A held message: in `group`, since `at_s`.
 
-    __slots__ = ("at_s", "gone", "group", "holding", "msg", "row", "ticket", "writing")
+    `row` is its number on disk, 0 while it is not there; `leaving`: the node has let it go, what it gave out for it is not
+    safe yet; `gone`: it is.
+    """
 
-    def __init__(self, holding: Holding, group: str, msg: Msg, at_s: float) -> None:
-        self.holding, self.group, self.msg, self.at_s = holding, group, msg, at_s
+    __slots__ = (
+        "at_s", "gone", "group", "holding", "kept_s", "leaving", "msg", "number", "row", "ticket",
+    )  # fmt: skip
+
+    def __init__(self, holding: Holding, group: str, msg: Msg, at_s: float, kept_s: float) -> None:
+        self.holding, self.group, self.msg, self.at_s, self.kept_s = holding, group, msg, at_s, kept_s
+        self.number = holding.keeper.next_number()
+        """Entries in the order in which they came."""
         self.ticket: Ticket | None = None
         self.row = 0
-        self.gone = self.writing = False
+        self.gone = self.leaving = False
+
+    def settle_ticket(self) -> None:
+        """Its batch need not wait for it any longer."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            ticket.settle()
+
+
+class Keeping(Protocol):
+    """What a holding needs of the keeper."""
+
+    run: str
+
+    def now_s(self) -> float: ...
+
+    def next_number(self) -> int: ...
+
+
+class Change(NamedTuple):
+    """What calls of a node did to what it holds."""
+
+    kept: list[Entry]
+    gone: list[Entry]
+    failed: list[tuple[Entry, str]]
+    """Those that are gone because something went wrong with them, and what."""
 
 
 class Holding:
-    """What one node holds, by group. The node calls `keep` and `release`; the engine does the rest."""
+    """What one node holds, by group. The node calls `keep`, `release` and `fail`; its line does the rest."""
 
-    def __init__(self, node: Holder, keeper: Keeper) -> None:
+    def __init__(self, node: Holder, keeper: Keeping) -> None:
         self.node, self.keeper = node, keeper
         self.groups: dict[str, list[Entry]] = {}
+        self.size = 0
+        """Held messages."""
         self.woken = asyncio.Event()
         self._kept: list[Entry] = []
         self._released: list[Entry] = []
+        self._failed: list[tuple[Entry, str]] = []
         self._adopting: Entry | None = None
         self._at_s: float | None = None
         self._numbers = 0
@@ -86,214 +107,102 @@ class Holding:
         self._numbers += 1
         return f"#{self._numbers}-{self.keeper.run}"
 
-    def keep(self, msg: Msg, group: str) -> None:
-        """Hold a message, until its group is released."""
-        entry, self._adopting = self._adopting or Entry(self, group, msg, self.now_s), None
-        entry.holding, entry.group = self, group
+    def keep(self, msg: Msg, group: str, at_s: float | None = None) -> None:
+        """Hold a message until its group is released; `at_s`: since when, where that is not now."""
+        at_s = self.now_s if at_s is None else at_s
+        entry, self._adopting = self._adopting, None
+        if entry is None:
+            entry = Entry(self, group, msg, at_s, self.keeper.now_s())
+        entry.holding, entry.group, entry.msg, entry.leaving = self, group, msg, False
         self.groups.setdefault(group, []).append(entry)
+        self.size += 1
         self._kept.append(entry)
 
     def release(self, group: str) -> list[Msg]:
         """Let a group go: it is forgotten when what the node gives out now is safe. Its messages, in order."""
         entries = self.groups.pop(group, [])
+        self.size -= len(entries)
         self._released += entries
         return [entry.msg for entry in entries]
+
+    def fail(self, group: str, error: str) -> None:
+        """Let a group go that nothing can be made of: its messages go to `catch` nodes, or become dead letters."""
+        start = len(self._released)
+        self.release(group)
+        self._failed += [(entry, error) for entry in self._released[start:]]
 
     def messages(self, group: str) -> list[Msg]:
         """What a group holds."""
         return [entry.msg for entry in self.groups.get(group, ())]
 
+    def since_s(self, group: str) -> float:
+        """When the first of a group came; the group must be there."""
+        return self.groups[group][0].at_s
+
     def entries(self) -> Iterator[Entry]:
         for group in self.groups.values():
             yield from group
 
-    # -- for the engine -------------------------------------------------------------------------------------------
+    # -- for its line ---------------------------------------------------------------------------------------------
 
-    def mark(self) -> tuple[int, int]:
-        return len(self._kept), len(self._released)
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Around a call of the node: when it fails, what it kept and released is as it was."""
+        kept, released, failed = len(self._kept), len(self._released), len(self._failed)
+        try:
+            yield
+        except BaseException:
+            self._undo(kept, released, failed)
+            raise
 
-    def undo(self, mark: tuple[int, int]) -> None:
-        """A call of the node failed: what it kept and released since the mark is as it was."""
-        for entry in self._kept[mark[0] :]:
-            group = self.groups.get(entry.group, [])
-            if entry in group:
-                group.remove(entry)
+    def _undo(self, kept: int, released: int, failed: int) -> None:
+        new = self._kept[kept:]
+        for entry in self._released[released:]:
+            self.groups.setdefault(entry.group, []).append(entry)
+            self.size += 1
+        for entry in new:
+            group = self.groups[entry.group]
+            group.remove(entry)
+            self.size -= 1
             if not group:
-                self.groups.pop(entry.group, None)
-        for entry in self._released[mark[1] :]:
-            if entry not in self._kept[mark[0] :]:
-                self.groups.setdefault(entry.group, []).append(entry)
-        del self._kept[mark[0] :], self._released[mark[1] :]
+                del self.groups[entry.group]
+        for entries in {
+            id(entry): self.groups.get(entry.group, []) for entry in self._released[released:]
+        }.values():
+            entries.sort(key=lambda entry: entry.number)
+        del self._kept[kept:], self._released[released:], self._failed[failed:]
 
-    def take(self) -> tuple[list[Entry], list[Entry]]:
-        """What was kept and what was released since the last call; what was both is in neither."""
-        released = set(map(id, self._released))
-        kept = [entry for entry in self._kept if id(entry) not in released]
-        new = set(map(id, self._kept)) - set(map(id, kept))
-        gone = [entry for entry in self._released if id(entry) not in new or entry.row or entry.ticket]
-        self._kept, self._released = [], []
-        return kept, gone
+    def take(self) -> Change:
+        """What was kept and let go since the last call; what was both, and nobody else knows of, is in neither."""
+        kept, released, failed = self._kept, self._released, self._failed
+        self._kept, self._released, self._failed = [], [], []
+        if not released:
+            return Change(kept, [], [])
+        let_go = set(map(id, released))
+        new = {id(entry) for entry in kept if not entry.row and entry.ticket is None}
+        for entry in released:
+            entry.leaving = True
+        return Change(
+            [entry for entry in kept if id(entry) not in let_go],
+            [entry for entry in released if id(entry) not in new],
+            failed,
+        )
+
+    def hand_over(self) -> list[Entry]:
+        """Everything, in the order in which it came: for who takes the node's place. It holds nothing then."""
+        entries = sorted(self.entries(), key=lambda entry: entry.number)
+        self.groups.clear()
+        self.size = 0
+        return entries
 
     @contextlib.contextmanager
     def adopting(self, entry: Entry) -> Iterator[None]:
-        """For a call of the node in which it takes a message that it held before; it keeps it again, or lets it go."""
+        """For a call of the node in which it takes a message that was held before; it keeps it again, or lets it go."""
         self._adopting, self._at_s = entry, entry.at_s
         try:
-            yield
-            if self._adopting is not None:
-                self._released.append(entry)
+            with self.attempt():
+                yield
+                if self._adopting is not None:
+                    self._released.append(entry)
         finally:
             self._adopting = self._at_s = None
-
-
-class Keeper:
-    """The held messages of a flow: writes them to disk in time, and forgets them."""
-
-    def __init__(self, store: HeldStore, now_s: Callable[[], float], run: str) -> None:
-        self.now_s, self.run = now_s, run
-        self.error = ""
-        """Why nothing can be written, while that is so."""
-        self.orphans: dict[str, int] = {}
-        """Messages held for nodes that the flow no longer has, by node id."""
-        self._store = store
-        self._unsafe: deque[Entry] = deque()
-        self._forget: list[int] = []
-        self._work = asyncio.Event()
-        self._calm = asyncio.Event()
-        self._calm.set()
-
-    @property
-    def unsafe(self) -> int:
-        """Held messages that are not acknowledged."""
-        return len(self._unsafe)
-
-    async def open(self) -> dict[str, list[Row]]:
-        """What an earlier run held, by node id."""
-        found: dict[str, list[Row]] = {}
-        try:
-            rows = await self._store.open()
-        except (OSError, sqlite3.Error) as error:
-            self._failed(error)
-            raise
-        for row in rows:
-            found.setdefault(row.node, []).append(row)
-        return found
-
-    def hold(self, kept: Iterable[Entry], transaction: Transaction) -> None:
-        """New entries of a batch: it waits for them."""
-        ticket: Ticket | None = None
-        for entry in kept:
-            if entry.row or entry.ticket:
-                continue  # held before a restart
-            ticket = ticket or Ticket(transaction)
-            ticket.count += 1
-            entry.ticket = ticket
-            self._unsafe.append(entry)
-        if len(self._unsafe) > HOLD_MESSAGES:
-            self._work.set()
-
-    def settle(self, gone: Iterable[Entry]) -> None:
-        """Entries whose effect is safe further on."""
-        for entry in gone:
-            entry.gone = True
-            if entry.ticket is not None:
-                entry.ticket.settle()
-                entry.ticket = None
-            if entry.row and not entry.writing:
-                self._forget.append(entry.row)
-        if self._forget:
-            self._work.set()
-
-    def give_back(self, gone: Iterable[Entry], failure: BaseException) -> None:
-        """What the node gave out did not become safe: the source sends it again, or the next start takes it from disk."""
-        for entry in gone:
-            if entry.ticket is not None:
-                entry.ticket.transaction.fail(failure)
-                entry.ticket, entry.gone = None, True
-            elif isinstance(failure, Exception):
-                log.warning("%s: what it gave out failed (%s); it comes again at the next start",
-                            entry.holding.node.label, failure)  # fmt: skip
-
-    async def run_until_cancelled(self) -> None:
-        """Write and forget; without this task nothing held becomes safe."""
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._work.wait()
-            except TimeoutError:
-                pass
-            self._work.clear()
-            await self.flush(self.now_s() - HOLD_S)
-            if self.error:
-                await asyncio.sleep(AGAIN_S)
-
-    async def flush(self, before_s: float | None = None) -> None:
-        """Write what is held since before a time (None: everything), and forget what has gone."""
-        due = list(self._due(before_s))
-        forget, self._forget = self._forget, []
-        try:
-            if due:
-                await self._write(due)
-            if forget:
-                await self._store.remove(forget)
-        except (OSError, sqlite3.Error) as error:
-            self._failed(error)
-            self._forget = forget + self._forget
-            self._unsafe.extendleft(entry for entry in reversed(due) if entry.ticket is not None)
-        else:
-            if self.error and due:
-                log.info("held messages are written to disk again")
-                self.error = ""
-
-    def _due(self, before_s: float | None) -> Iterator[Entry]:
-        while self._unsafe and self._unsafe[0].gone:
-            self._unsafe.popleft()
-        many = len(self._unsafe) > HOLD_MESSAGES
-        while self._unsafe and (before_s is None or many or self._unsafe[0].at_s <= before_s):
-            entry = self._unsafe.popleft()
-            if not entry.gone:
-                yield entry
-
-    async def _write(self, due: list[Entry]) -> None:
-        rows, writable = [], []
-        for entry in due:
-            try:
-                data = encode(entry.msg)
-            except (TypeError, ValueError, msgspec.MsgspecError) as error:
-                self._say_unwritable(entry, error)
-                continue
-            entry.writing = True
-            writable.append(entry)
-            rows.append((entry.holding.node.id, entry.group, entry.at_s, data))
-        try:
-            ids = await self._store.add(rows) if rows else []
-        finally:
-            for entry in writable:
-                entry.writing = False
-        for entry, id in zip(writable, ids, strict=True):
-            entry.row = id
-            if entry.ticket is not None:
-                entry.ticket.settle()
-                entry.ticket = None
-            if entry.gone:
-                self._forget.append(id)
-                self._work.set()
-
-    def _say_unwritable(self, entry: Entry, error: Exception) -> None:
-        log.warning(
-            "%s holds a message that cannot be written to disk (%s): it stays unacknowledged until it leaves",
-            entry.holding.node.label, error,
-        )  # fmt: skip
-
-    def _failed(self, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
-        if text != self.error:
-            log.error(
-                "held messages cannot be written to %s: %s; what nodes hold stays unacknowledged until that works",
-                self._store.path, text,
-            )  # fmt: skip
-        self.error = text
-
-    async def close(self) -> None:
-        await self.flush()
-        await self._store.close()

@@ -165,6 +165,10 @@ class Node:
     async def start(self, ctx: Context) -> None:
         """Open what the node needs; called once before the flow's sources run."""
 
+    async def take_over(self) -> None:
+        """The node runs from now on, and the one that it replaces in a deploy has stopped: open what only one of them can
+        have, such as a connection with a client id. Called after all have started; it does not fail."""
+
     async def stop(self) -> None:
         """Close it; called after the flow's last batch."""
 
@@ -191,10 +195,17 @@ class Source(Node):
         """Emit until cancelled; then wait for what is under way (the engine bounds that) and return."""
         raise NotImplementedError
 
+    def attach(self) -> None:
+        """Begin to receive, at once: after the start, or because the deploy for which it was retired was given up."""
+
     def retire(self) -> bool:
         """Take nothing more, at once: another node takes its place. Whether `run` then returns by itself, when what was
-        taken is safe; otherwise it is cancelled."""
+        taken is safe; otherwise it is cancelled. What comes until `detach` or `attach` is neither taken nor given up."""
         return False
+
+    def detach(self) -> None:
+        """It is out of the flow for good; called once `run` has ended, or where a deploy was given up, of a source that
+        was attached for it. What came and was not taken is not wanted."""
 
     def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
         """What the flow gets of an emitted batch: decode here, so that the engine isolates a message that fails."""
@@ -233,7 +244,9 @@ class Holder(Node):
     """Messages in, messages out later: a delay, a group that is not complete.
 
     `self.held` keeps messages (`voltflow.holding`): what a node remembers of them beyond that must come back from
-    `restore`. Nothing held is acknowledged and only in memory.
+    `restore`. Nothing held is acknowledged and only in memory. `process` gets one message at a time, so that one it fails
+    on takes nothing back of what others did: it computes first what may fail, and then changes what it remembers. Where
+    nothing can be made of a whole group, `self.held.fail` lets that go.
     """
 
     held: Holding
@@ -253,6 +266,10 @@ class Holder(Node):
     def restore(self, entry: Entry) -> list[Msg] | Ports:
         """Take a message again that was held before a restart or a deploy; by default as if it came now, at its time."""
         return self.process([entry.msg])
+
+    def owed(self, group: str) -> bool:
+        """Whether what a group holds has yet to come out: if the node is removed it becomes dead letters then."""
+        return True
 
     def drop(self) -> list[Msg]:
         """Forget everything that is held, without giving it out; what that was."""
@@ -281,6 +298,13 @@ class DeadLetterSink(Sink):
 
 class ConfigNode(Node):
     """What several nodes share and no wire leads to, such as a broker."""
+
+    def hand_over(self, successor: Node | None) -> None:
+        """A deploy replaces it (None: removes it) and all that use it; called before their `retire`. Leave to the successor
+        what comes from now on."""
+
+    def take_back(self) -> None:
+        """That deploy was given up: go on as before."""
 
 
 NodeClass = type[Node]
@@ -323,7 +347,7 @@ class NodeSpec:
         return built
 
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_VARIABLE = re.compile(r"\$\{((?:\$parent\.)*[A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def _substitute(value: Any, env: Mapping[str, str], name: str) -> Any:
