@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.flows import raw, running, until
@@ -152,6 +152,7 @@ def test_deep_and_circular_values_are_shown_as_far_as_that_goes() -> None:
     assert text.startswith("[" * DEPTH)
 
 
+@settings(max_examples=50)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.just(object()),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
 def test_everything_can_be_shown_and_sent(value: Any) -> None:

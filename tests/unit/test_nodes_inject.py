@@ -14,10 +14,12 @@ import pytest
 
 from tests.flows import Lab, raw, running, until
 from voltflow.message import Msg
-from voltflow.node import ConfigError, Context
+from voltflow.node import ConfigError, Context, load_nodes
 from voltflow.nodes.inject import UNDER_WAY_LIMIT, Inject, _next_time
 from voltflow.properties import as_object
 from voltflow.timer import VirtualTimer
+
+load_nodes("voltflow.nodes")
 
 START_S = 1_700_000_000.0
 """2023-11-14 22:13:20 UTC"""
