@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 from voltflow.clock import receive_clock
 
@@ -19,7 +18,7 @@ class Timer(Protocol):
         ...
 
     async def until(self, due_s: float | None, woken: asyncio.Event) -> None:
-        """Return when it is time, or when somebody has set the event; None: only then."""
+        """Return when it is time, or when somebody has set the event; None: only then. Who waits again clears it."""
         ...
 
 
@@ -47,29 +46,55 @@ class VirtualTimer:
 
     def __init__(self, start_s: float) -> None:
         self._now_s = start_s
-        self._waiting: list[tuple[float, int, asyncio.Event]] = []
+        self._waiting: dict[int, _Wait] = {}
+        """In the order in which they began to wait."""
         self._numbers = itertools.count()
 
     def now_s(self) -> float:
         return self._now_s
 
     async def until(self, due_s: float | None, woken: asyncio.Event) -> None:
-        if due_s is not None and due_s <= self._now_s:
+        if due_s is None:
+            await woken.wait()
             return
-        if due_s is not None:
-            heapq.heappush(self._waiting, (due_s, next(self._numbers), woken))
-        await woken.wait()
+        if due_s <= self._now_s or woken.is_set():
+            return
+        due = asyncio.get_running_loop().create_future()
+        number = next(self._numbers)
+        self._waiting[number] = _Wait(due_s, due, asyncio.current_task())
+        waking = asyncio.ensure_future(woken.wait())
+        waking.add_done_callback(lambda _: due.done() or due.set_result(None))
+        try:
+            await due
+        finally:
+            self._waiting.pop(number, None)
+            waking.cancel()
 
     @property
     def next_due_s(self) -> float | None:
         """When somebody waits for next."""
-        return self._waiting[0][0] if self._waiting else None
+        return self.next_due_of(lambda _: True)
+
+    def next_due_of(self, counts: Callable[[asyncio.Task[Any] | None], bool]) -> float | None:
+        """When one of the tasks that count waits for next."""
+        return min((wait.due_s for wait in self._waiting.values() if counts(wait.task)), default=None)
 
     def advance(self, to_s: float) -> Iterator[float]:
         """Set the time to each due time up to `to_s`, waking who waits for it; whoever iterates lets them run."""
-        while self._waiting and self._waiting[0][0] <= to_s:
-            self._now_s = max(self._now_s, self._waiting[0][0])
-            while self._waiting and self._waiting[0][0] <= self._now_s:
-                heapq.heappop(self._waiting)[2].set()
+        while (due_s := self.next_due_s) is not None and due_s <= to_s:
+            self._now_s = max(self._now_s, due_s)
+            ready = [
+                (wait.due_s, number) for number, wait in self._waiting.items() if wait.due_s <= self._now_s
+            ]
+            for _, number in sorted(ready):
+                due = self._waiting.pop(number).due
+                if not due.done():
+                    due.set_result(None)
             yield self._now_s
         self._now_s = max(self._now_s, to_s)
+
+
+class _Wait(NamedTuple):
+    due_s: float
+    due: asyncio.Future[None]
+    task: asyncio.Task[Any] | None
