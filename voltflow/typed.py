@@ -187,6 +187,12 @@ def evaluation(
     text: Any, ctx: Context, node: Node, variables: Callable[[Msg], Mapping[str, Any]] | None = None
 ) -> Value:
     """What gives a JSONata expression for each message, with `$name` for each variable; UNDEFINED where it finds nothing."""
+    evaluate = evaluation_of(text, ctx, node)
+    return lambda msg: evaluate(as_object(msg), None if variables is None else variables(msg))
+
+
+def evaluation_of(text: Any, ctx: Context, node: Node) -> Callable[[Any, Mapping[str, Any] | None], Any]:
+    """What gives a JSONata expression for any value and variables; UNDEFINED where it finds nothing."""
     compiled = expression(text)
     from jsonata.utils import Utils
 
@@ -197,8 +203,8 @@ def evaluation(
     compiled.register_lambda("clone", lambda value: msgspec.json.decode(msgspec.json.encode(value)))
     compiled.set_output_convert_nulls(False)  # null is not the same as nothing
 
-    def evaluate(msg: Msg) -> Any:
-        found = compiled.evaluate(as_object(msg), None if variables is None else variables(msg))
+    def evaluate(value: Any, variables: Mapping[str, Any] | None) -> Any:
+        found = compiled.evaluate(value, variables)
         return UNDEFINED if found is None else Utils.convert_nulls(found)
 
     return evaluate
