@@ -63,7 +63,7 @@ class VirtualTimer:
         number = next(self._numbers)
         self._waiting[number] = _Wait(due_s, due, asyncio.current_task())
         waking = asyncio.ensure_future(woken.wait())
-        waking.add_done_callback(lambda _: due.done() or due.set_result(None))
+        waking.add_done_callback(lambda _: _end(due))
         try:
             await due
         finally:
@@ -87,11 +87,14 @@ class VirtualTimer:
                 (wait.due_s, number) for number, wait in self._waiting.items() if wait.due_s <= self._now_s
             ]
             for _, number in sorted(ready):
-                due = self._waiting.pop(number).due
-                if not due.done():
-                    due.set_result(None)
+                _end(self._waiting.pop(number).due)
             yield self._now_s
         self._now_s = max(self._now_s, to_s)
+
+
+def _end(due: asyncio.Future[None]) -> None:
+    if not due.done():
+        due.set_result(None)
 
 
 class _Wait(NamedTuple):
