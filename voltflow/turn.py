@@ -23,6 +23,15 @@ class FailedMsg(typing.NamedTuple):
     error: str
 
 
+class Partly(Exception):
+    """Raised by a transform that has taken every message of its batch and must not be called again for any of them: what
+    it gives out for the others, and the messages it failed on."""
+
+    def __init__(self, ports: Ports, failed: list[tuple[Msg, Exception]]) -> None:
+        super().__init__(f"{len(failed)} message(s), the first: {failed[0][1]}")
+        self.ports, self.failed = ports, failed
+
+
 class Host(Protocol):
     """What a turn needs of the engine."""
 
@@ -125,6 +134,10 @@ def isolate(
     """The outputs of a batch; where `process` raises, it is halved until the messages it fails on stand alone."""
     try:
         return ports_of(process(msgs), outputs)
+    except Partly as some:
+        for msg, why in some.failed:
+            on_error(msg, why)
+        return ports_of(tuple(some.ports), outputs)
     except Exception as error:  # noqa: BLE001 - whatever a node raises is its answer
         if len(msgs) == 1:
             on_error(msgs[0], error)
