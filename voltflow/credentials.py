@@ -23,11 +23,13 @@ from voltflow.node import REGISTRY
 
 log = logging.getLogger(__name__)
 
-Credentials = Mapping[str, Mapping[str, str]]
-"""By node id, then by name."""
+Credentials = Mapping[str, Mapping[str, Any]]
+"""By node id, then by name: texts. A `global-config` node has all of its own in one, `map`."""
 
 UNCHANGED: Final = "__PWRD__"
 """What the editor sends for a password that it was not shown."""
+MAP: Final = "map"
+_GLOBAL: Final = "global-config"
 _IV_BYTES: Final = 16
 _WITH_ENV: Final = frozenset({"tab", "group"})
 """Beside subflows: their credentials are the variables of the type `cred`."""
@@ -48,7 +50,7 @@ def encrypt(credentials: Credentials, secret: str) -> dict[str, str]:
     return {"$": iv.hex() + base64.b64encode(_cipher(secret, iv, text.encode())).decode()}
 
 
-def decrypt(document: Any, secret: str) -> dict[str, dict[str, str]]:
+def decrypt(document: Any, secret: str) -> dict[str, dict[str, Any]]:
     """What `encrypt` or Node-RED has written; raises CredentialsError."""
     text = document.get("$") if isinstance(document, dict) else None
     if not isinstance(text, str):
@@ -66,18 +68,18 @@ def decrypt(document: Any, secret: str) -> dict[str, dict[str, str]]:
     return _checked(plain)
 
 
-def plain_credentials(document: Any) -> dict[str, dict[str, str]] | None:
+def plain_credentials(document: Any) -> dict[str, dict[str, Any]] | None:
     """The credentials of a document that is not encrypted, which Node-RED can be told to write; None where it is."""
     if isinstance(document, dict) and "$" in document:
         return None
     return _checked(document)
 
 
-def _checked(document: Any) -> dict[str, dict[str, str]]:
+def _checked(document: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(document, dict):
         raise CredentialsError("credentials are an object of objects, by node id")
     return {
-        node_id: {name: value for name, value in of_node.items() if isinstance(value, str)}
+        node_id: {name: value for name, value in of_node.items() if isinstance(value, str) or name == MAP}
         for node_id, of_node in document.items()
         if isinstance(of_node, dict)
     }
@@ -104,7 +106,7 @@ def fields_of(type: str) -> dict[str, Literal["password", "text"]] | None:
     return {field.name: field.credential for field in spec.fields if field.credential is not None}
 
 
-def cut(nodes: Sequence[RawNode], known: Credentials) -> tuple[list[RawNode], dict[str, dict[str, str]]]:
+def cut(nodes: Sequence[RawNode], known: Credentials) -> tuple[list[RawNode], dict[str, dict[str, Any]]]:
     """The nodes without credentials, and all credentials: those of `known`, changed by what the nodes bring.
 
     A node brings those that changed, as `credentials`: what is absent or `__PWRD__` stays, a blank one goes, a node that
@@ -123,10 +125,12 @@ def cut(nodes: Sequence[RawNode], known: Credentials) -> tuple[list[RawNode], di
     return bare, {node_id: of_node for node_id, of_node in found.items() if of_node}
 
 
-def _credentials_of(raw: RawNode, known: Mapping[str, str]) -> dict[str, str]:
+def _credentials_of(raw: RawNode, known: Mapping[str, Any]) -> dict[str, Any]:
     fields, given = fields_of(raw["type"]), raw.get("credentials", {})
     if not isinstance(given, dict):
         raise CredentialsError('property "credentials": it must be an object of texts')
+    if raw["type"] == _GLOBAL:
+        return _global(given.get(MAP, {}), _map_of(known)) if "credentials" in raw else dict(known)
     kept = dict(known)
     kept |= {name: raw[name] for name in fields or () if isinstance(raw.get(name), str) and raw[name].strip()}
     for name, value in given.items():
@@ -139,12 +143,27 @@ def _credentials_of(raw: RawNode, known: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
+def _map_of(credentials: Mapping[str, Any]) -> dict[str, str]:
+    found = credentials.get(MAP)
+    texts = found if isinstance(found, dict) else {}
+    return {name: value for name, value in texts.items() if isinstance(value, str)}
+
+
+def _global(given: Any, known: Mapping[str, str]) -> dict[str, Any]:
+    """What the variables of the whole flow have for credentials: those that are named, the others are gone."""
+    if not isinstance(given, dict):
+        raise CredentialsError('property "credentials": "map" must be an object of texts')
+    texts = {name: value for name, value in given.items() if isinstance(value, str)}
+    kept = {name: known.get(name, "") if value == UNCHANGED else value for name, value in texts.items()}
+    return {MAP: {**kept, **{f"has_{name}": True for name in kept}}} if kept else {}
+
+
 def _is_field(type: str, name: str) -> bool:
     """Also a property that is no credential here may be one in the form of an editor."""
     return any(field.name == name for field in REGISTRY[type].fields)
 
 
-def _change(kept: dict[str, str], name: str, value: Any, *, strict: bool) -> None:
+def _change(kept: dict[str, Any], name: str, value: Any, *, strict: bool) -> None:
     if not isinstance(value, str):
         if strict:
             raise CredentialsError(f'property "credentials": "{name}" must be a text')
@@ -168,28 +187,37 @@ def merge(nodes: Sequence[RawNode], credentials: Credentials) -> list[RawNode]:
     return [_with(raw, credentials[raw["id"]]) if raw["id"] in credentials else raw for raw in nodes]
 
 
-def _with(raw: RawNode, credentials: Mapping[str, str]) -> RawNode:
+def _with(raw: RawNode, credentials: Mapping[str, Any]) -> RawNode:
     kind = raw["type"].partition(":")[0]
-    if kind == "subflow" or kind in _WITH_ENV:
+    if kind == _GLOBAL:
+        credentials = _map_of(credentials)
+    if kind in {"subflow", _GLOBAL, *_WITH_ENV}:
         return {**raw, "env": [_variable(item, credentials) for item in raw.get("env") or []]}
     if raw["type"] not in REGISTRY:
         return raw
     return {**raw, **{name: value for name, value in credentials.items() if _is_field(raw["type"], name)}}
 
 
-def _variable(item: Any, credentials: Mapping[str, str]) -> Any:
+def _variable(item: Any, credentials: Mapping[str, Any]) -> Any:
     if isinstance(item, dict) and item.get("type") == "cred" and item.get("name") in credentials:
         return {**item, "value": credentials[item["name"]]}
     return item
 
 
-def shown(type: str, credentials: Mapping[str, str]) -> dict[str, Any]:
+def shown(type: str, credentials: Mapping[str, Any]) -> dict[str, Any]:
     """What the editor may see of a node's credentials: texts, and of passwords that there is one.
 
     Blanks in the type may be written as `-`, as the editor does in addresses.
     """
     if type.partition(":")[0] == "subflow" or type in _WITH_ENV:
         return {f"has_{name}": True for name in credentials}
+    if type == _GLOBAL:
+        names = _map_of(credentials)
+        return (
+            {MAP: {**dict.fromkeys(names, UNCHANGED), **{f"has_{name}": True for name in names}}}
+            if names
+            else {}
+        )
     fields = next(
         (fields_of(known) for known in REGISTRY if known.replace(" ", "-") == type.replace(" ", "-")), None
     )

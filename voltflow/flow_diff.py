@@ -129,7 +129,7 @@ class _Comparison:
         if _is_off(before) != _is_off(now):
             yield self._of("disabled" if _is_off(now) else "enabled", now)
         for name in dict.fromkeys([*before, *now]):
-            if name not in _OWN and before.get(name, _ABSENT) != now.get(name, _ABSENT):
+            if name not in _OWN and _undrawn(before.get(name, _ABSENT)) != _undrawn(now.get(name, _ABSENT)):
                 text = _values(now, name, before.get(name, _ABSENT), now.get(name, _ABSENT))
                 yield self._of("changed", now, text, name)
         if now.get("credentials"):
@@ -176,6 +176,16 @@ def _port(raw: RawNode, port: int) -> list[str]:
     wires = list_of(raw, "wires")
     targets = wires[port] if port < len(wires) else []
     return [target for target in targets if isinstance(target, str)] if isinstance(targets, list) else []
+
+
+def _undrawn(value: Any) -> Any:
+    """Without the positions that inputs and outputs of a subflow have."""
+    if not isinstance(value, list):
+        return value
+    return [
+        {k: v for k, v in item.items() if k not in ("x", "y")} if isinstance(item, dict) else item
+        for item in value
+    ]
 
 
 def _drawn(before: RawNode, now: RawNode) -> str:
