@@ -1,7 +1,7 @@
-"""The web server inside the agent's event loop: page, API and stream on one port, `/metrics` on another.
+"""The web server inside the agent's event loop: page, API, stream and editor on one port, `/metrics` on another.
 
-Bottle runs in a few threads (a2wsgi), the stream in the loop itself. In front of both stands `_Guard`: who may ask,
-and the headers that keep browsers from being used against the gateway.
+Bottle runs in a few threads (a2wsgi), the stream and the editor's websocket in the loop itself. In front of all stands
+`_Guard`: who may ask, and the headers that keep browsers from being used against the gateway.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from a2wsgi import WSGIMiddleware
 from prometheus_client import generate_latest
 
 from edge.api import AppState, create_app, error_json
+from edge.editor.app import COMMS, CONTENT_POLICY, ROOT, Editor
 from edge.metrics import make_registry
 from edge.openapi import METRICS_PATH, METRICS_TYPE
 from edge.routes import ApiError
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 WORKERS = 4
 STREAM_PATH = "/api/stream"
+WEBSOCKET_BYTES = 65_536
+"""Of a message of a browser at most; the editor's are short."""
+PING_S = 20.0
 _REFUSALS = {401: "unauthorized", 421: "wrong_host"}
 """Code of an answer's error by its status."""
 
@@ -41,7 +45,6 @@ _CONTENT_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _SECURITY_HEADERS = [
-    (b"content-security-policy", _CONTENT_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -91,8 +94,9 @@ class _Server:
         self.port = sock.getsockname()[1]
         guarded = _Guard(self.app(), self.token, self.open_paths)
         config = uvicorn.Config(
-            guarded, http="h11", ws="none", lifespan="off", log_config=None, log_level="warning", access_log=False,
-            server_header=False, proxy_headers=False, timeout_graceful_shutdown=1,
+            guarded, http="h11", ws=self.websockets, ws_max_size=WEBSOCKET_BYTES, ws_ping_interval=PING_S,
+            lifespan="off", log_config=None, log_level="warning", access_log=False, server_header=False,
+            proxy_headers=False, timeout_graceful_shutdown=1,
         )  # fmt: skip
         self._server = _Uvicorn(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[sock]), name=f"{self.section} server")
@@ -110,6 +114,7 @@ class _Server:
             self._server = self._task = None
 
     open_paths: frozenset[str] = frozenset()
+    websockets: Literal["none", "websockets-sansio"] = "none"
 
     def _bind(self) -> socket.socket:
         """The listening socket, opened here because uvicorn ends the process when a port is taken."""
@@ -126,13 +131,17 @@ class _Server:
 
 
 class WebServer(_Server):
-    """Page, API and stream. Use: `await server.start()` … `await server.stop()`; `token` is required off-loopback."""
+    """Page, API, stream and editor. Use: `await server.start()` … `await server.stop()`; `token` is required off-loopback."""
 
     open_paths = frozenset({"/", "/app.js", "/charts.js", "/style.css"})
 
-    def __init__(self, state: AppState, host: str, port: int, token: str | None = None) -> None:
+    def __init__(
+        self, state: AppState, host: str, port: int, token: str | None = None, editor: Editor | None = None
+    ) -> None:
         super().__init__("api", host, port, token)
         self.streams = Streams(state)
+        self._editor = editor
+        self.websockets = "none" if editor is None else "websockets-sansio"
         self._state = state
         self._wsgi: Any = None
 
@@ -140,9 +149,14 @@ class WebServer(_Server):
         registry = make_registry(self._state, self.streams)
         bottle_app = create_app(self._state, registry, token_required=bool(self.token))
         self._wsgi = WSGIMiddleware(bottle_app, workers=WORKERS)
+        if self._editor is not None:
+            self._editor.open()
         return self._dispatch
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._editor is not None and _is_editors(scope["path"]):
+            await self._editor.serve(scope, receive, send)
+            return
         if scope["path"] != STREAM_PATH or scope["method"] != "GET":
             await self._wsgi(scope, receive, send)
             return
@@ -153,6 +167,8 @@ class WebServer(_Server):
 
     async def stop(self) -> None:
         await self.streams.close()
+        if self._editor is not None:
+            await self._editor.close()
         await super().stop()
         if self._wsgi is not None:
             self._wsgi.executor.shutdown(wait=False)
@@ -179,8 +195,15 @@ class MetricsServer(_Server):
             await _respond(send, 200, text, [(b"content-type", METRICS_TYPE.encode())])
 
 
+def _is_editors(path: str) -> bool:
+    return path == ROOT or path.startswith(f"{ROOT}/")
+
+
 class _Guard:
-    """Asks for the token; without one, for a Host that a foreign web page cannot have (DNS rebinding)."""
+    """Asks for the token; without one, for a Host that a foreign web page cannot have (DNS rebinding).
+
+    The editor has logins of its own in place of the token.
+    """
 
     def __init__(self, app: App, token: str, open_paths: frozenset[str]) -> None:
         self._app = app
@@ -190,11 +213,23 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._answer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._connect(scope, receive, send)
+
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == COMMS and self._refusal(COMMS, dict(scope["headers"])) is None:
+            await self._app(scope, receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        policy = CONTENT_POLICY if _is_editors(scope["path"]) else _CONTENT_POLICY
+        headers = [*_SECURITY_HEADERS, (b"content-security-policy", policy.encode())]
+
         async def secured(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *_SECURITY_HEADERS]
+                message["headers"] = [*message.get("headers", []), *headers]
             await send(message)
 
         refused = self._refusal(scope["path"], dict(scope["headers"]))
@@ -207,7 +242,7 @@ class _Guard:
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         """Status, code and text for who may not ask."""
-        if self._token and path in self._open_paths:
+        if self._token and (path in self._open_paths or _is_editors(path)):
             return None
         authorization, host = (
             headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"host")

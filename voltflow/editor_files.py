@@ -139,7 +139,11 @@ def install(given: Sequence[Path] = (), *, into: Path | None = None, say: Say = 
 
 
 def _stamp() -> dict[str, object]:
-    return {"format": _FORMAT, "version": VERSION, **{package.name: package.integrity for package in PACKAGES}}
+    return {
+        "format": _FORMAT,
+        "version": VERSION,
+        **{package.name: package.integrity for package in PACKAGES},
+    }
 
 
 # -- archives ---------------------------------------------------------------------------------------------------------
@@ -186,9 +190,7 @@ def _cache() -> Path:
 
 
 def _fetch(package: Package, cached: Path) -> Path:
-    by_hand = (
-        f"fetch it elsewhere with `npm pack {package.name}@{VERSION}`, then `{INSTALL_COMMAND} --from {package.archive}`"
-    )
+    by_hand = f"fetch it elsewhere with `npm pack {package.name}@{VERSION}`, then `{INSTALL_COMMAND} --from {package.archive}`"
     npm = shutil.which("npm")
     if npm is None:
         raise EditorFilesError(f"npm is not here: install it (any version), or {by_hand}")

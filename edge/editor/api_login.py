@@ -37,7 +37,9 @@ class Logins:
             raise EditorError(403, "closed", self._auth.closed)
         fields = {name: str(value) for name, value in request.fields().items()}
         if fields.get("client_id") not in _CLIENTS or fields.get("grant_type") != "password":
-            return _refused("invalid_request", "client_id and grant_type are those of Node-RED's editor and admin", 400)
+            return _refused(
+                "invalid_request", "client_id and grant_type are those of Node-RED's editor and admin", 400
+            )
         scope = fields.get("scope", "")
         wanted = scope.split() if " " in scope else scope
         try:

@@ -48,7 +48,7 @@ class Nodes:
         api.get("/nodes/messages", _empty, needs="nodes.read")
         api.get("/nodes/<module>/<name>/messages", _empty, needs="nodes.read")
         api.get("/nodes/<module>", self.module, needs="nodes.read")
-        api.get("/nodes/<module>/<name>", self.set, needs="nodes.read")
+        api.get("/nodes/<module>/<name>", self.one_set, needs="nodes.read")
         api.route("PUT", "/nodes/<module>", self.switch_module, needs="nodes.write")
         api.route("PUT", "/nodes/<module>/<name>", self.switch_set, needs="nodes.write")
         api.route("POST", "/nodes", _refuse_install, needs="nodes.write")
@@ -98,7 +98,11 @@ class Nodes:
             "report": "diagnostics",
             "scope": "basic",
             "voltflow": {"version": __version__},
-            "runtime": {"version": VERSION, "python": platform.python_version(), "machine": platform.machine()},
+            "runtime": {
+                "version": VERSION,
+                "python": platform.python_version(),
+                "machine": platform.machine(),
+            },
             "modules": {OWN: __version__, CORE: VERSION},
         }
 
@@ -125,7 +129,7 @@ class Nodes:
             "nodes": [self._facts(item) for item in sets],
         }
 
-    def set(self, request: Request, module: str, name: str) -> Any:
+    def one_set(self, request: Request, module: str, name: str) -> Any:
         item = self._set(module, name)
         return self._facts(item) if _wants_json(request) else _html(self._palette.html(item.id))
 

@@ -50,7 +50,9 @@ class Page:
         if not template:
             return Reply(missing_page().encode(), "text/html; charset=utf-8", status=503)
         theme = self.theme(request)
-        theme["page"] |= {name: [self._ours(path) for path in theme["page"][name]] for name in ("css", "scripts")}
+        theme["page"] |= {
+            name: [self._ours(path) for path in theme["page"][name]] for name in ("css", "scripts")
+        }
         text = pystache.Renderer(missing_tags="ignore").render(
             template, {**theme, "cacheBuster": self._files.buster}
         )

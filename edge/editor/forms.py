@@ -95,9 +95,13 @@ def _describe(field: Field, fields: tuple[Field, ...]) -> dict[str, Any]:
     }
     if field.type_property:
         partner = next((other for other in fields if other.name == field.type_property), None)
-        facts["typeDefault"] = partner.default if partner and not partner.required else (field.types or ("",))[0]
+        facts["typeDefault"] = (
+            partner.default if partner and not partner.required else (field.types or ("",))[0]
+        )
     keep = ("name", "kind", "default")
-    return {name: value for name, value in facts.items() if name in keep or value not in (None, "", [], False)}
+    return {
+        name: value for name, value in facts.items() if name in keep or value not in (None, "", [], False)
+    }
 
 
 # -- html -------------------------------------------------------------------------------------------------------------
@@ -108,7 +112,9 @@ def rows(spec: NodeSpec) -> str:
     prefix = "node-config-input" if issubclass(spec.cls, ConfigNode) else "node-input"
     plain = [row(field, spec.fields, prefix) for field in spec.fields if not field.advanced]
     more = [row(field, spec.fields, prefix) for field in spec.fields if field.advanced]
-    folded = f'<details class="voltflow-more"><summary>More</summary>{"".join(more)}</details>' if more else ""
+    folded = (
+        f'<details class="voltflow-more"><summary>More</summary>{"".join(more)}</details>' if more else ""
+    )
     return f"{_name_row(prefix)}{''.join(plain)}{folded}"
 
 

@@ -186,7 +186,10 @@ def help_of(spec: NodeSpec) -> str:
     visible = [field for field in spec.fields if forms.kind_of(field, spec.fields) != "type"]
     if visible:
         lines += ["### Properties", ""]
-        lines += [f"- **{forms.label_of(field)}** (`{field.name}`): {_escaped(forms.hint_of(field))}" for field in visible]
+        lines += [
+            f"- **{forms.label_of(field)}** (`{field.name}`): {_escaped(forms.hint_of(field))}"
+            for field in visible
+        ]
     return "\n".join(lines)
 
 
@@ -198,5 +201,7 @@ def _escaped(markdown: str) -> str:
 
 def _paragraphs(text: str) -> str:
     """A docstring as html."""
-    found = (re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(part)) for part in re.split(r"\n\s*\n", text))
+    found = (
+        re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(part)) for part in re.split(r"\n\s*\n", text)
+    )
     return "".join(f"<p>{part}</p>" for part in found)
