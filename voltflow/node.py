@@ -249,7 +249,8 @@ class Holder(Node):
     nothing can be made of a whole group, `self.held.fail` lets that go.
     """
 
-    held: Holding
+    if typing.TYPE_CHECKING:  # annotations of a node are looked at when it is registered
+        held: Holding
 
     def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
         """As a transform's; a message that is neither kept nor given out is done with."""
@@ -271,7 +272,7 @@ class Holder(Node):
         """Whether what a group holds has yet to come out: if the node is removed it becomes dead letters then."""
         return True
 
-    def drop(self) -> list[Msg]:
+    def drop_held(self) -> list[Msg]:
         """Forget everything that is held, without giving it out; what that was."""
         return [msg for group in list(self.held.groups) for msg in self.held.release(group)]
 
