@@ -40,9 +40,12 @@ class Writes:
             memory.set(name, value)
         self._before.append((memory, name, before))
 
-    def undo(self) -> None:
-        """Everything as it was."""
-        while self._before:
+    def mark(self) -> int:
+        return len(self._before)
+
+    def undo(self, mark: int = 0) -> None:
+        """Everything as it was, or as it was at a mark."""
+        while len(self._before) > mark:
             memory, name, before = self._before.pop()
             if before is UNDEFINED:
                 memory.delete(name)
