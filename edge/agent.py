@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge.api import AppState
+from edge.editor.auth import Auth
+from edge.editor.flow_files import CredentialSecret, FlowFiles
+from edge.editor.flow_store import FlowStore
 from edge.gateway_state import Teller, presence
 from edge.model import Model
 from edge.nodes.onnx import Onnx
@@ -18,9 +21,12 @@ from edge.snapshot import copy_twins, mark_after_crash, restore_twins
 from edge.twin import TwinStore
 from edge.web import MetricsServer, WebServer
 from voltflow import topics
+from voltflow.access import address_of, is_loopback
 from voltflow.clock import receive_clock
 from voltflow.context import Contexts
+from voltflow.credentials import CompleteFlow
 from voltflow.engine import Engine
+from voltflow.expand import RawNode
 from voltflow.flow import Flow
 from voltflow.node import load_nodes, process_env
 from voltflow.program import flow_variables, stop_on_signals
@@ -36,24 +42,55 @@ SEPARATE_UPLINK = "separate uplink"
 
 def load_flow(settings: AgentSettings) -> tuple[Flow, dict[str, str]]:
     """The agent's flow and the variables it may use; raises FlowError, or SettingsError where there is no such file."""
-    load_nodes("voltflow.nodes", "edge.nodes")
-    path = Path(settings.flow) if settings.flow else DEFAULT_FLOW
+    files, env = flow_files(settings), _environment(settings)
     try:
-        flow = Flow.load(path)
+        return files.load(), env
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"flow = '{path}' cannot be read: {reason}; name a flow file, or leave it empty "
-                            "for the default flow") from None  # fmt: skip
-    if not settings.uplink_host:
-        _leave_out(flow, SEPARATE_UPLINK)
-    return flow, process_env(_variables(settings.with_uplink()))
+        raise _unreadable(files, error) from None
 
 
-def _leave_out(flow: Flow, only: str) -> None:
-    """Switch off the nodes that say they are for another case."""
-    for raw in flow.nodes:
-        if raw.get("only") == only:
-            raw["d"] = True
+def open_flow(settings: AgentSettings) -> tuple[FlowFiles, CompleteFlow, dict[str, str]]:
+    """As `load_flow`, for a run: a file that is broken, or has ended the gateway too often, is not the one to start."""
+    files, env = flow_files(settings), _environment(settings)
+    try:
+        return files, files.open(lambda flow: flow.check(env)), env
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(files, error) from None
+
+
+def flow_files(settings: AgentSettings) -> FlowFiles:
+    """Where the agent's flow is kept."""
+    load_nodes("voltflow.nodes", "edge.nodes")
+    return FlowFiles(
+        settings.flow_path,
+        secret=CredentialSecret(settings.credential_secret, settings.state_dir / "credential_secret"),
+        default=None if settings.flow else DEFAULT_FLOW,
+        adapt=lambda nodes: _adapt(nodes, separate=bool(settings.uplink_host)),
+    )
+
+
+def _unreadable(files: FlowFiles, error: OSError | UnicodeDecodeError) -> SettingsError:
+    reason = getattr(error, "strerror", None) or error
+    return SettingsError(f"flow = '{files.path}' cannot be read: {reason}; name a flow file, or leave it empty "
+                         "for the default flow")  # fmt: skip
+
+
+def _adapt(nodes: list[RawNode], *, separate: bool) -> None:
+    """Switch off the nodes that say they are for another case, and on those that are for this one."""
+    for raw in nodes:
+        if raw.get("only") == SEPARATE_UPLINK:
+            raw.pop("d", None)
+            if not separate:
+                raw["d"] = True
+
+
+def make_auth(settings: AgentSettings) -> Auth:
+    """Who may use the editor. Raises OSError where the API's host has no address."""
+    _, address = address_of(settings.api_host, settings.api_port)
+    return Auth(
+        settings.users_path, settings.state_dir / "tokens.json",
+        enabled=settings.editor, exposed=not is_loopback(address), host=settings.api_host,
+    )  # fmt: skip
 
 
 def load_models(flow: Flow, env: Mapping[str, str]) -> list[Model]:
@@ -61,11 +98,21 @@ def load_models(flow: Flow, env: Mapping[str, str]) -> list[Model]:
     return [wired.node.load() for wired in flow.build(env).values() if isinstance(wired.node, Onnx)]
 
 
+HIDDEN = ("VOLTFLOW_AGENT_CREDENTIAL_SECRET", "VOLTFLOW_AGENT_API_TOKEN")
+"""Variables that no flow may use: who may deploy would read them with it."""
+
+
+def _environment(settings: AgentSettings) -> dict[str, str]:
+    env = process_env(_variables(settings.with_uplink()))
+    return {name: value for name, value in env.items() if name not in HIDDEN}
+
+
 def _variables(settings: AgentSettings) -> Mapping[str, str]:
     return flow_variables(
         "agent",
         settings,
         {
+            "files_dir": str(settings.files_path),
             "state_topic": topics.gateway_state(settings.gateway),
             "down_topic": topics.gateway_down(settings.gateway),
             "birth": presence(settings.gateway, online=True),
@@ -82,7 +129,7 @@ async def run_agent(settings: AgentSettings) -> None:
     the broker sends it to the next start.
     """
     stop = stop_on_signals()
-    flow, env = load_flow(settings)
+    files, flow, env = open_flow(settings)
     store, contexts = TwinStore(receive_clock), Contexts()
     engine = Engine(
         flow,
@@ -93,6 +140,7 @@ async def run_agent(settings: AgentSettings) -> None:
         watchdog_s=settings.watchdog_s,
         grace_s=settings.grace_s,
     )
+    flows, auth = FlowStore(files.path, engine, files=files), make_auth(settings)
     durable = StateStore(settings.state_dir, settings.state_period_s, settings.disk_write_budget_mb_per_day)
     durable.register(
         "twins", lambda: copy_twins(store), lambda data: restore_twins(store, data),
@@ -106,6 +154,8 @@ async def run_agent(settings: AgentSettings) -> None:
         started=time.time(),
         models=[wired.node for wired in engine.nodes.values() if isinstance(wired.node, Onnx)],
         durable=durable,
+        flows=flows,
+        auth=auth,
     )
     token = settings.api_token or None
     web = WebServer(state, settings.api_host, settings.api_port, token=token)
@@ -116,11 +166,14 @@ async def run_agent(settings: AgentSettings) -> None:
         log.info("gateway %s, flow %s: page and API on http://%s:%d/, metrics on http://%s:%d/metrics",
                  settings.gateway, flow.revision, settings.api_host, settings.api_port,
                  settings.metrics_host, settings.metrics_port)  # fmt: skip
+        if auth.closed:
+            log.warning("no flow editor: %s", auth.closed)
         await _restore(durable, store)
         contexts.keep_only(*_scopes(engine))
         telling = asyncio.create_task(Teller(state).run(), name="gateway state")
         try:
-            await _run_flow(engine, durable, stop)
+            async with flows.running():
+                await _run_flow(engine, durable, stop)
         finally:
             telling.cancel()
     finally:

@@ -165,9 +165,13 @@ class FlowNode(msgspec.Struct):
 
 
 class Flow(msgspec.Struct):
-    """The running flow."""
+    """The running flow. `state` is `stop` where the editor stopped it; in `safe_mode` the flow before the last deploy runs,
+    because that one ended the gateway again and again; `notices` says so, and what else is wrong with the flow's files."""
 
     revision: str
+    state: Literal["start", "stop"]
+    safe_mode: bool
+    notices: list[str]
     batches: int
     messages: int
     in_flight_batches: int

@@ -116,6 +116,7 @@ def health(state: AppState) -> Health:
     reasons = [
         *stuck,
         *away,
+        *_flow(state),
         *_clock(state),
         *_state(state),
         *([] if None in received_ms else _silence(state, age_s)),
@@ -222,6 +223,14 @@ def _stuck(engine: Engine) -> Iterator[Reason]:
             yield Reason(
                 "stalled", f"{where} has not confirmed a batch of {transaction.size} for {age_s:.0f} s"
             )
+
+
+def _flow(state: AppState) -> Iterator[Reason]:
+    """The flow that runs is not the one of the last deploy, is stopped, lacks its credentials; nobody can log in."""
+    for notice in state.flows.notices if state.flows is not None else ():
+        yield Reason(notice.code, notice.text)
+    if state.auth is not None and state.auth.error:
+        yield Reason("users_unreadable", state.auth.error)
 
 
 def _clock(state: AppState) -> Iterator[Reason]:

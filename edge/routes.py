@@ -167,6 +167,17 @@ def _alerts(state: AppState, query: AlertsQuery) -> Alerts:
     return Alerts(len(active), found[: query.limit])
 
 
+def _flow(state: AppState) -> dict[str, Any]:
+    flows = state.flows
+    notices = [notice.text for notice in flows.notices] if flows is not None else []
+    return {
+        **state.engine.describe(),
+        "state": "stop" if state.engine.paused else "start",
+        "safe_mode": flows is not None and flows.safe_mode,
+        "notices": notices,
+    }
+
+
 def _models(state: AppState, _: NoQuery) -> Models:
     loaded = health.loaded_models(state)
     made = dict(state.store.predictions_made)
@@ -258,7 +269,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/api/alerts", "Alerts, the newest first", Alerts, lambda state, _, q: _alerts(state, q), AlertsQuery),
     Route("/api/health", "Is the gateway well, and if not why", health.Health, lambda state, *_: health.health(state),
           statuses=(503,), status_of=lambda answer: 503 if answer.status == "unhealthy" else 200),
-    Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: state.engine.describe()),
+    Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: _flow(state)),
     Route("/api/models", "The models and how they do", Models, lambda state, _, q: _models(state, q)),
     Route("/api/spool", "What is held and not yet safe", health.Spool, lambda state, *_: health.spool(state.engine)),
     Route("/api/stream", "Server-sent events `packs` with the packs that changed, at most every 0.5 s", str,

@@ -92,7 +92,29 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             ge=1, le=65535, description="telemetry messages under way unacknowledged (MQTT 5 Receive Maximum)"
         ),
     ] = 1000
-    flow: Annotated[str, Meta(description="flow file; empty: the default flow")] = ""
+    flow: Annotated[
+        str,
+        Meta(
+            description="flow file, which deploys replace; empty: the default flow, and once something was deployed "
+            "state_dir/flows.json"
+        ),
+    ] = ""
+    editor: Annotated[
+        bool, Meta(description="serve the flow editor at /editor; beyond localhost it needs users")
+    ] = True
+    users_file: Annotated[
+        str, Meta(description="file of the editor's users (`voltflow users`); empty: state_dir/users.json")
+    ] = ""
+    credential_secret: Annotated[
+        Secret,
+        Meta(
+            description="what credentials of the flow are encrypted with, Node-RED's credentialSecret; empty: one that "
+            "is made and kept in state_dir/credential_secret"
+        ),
+    ] = ""
+    files_dir: Annotated[
+        str, Meta(description="folder that nodes may read and write files in; empty: state_dir/files")
+    ] = ""
     models_dir: Annotated[str, Meta(description="folder of the models; empty: the released ones")] = ""
     state_dir: Annotated[Path, Meta(description="folder for what survives a restart")] = Path(
         ".voltflow/agent"
@@ -137,6 +159,19 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
                 f"{' and '.join(ignored)} set without uplink_host: name the cloud broker with uplink_host, or leave "
                 "them out to send to the devices' broker with its own settings (broker_*)"
             )
+
+    @property
+    def flow_path(self) -> Path:
+        """The file that deploys replace."""
+        return Path(self.flow) if self.flow else self.state_dir / "flows.json"
+
+    @property
+    def users_path(self) -> Path:
+        return Path(self.users_file) if self.users_file else self.state_dir / "users.json"
+
+    @property
+    def files_path(self) -> Path:
+        return Path(self.files_dir) if self.files_dir else self.state_dir / "files"
 
     def with_uplink(self) -> AgentSettings:
         """The settings as the flow uses them: the uplink's port filled in, or all of it as the devices' broker."""

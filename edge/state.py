@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edge.bands import worry
+from edge.editor.auth import Auth
+from edge.editor.flow_store import FlowStore
 from edge.twin import PackTwin, TwinStore
 from voltflow.clock import receive_clock
 from voltflow.engine import Engine
@@ -33,6 +35,8 @@ class AppState:
     started: float
     models: Sequence[ModelNode] = ()
     durable: StateStore | None = None
+    flows: FlowStore | None = None
+    auth: Auth | None = None
     roster: Roster = field(init=False)
 
     def __post_init__(self) -> None:

@@ -23,6 +23,15 @@ def address_of(host: str, port: int) -> tuple[socket.AddressFamily, str]:
     return family, str(address[0])
 
 
+def is_loopback(address: str) -> bool:
+    """Whether only programs of this machine reach an address.
+
+    >>> [is_loopback(address) for address in ("127.0.0.1", "::1", "0.0.0.0", "192.0.2.7", "fe80::1%eth0")]
+    [True, True, False, False, False]
+    """
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
 def require_token(section: str, host: str, address: str, token: str, setting: str) -> None:
     """Raise SettingsError where a server would answer other machines without a token, or with one that is too short.
 
@@ -33,7 +42,7 @@ def require_token(section: str, host: str, address: str, token: str, setting: st
             f"{setting} has {len(token)} characters, at least {MIN_TOKEN_LENGTH} are needed; "
             "`openssl rand -hex 16` makes one"
         )
-    if not token and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+    if not token and not is_loopback(address):
         raise SettingsError(
             f"{section}_host = '{host}' is reachable from other machines and {setting} is not set: set {setting} "
             f"(or {setting}_file), or {section}_host to 127.0.0.1"

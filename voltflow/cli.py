@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voltflow import __version__, editor_cli, ledger_cli
+from voltflow import __version__, editor_cli, flow_cli, ledger_cli, users_cli
 from voltflow.demo import cli as demo
 from voltflow.flow import Flow, FlowError
 from voltflow.node import REGISTRY, NodeSpec, load_installed_nodes, process_env
@@ -23,6 +23,8 @@ examples:
   voltflow nodes                         the node types there are
   voltflow nodes threshold               one of them with its properties
   voltflow flow check flows.json         what is wrong with a flow, with the lines
+  voltflow flow push flows.json          deploy it to the gateway on this machine
+  voltflow users add ann                 let somebody use the flow editor
   voltflow editor install                fetch the files of the flow editor
   voltflow ledger verify --database postgresql:///voltflow    what was lost or doubled
   voltflow schema --out docs/schema      JSON Schema of every message
@@ -67,12 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path)
     check.add_argument("--json", action="store_true", help="for programs")
     check.set_defaults(run=_check)
+    flow_cli.add_parsers(flow)
 
     schema = commands.add_parser("schema", help="write the JSON Schema of every message")
     schema.add_argument("--out", type=Path, required=True, help="folder to write to")
     schema.set_defaults(run=_schema)
 
     editor_cli.add_parser(commands)
+    users_cli.add_parser(commands)
     ledger_cli.add_parser(commands)
     demo.add_parser(commands)
     return parser

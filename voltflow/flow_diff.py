@@ -81,12 +81,13 @@ def changed_tabs(old: Sequence[RawNode], new: Sequence[RawNode]) -> set[str]:
     touched = {item.node_id for item in differences(old, new) if item.kind not in ("drawn", "renamed")}
     nodes = [*old, *new]
     tabs = {raw["id"] for raw in nodes if raw["type"] == "tab"}
+    subflows = {raw["id"] for raw in nodes if raw["type"] == "subflow"}
     while True:
-        more = {raw["id"] for raw in nodes if raw["id"] not in touched and _uses(raw, touched)}
-        if not more:
-            break
+        homes = {text_of(raw, "z") for raw in nodes if raw["id"] in touched}
+        more = (homes & subflows) | {raw["id"] for raw in nodes if _uses(raw, touched)}
+        if more <= touched:
+            return tabs & (touched | homes)
         touched |= more
-    return tabs & (touched | {text_of(raw, "z") for raw in nodes if raw["id"] in touched})
 
 
 def _uses(raw: RawNode, touched: set[str]) -> bool:

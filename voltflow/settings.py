@@ -28,7 +28,7 @@ import argparse
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -38,7 +38,7 @@ from msgspec import Meta
 
 from voltflow.setting import RawValue, Setting, SettingsError, settings_of, toml_value
 
-__all__ = ["Loaded", "Secret", "SettingsError", "add_arguments", "explain", "load"]
+__all__ = ["Loaded", "Secret", "SettingsError", "add_arguments", "explain", "load", "peek"]
 
 SECTIONS = ("agent", "bridge", "sim", "train", "demo")
 """The tables that a configuration file may have, one for each program; a file serves all of them."""
@@ -103,6 +103,25 @@ def load(
         return Loaded(cls(**values), origins, section)
     except ValueError as error:  # from __post_init__: what fits alone may not fit together
         raise SettingsError(f"[{section}] {error}") from None
+
+
+def peek(
+    section: str, names: Iterable[str], config: str | None = None, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """What file and environment say of some settings of another program, as text and unchecked; raises SettingsError.
+
+    >>> peek(
+    ...     "agent",
+    ...     ["state_dir"],
+    ...     environ={"VOLTFLOW_AGENT_STATE_DIR": "/var/lib/voltflow", "VOLTFLOW_CONFIG": ""},
+    ... )
+    {'state_dir': '/var/lib/voltflow'}
+    """
+    file = _config_file(config, environ)
+    table = _table(file, section) if file else {}
+    values = {name: table.get(name, "") for name in names}
+    values |= {name: environ[key] for name in values if (key := _variable(section, name)) in environ}
+    return {name: str(value) for name, value in values.items() if value != ""}
 
 
 def explain(loaded: Loaded[S]) -> str:

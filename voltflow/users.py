@@ -81,7 +81,10 @@ def has_permission(granted: Permissions, wanted: Permissions) -> bool:
 
 def hash_password(password: str) -> str:
     """Its bcrypt hash; raises UserError where it is too short or longer than bcrypt looks at."""
-    import bcrypt
+    try:
+        import bcrypt
+    except ImportError:
+        raise UserError("passwords need the package bcrypt: pip install 'voltflow[edge]'") from None
 
     if len(password) < MIN_PASSWORD_LENGTH:
         raise UserError(

@@ -49,7 +49,7 @@ class FlowStore:
         self._engine = engine
         self._flow = _complete(engine.flow)
         self._lock = asyncio.Lock()
-        self._deploying: asyncio.Task[str] | None = None
+        self._deploys: set[asyncio.Task[str]] = set()
         self._trial_ends_s: float | None = None
         self._woken = asyncio.Event()
 
@@ -100,8 +100,10 @@ class FlowStore:
         if kind not in get_args(Kind):
             raise ValueError(f"deploy {kind!r} is not one of {', '.join(get_args(Kind))}")
         # a task of its own: who asked may go away meanwhile, and half a deploy is none
-        self._deploying = asyncio.create_task(self._deploy(nodes, rev, kind, user), name=f"deploy {kind}")
-        return await asyncio.shield(self._deploying)
+        task = asyncio.create_task(self._deploy(nodes, rev, kind, user), name=f"deploy {kind}")
+        self._deploys.add(task)
+        task.add_done_callback(self._deploys.discard)
+        return await asyncio.shield(task)
 
     async def _deploy(self, nodes: Sequence[RawNode], rev: str | None, kind: Kind, user: User | None) -> str:
         async with self._lock:
@@ -130,6 +132,7 @@ class FlowStore:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Around the engine's run: a flow that lets it end by an error within a minute is remembered for it."""
+        self.files.trial.begin(running=self.files.on_trial)
         if self.files.on_trial:
             self._trial_ends_s = self._engine.timer.now_s() + TRIAL_S
         watching = asyncio.create_task(self._watch_trial(), name="trial of the flow")

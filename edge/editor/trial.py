@@ -32,7 +32,7 @@ class Trial:
         self._running = False
 
     def start(self, rev: str) -> None:
-        """A run begins with what the file holds; counts the run before where that did not end well."""
+        """A run is to begin with what the file holds; counts the run before where that did not end well."""
         known = self._read()
         if known.get("rev") != rev:
             self.passed()
@@ -44,7 +44,11 @@ class Trial:
                 "the run before ended within %g s of a deploy without having been told to (%d of %d)",
                 TRIAL_S, self.crashes, CRASHES,
             )  # fmt: skip
-        self._write(running=not self.failed)
+
+    def begin(self, *, running: bool) -> None:
+        """The run begins; `running`: with this flow, so that a crash of it is one of the flow's."""
+        if self.rev:
+            self._write(running=running)
 
     @property
     def failed(self) -> bool:
