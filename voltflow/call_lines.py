@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 from collections.abc import Callable
 
 from voltflow.lines import Host
@@ -26,6 +27,8 @@ class CallLine:
         self._host, self._target_of, self._timeout_s = host, target_of, timeout_s
         self._open: dict[str, tuple[float, Msg, Transaction]] = {}
         """Calls by their id: until when, with what, for whom."""
+        self._run = secrets.token_hex(4)
+        """Before the number of a call: an answer that was held over a restart must not answer another one."""
         self._numbers = itertools.count(1)
         self._woken = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -45,7 +48,7 @@ class CallLine:
             except LookupError as error:
                 failed.append(FailedMsg(msg, str(error.args[0])))
                 continue
-            call = f"{self.node.id}:{next(self._numbers)}"
+            call = f"{self._run}{next(self._numbers):08x}"
             self._open[call] = (due_s, msg, transaction)
             transaction.wait_for(self.node.id)
             called = msg.derive(

@@ -198,7 +198,7 @@ def _leaving(instance: Part, definition: RawNode, subflow_id: str) -> dict[str, 
 def _wires(raw: RawNode, ids: Mapping[str, str], leaving: Mapping[int, list[str]]) -> list[list[str]]:
     count = max(len(list_of(raw, "wires")), 1 + max(leaving, default=-1))
     return [
-        [ids.get(target, target) for target in _port(raw, port)] + leaving.get(port, [])
+        [ids[target] for target in _port(raw, port) if target in ids] + leaving.get(port, [])
         for port in range(count)
     ]
 

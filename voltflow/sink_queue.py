@@ -108,7 +108,9 @@ class SinkQueue:
         self.waiting: deque[tuple[list[Msg], Transaction]] = deque()
         self.tasks: set[asyncio.Task[None]] = set()
         self.on_safe: Callable[[list[Msg], list[Transaction]], None] | None = None
-        """Told of each write that is safe, before its batches are settled."""
+        """Told of each write that is safe, without what was refused of it, before its batches are settled."""
+        self._refused: set[int] = set()
+        """Messages of writes under way that were refused, by the id of the object."""
         self._refuse_messages = refuse
         self._draining = False
         self._under_way: deque[Write] = deque()
@@ -151,8 +153,10 @@ class SinkQueue:
 
     def _settle(self, write: Write, failure: Exception | None) -> None:
         self.stats.waiting -= len(write.msgs)
-        if failure is None and self.on_safe is not None:
-            self.on_safe(write.msgs, write.transactions)
+        safe = [msg for msg in write.msgs if id(msg) not in self._refused]
+        if failure is None and self.on_safe is not None and safe:
+            self.on_safe(safe, write.transactions)
+        self._refused.difference_update(map(id, write.msgs))
         for transaction in write.transactions:
             transaction.safe_at(self.sink.id, failure)
 
@@ -250,4 +254,5 @@ class SinkQueue:
     async def _refuse(self, refused: list[tuple[Msg, str]]) -> None:
         """Make dead letters; several batches may be in this write, so it waits until they are safe."""
         self.stats.failures += len(refused)
+        self._refused.update(id(msg) for msg, _ in refused)
         await self._refuse_messages(self.sink, refused)
