@@ -140,7 +140,7 @@ class FlowFiles:
         """The flow before this one, if it can run."""
         try:
             credentials = self._credentials(_backup_of(self.credentials_path))
-            flow = self._load(self.backup, credentials, self._version())
+            flow = self._load(self.backup, credentials, 1)  # it may be older than the file
         except FileNotFoundError:
             return None
         except (FlowError, OSError, UnicodeDecodeError, CredentialsError) as error:

@@ -21,7 +21,8 @@ from voltflow.engine import DeployError, Engine
 from voltflow.expand import RawNode
 from voltflow.flow import DRAWING, Flow, FlowError, Problem
 from voltflow.flow_diff import changed_tabs
-from voltflow.users import PYTHON, User, has_permission
+from voltflow.node import REGISTRY
+from voltflow.users import User, has_permission
 
 __all__ = ["FlowStore", "Kind", "RevisionMismatch"]
 
@@ -154,17 +155,18 @@ class FlowStore:
         return flow
 
     def _forbidden(self, flow: CompleteFlow, user: User | None) -> list[Problem]:
-        """Code that is new to the gateway, of a user who may not give it any."""
-        if user is None or has_permission(user.permissions, PYTHON):
+        """Nodes that are new or changed and whose type (Python code) needs a permission that the user has not."""
+        if user is None:
             return []
         return [
             Problem(
                 raw["id"],
                 f"{raw['type']} {raw.get('name') or raw['id']!r}",
-                f'user {user.username} has no permission "{PYTHON}", which new or changed Python code needs',
+                f'user {user.username} has no permission "{needed}", which a new or changed {raw["type"]} node needs',
             )
             for raw, before in _beside(flow.bare, self._flow.bare)
-            if raw["type"] == PYTHON and (before is None or _matter(raw) != _matter(before))
+            if (needed := _needed(raw["type"])) and not has_permission(user.permissions, needed)
+            if before is None or _matter(raw) != _matter(before)
         ]
 
     async def _prepare(self, flow: CompleteFlow) -> Pending:
@@ -235,6 +237,12 @@ def _with_kept(raw: RawNode, before: RawNode | None) -> RawNode:
     if before is None or bool(raw.get("d")) != bool(before.get("d")):
         return raw
     return {**raw, **{name: before[name] for name in KEPT_PROPERTIES if name in before and name not in raw}}
+
+
+def _needed(type: str) -> str:
+    """The permission that a node type declares."""
+    spec = REGISTRY.get(type)
+    return str(getattr(spec.cls, "needs_permission", "")) if spec else ""
 
 
 def _matter(raw: RawNode) -> Mapping[str, Any]:
