@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edge.api import AppState
+from edge.editor.app import Editor
 from edge.editor.auth import Auth
 from edge.editor.flow_files import CredentialSecret, FlowFiles
 from edge.editor.flow_store import FlowStore
@@ -152,13 +153,14 @@ async def run_agent(settings: AgentSettings) -> None:
         engine=engine,
         gateway=settings.gateway,
         started=time.time(),
-        models=[wired.node for wired in engine.nodes.values() if isinstance(wired.node, Onnx)],
+        models=_OnnxNodes(engine),
         durable=durable,
         flows=flows,
         auth=auth,
     )
     token = settings.api_token or None
-    web = WebServer(state, settings.api_host, settings.api_port, token=token)
+    editor = Editor(engine, flows, auth, contexts, settings.state_dir)
+    web = WebServer(state, settings.api_host, settings.api_port, token=token, editor=editor)
     metrics = MetricsServer(state, settings.metrics_host, settings.metrics_port, token=token)
     await web.start()
     try:
@@ -179,6 +181,16 @@ async def run_agent(settings: AgentSettings) -> None:
     finally:
         await metrics.stop()
         await web.stop()
+
+
+class _OnnxNodes:
+    """The nodes that run models; a deploy may have replaced them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __iter__(self) -> Iterator[Onnx]:
+        return iter([wired.node for wired in self._engine.nodes.values() if isinstance(wired.node, Onnx)])
 
 
 async def _restore(durable: StateStore, store: TwinStore) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,7 +33,7 @@ class AppState:
     engine: Engine
     gateway: str
     started: float
-    models: Sequence[ModelNode] = ()
+    models: Iterable[ModelNode] = ()
     durable: StateStore | None = None
     flows: FlowStore | None = None
     auth: Auth | None = None
