@@ -87,6 +87,7 @@ class Engine:
         watchdog_s: float = 30.0,
         grace_s: float = 10.0,
         timer: Timer | None = None,
+        held_store: HeldStore | None = None,
     ) -> None:
         self.flow = flow
         self.stats: dict[str, NodeStats] = {}
@@ -102,7 +103,7 @@ class Engine:
         self.running: tuple[Node, Msg, float] | None = None
         self._env, self._gateway, self._state_dir = env, gateway, state_dir
         self._services = dict(services or {})
-        self._keeper = Keeper(HeldStore(state_dir), self.timer, secrets.token_hex(4))
+        self._keeper = Keeper(held_store or HeldStore(state_dir), self.timer, secrets.token_hex(4))
         self._started: list[Node] = []
         self._sources: dict[str, asyncio.Task[None]] = {}
         self._sources_changed = asyncio.Event()

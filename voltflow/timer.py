@@ -79,6 +79,10 @@ class VirtualTimer:
         """When one of the tasks that count waits for next."""
         return min((wait.due_s for wait in self._waiting.values() if counts(wait.task)), default=None)
 
+    def waits(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a task waits for a time."""
+        return any(wait.task is task for wait in self._waiting.values())
+
     def advance(self, to_s: float) -> Iterator[float]:
         """Set the time to each due time up to `to_s`, waking who waits for it; whoever iterates lets them run."""
         while (due_s := self.next_due_s) is not None and due_s <= to_s:
