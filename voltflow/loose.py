@@ -114,11 +114,20 @@ def _primitive(value: Any) -> Any:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """A value as `JSON.stringify` writes it; what is no number there is null. Raises TypeError for bytes and the like."""
+    """A value as `JSON.stringify` writes it: what is no number there is null, bytes are a Buffer. Raises TypeError."""
     separators = (",", ":") if indent is None else (",", ": ")
     return json.dumps(
-        _finite(plain(value)), ensure_ascii=False, indent=indent, separators=separators, default=plain
+        _finite(plain(value)), ensure_ascii=False, indent=indent, separators=separators, default=_other
     )
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray):
+        return {"type": "Buffer", "data": list(value)}
+    found = plain(value)
+    if found is value:
+        raise TypeError(f"JSON cannot say a {type(value).__name__}")
+    return found
 
 
 def _finite(value: Any) -> Any:

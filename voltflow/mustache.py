@@ -26,6 +26,13 @@ _ESCAPES = str.maketrans({
 _IN_JSON = str.maketrans({"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\f": "\\f", "\b": "\\b"})
 
 
+class _EmptyObject(dict[str, Any]):
+    """True, as in JavaScript."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
 class TemplateError(ValueError):
     """A template cannot be read; the message says why."""
 
@@ -65,13 +72,15 @@ def _engine_class() -> Any:
             value = _in_stack(stack._stack, name)
             if value is UNDEFINED:
                 value = self._elsewhere(name)
+            if isinstance(value, Mapping) and not value:
+                return _EmptyObject()
             return value.translate(_IN_JSON) if self._for_json and isinstance(value, str) else value
 
         def fetch_section_data(self, context: Any, name: str) -> list[Any]:
             data = self.resolve_context(context, name)
             if isinstance(data, list | tuple):
                 return list(data)
-            return [data] if isinstance(data, dict) or data else []
+            return [data] if data else []
 
     return Engine
 

@@ -185,8 +185,12 @@ def put_parts(value: Any, parts: list[Any], new: Any, path: str) -> Any:
             return value
         value = [] if isinstance(parts[0], int) else {}
     value, part = plain(value), parts[0]
+    if not isinstance(part, str | int):
+        raise PathError(
+            f"{path!r} cannot be set: what stands in brackets is {part!r}, expected a name or a number"
+        )
     if isinstance(value, Mapping):
-        return _with_key(dict(value), part, parts, new, path)
+        return _with_key(dict(value), str(part), parts, new, path)
     if isinstance(value, list | tuple) and (isinstance(part, int) or str(part).isdecimal()):
         return _with_position(list(value), int(part), parts, new, path)
     if new is UNDEFINED:

@@ -12,6 +12,7 @@ from voltflow.js_regex import compile_regex
 from voltflow.loose import NAN, as_number, as_text, at_most, equal, is_object, less
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Node
+from voltflow.parts import parts_of
 from voltflow.properties import UNDEFINED, plain
 from voltflow.typed import Value, check, compile_value, evaluation
 
@@ -52,15 +53,6 @@ def _value(rule: Mapping[str, Any], name: str, ctx: Context, node: Node) -> Rule
         return lambda msg, previous: constant
     compiled: Value = compile_value(value, kind, ctx, node)
     return lambda msg, previous: plain(compiled(msg))
-
-
-def parts_of(msg: Msg) -> Mapping[str, Any]:
-    parts = (msg.props or {}).get("parts")
-    return parts if isinstance(parts, Mapping) else {}
-
-
-def with_parts(msg: Msg, **changes: Any) -> Msg:
-    return msg.derive(props={**(msg.props or {}), "parts": {**parts_of(msg), **changes}})
 
 
 def _parts(msg: Msg, number: int, kind: str) -> Mapping[str, Any]:
@@ -106,7 +98,9 @@ def _has_key(value: Any, key: Any, _: Any = None) -> bool:
     if isinstance(value, Mapping):
         return name in value
     if isinstance(value, str | list | tuple | bytes):
-        return name == "length" or (name.isdecimal() and int(name) < len(value))
+        return (name == "length" and not isinstance(value, bytes)) or (
+            name.isdecimal() and int(name) < len(value)
+        )
     return False
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from voltflow.context import Memory
 from voltflow.context_writes import Writes, writes
 from voltflow.js_regex import compile_regex, replacement
-from voltflow.loose import as_number, as_text
+from voltflow.loose import as_cell, as_number, as_text
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Transform, config, node
-from voltflow.properties import UNDEFINED, PathError, get, plain, put
+from voltflow.properties import UNDEFINED, PathError, as_object, get, of_parts, parse, plain, put
 from voltflow.typed import TYPES, Value, check, compile_value, context_get, context_key
 
 Rule = Mapping[str, Any]
@@ -69,10 +69,14 @@ class Change(Transform):
             mark = done.mark()
             try:
                 msg = step(msg, done)
-            except PathError as error:
+            except (PathError, _NotDoneError) as error:
                 done.undo(mark)
                 self.show({"fill": "yellow", "shape": "ring", "text": str(error)})
         return msg
+
+
+class _NotDoneError(ValueError):
+    """A rule cannot be done for a message, which goes on as it is."""
 
 
 class _Place:
@@ -81,7 +85,8 @@ class _Place:
     def __init__(self, kind: str, path: str, ctx: Context, node: Change) -> None:
         self.path = path if kind == "msg" else context_key(path)
         self._memory: Memory | None = None
-        if kind != "msg":
+        self.in_context = kind != "msg"
+        if self.in_context:
             self._memory = ctx.memory("flow" if kind == "flow" else "global", node)
 
     def get(self, msg: Msg) -> Any:
@@ -92,7 +97,7 @@ class _Place:
             done.put(self._memory, self.path, value, msg)
             return msg
         if self.path == "topic" and value is not UNDEFINED and value is not None:
-            value = as_text(value)
+            value = as_cell(value)
         return put(msg, self.path, value)
 
 
@@ -136,13 +141,29 @@ def _compiled(rule: Rule, ctx: Context, node: Change) -> Step:
         return _moving(place, _Place(rule["tot"], str(rule["to"]), ctx, node))
     value = compile_value(rule["to"], rule["tot"], ctx, node)
     if rule["t"] == "set":
-        return lambda msg, done: place.put(msg, value(msg), done)
+        return _setting(place, value, str(rule["to"]) if rule["tot"] == "msg" else "")
     return _changing(place, _search(rule, ctx, node), value)
+
+
+def _setting(place: _Place, value: Value, path: str) -> Step:
+    def set_(msg: Msg, done: Writes) -> Msg:
+        new = value(msg)
+        return msg if new is UNDEFINED and _out_of_reach(msg, path) else place.put(msg, new, done)
+
+    return set_
+
+
+def _out_of_reach(msg: Msg, path: str) -> bool:
+    """Node-RED deletes for a value that is not there, but does nothing where there is nothing it could be in."""
+    above = parse(path)[:-1] if path else ()
+    return bool(above) and of_parts(as_object(msg), above, msg) in (None, UNDEFINED)
 
 
 def _moving(source: _Place, target: _Place) -> Step:
     def move(msg: Msg, done: Writes) -> Msg:
         value = plain(source.get(msg))
+        if value is UNDEFINED and not source.in_context and _out_of_reach(msg, source.path):
+            return msg
         return target.put(source.put(msg, UNDEFINED, done), value, done)
 
     return move
@@ -169,7 +190,7 @@ def _search_for(value: Any) -> tuple[str, Any, re.Pattern[str] | None]:
         return "num", value, None
     if isinstance(value, str):
         return "str", value, re.compile(re.escape(value))
-    raise TypeError(f"what to look for is {type(value).__name__}, expected a text, a number or true or false")
+    raise _NotDoneError(f"what to look for is {type(value).__name__}, not a text, a number, true or false")
 
 
 def _changing(place: _Place, search: Search, value: Value) -> Step:

@@ -7,8 +7,9 @@ from typing import Any, Self, cast
 
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, Ports, Transform, config, node
+from voltflow.parts import parts_of, with_parts
 from voltflow.properties import plain
-from voltflow.switch_rules import check_rule, match_of, parts_of, with_parts
+from voltflow.switch_rules import check_rule, match_of
 from voltflow.typed import check, compile_value
 
 

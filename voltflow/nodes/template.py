@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from voltflow.context_writes import Writes, writes
-from voltflow.loose import as_text
+from voltflow.loose import as_cell, as_text
 from voltflow.message import Msg
 from voltflow.mustache import TemplateError, parse, render
 from voltflow.node import ConfigError, Context, Transform, config, node
@@ -64,7 +64,7 @@ class Template(Transform):
     def _filled(self, msg: Msg, done: Writes) -> Msg:
         value = self._value(self._text(msg))
         if self.fieldType == "msg":
-            return put(msg, self.field, as_text(value) if self.field == "topic" else value)
+            return put(msg, self.field, as_cell(value) if self.field == "topic" else value)
         done.put(self._memories[self.fieldType], self.field, value, msg)
         return msg
 
