@@ -202,6 +202,7 @@ def evaluation_of(text: Any, ctx: Context, node: Node) -> Callable[[Any, Mapping
     compiled.register_lambda("globalContext", lambda key, *_: _remembered(everywhere, key))
     compiled.register_lambda("clone", lambda value: msgspec.json.decode(msgspec.json.encode(value)))
     compiled.set_output_convert_nulls(False)  # null is not the same as nothing
+    compiled.set_validate_input(False)  # a message may have bytes
 
     def evaluate(value: Any, variables: Mapping[str, Any] | None) -> Any:
         found = compiled.evaluate(value, variables)
