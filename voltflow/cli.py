@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voltflow import __version__, editor_cli, flow_cli, ledger_cli, users_cli
+from voltflow import __version__, editor_cli, flow_cli, flow_test_cli, ledger_cli, users_cli
 from voltflow.demo import cli as demo
 from voltflow.flow import Flow, FlowError
 from voltflow.node import REGISTRY, NodeSpec, load_installed_nodes, process_env
@@ -23,6 +23,7 @@ examples:
   voltflow nodes                         the node types there are
   voltflow nodes threshold               one of them with its properties
   voltflow flow check flows.json         what is wrong with a flow, with the lines
+  voltflow flow test flows.json          run the cases beside it, in flows.test.json
   voltflow flow push flows.json          deploy it to the gateway on this machine
   voltflow users add ann                 let somebody use the flow editor
   voltflow editor install                fetch the files of the flow editor
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="for programs")
     check.set_defaults(run=_check)
     flow_cli.add_parsers(flow)
+    flow_test_cli.add_parser(flow)
 
     schema = commands.add_parser("schema", help="write the JSON Schema of every message")
     schema.add_argument("--out", type=Path, required=True, help="folder to write to")
