@@ -86,11 +86,14 @@ def _adapt(nodes: list[RawNode], *, separate: bool) -> None:
 
 
 def make_auth(settings: AgentSettings) -> Auth:
-    """Who may use the editor. Raises OSError where the API's host has no address."""
-    _, address = address_of(settings.api_host, settings.api_port)
+    """Who may use the editor."""
+    try:
+        exposed = not is_loopback(address_of(settings.api_host, settings.api_port)[1])
+    except OSError:
+        exposed = True  # it has no address: the web server says so at its start
     return Auth(
         settings.users_path, settings.state_dir / "tokens.json",
-        enabled=settings.editor, exposed=not is_loopback(address), host=settings.api_host,
+        enabled=settings.editor, exposed=exposed, host=settings.api_host,
     )  # fmt: skip
 
 
