@@ -1,0 +1,103 @@
+"""A limit for code that runs in the event loop's thread and may not return: a person's Python in a flow.
+
+Chosen of what was measured (CPython 3.11): a timer of the system whose signal raises TimeIsUp within the code, armed once for a
+batch: 2 µs a batch and nothing a message but a look at the clock. A trace function made a loop 8 times slower, a check in each
+round of each loop 5 times, and neither ends a call that waits; a second thread can only raise between two bytecodes, too,
+needs the interpreter's lock for it and may come too late, into the engine. What nothing here can end is one call that runs
+outside of Python without an end (`sum(itertools.count())`): the engine's watchdog names it.
+
+Signals go to the main thread only, where the gateway's loop runs. In another one `arm` does nothing, and `works` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+MIN_LOOK_S = 0.01
+AGAIN_S = 0.001
+
+
+class TimeIsUp(BaseException):
+    """Not an Exception, so that the code that is to end does not take it for an error of its own."""
+
+
+class TimeLimit:
+    """Use: `with limit.armed():`, and in it `limit.begin()` before each piece of work and `limit.end()` after it."""
+
+    _users = 0
+    _before: Any = None
+    _armed: TimeLimit | None = None
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._ends_s: float | None = None
+        self._hurries = False
+
+    @staticmethod
+    def works() -> bool:
+        """Whether it holds in this thread."""
+        return threading.current_thread() is threading.main_thread()
+
+    @classmethod
+    def open(cls) -> None:
+        """Take the signal over, until `close` was called as often; also from somebody who took it since the last time."""
+        cls._users += 1
+        if cls.works() and signal.getsignal(signal.SIGALRM) is not _on_alarm:
+            cls._before = signal.signal(signal.SIGALRM, _on_alarm)
+
+    @classmethod
+    def close(cls) -> None:
+        cls._users -= 1
+        if not cls._users and cls.works() and signal.getsignal(signal.SIGALRM) is _on_alarm:
+            signal.signal(signal.SIGALRM, cls._before or signal.SIG_DFL)
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        """Somebody else's timer goes on after it."""
+        if not self.works():
+            yield
+            return
+        TimeLimit._armed, outer = self, TimeLimit._armed
+        began_s = time.monotonic()
+        others = self._set()
+        try:
+            yield
+        finally:
+            TimeLimit._armed, self._ends_s = outer, None
+            left_s = max(others[0] - (time.monotonic() - began_s), AGAIN_S) if others[0] else 0.0
+            signal.setitimer(signal.ITIMER_REAL, left_s, others[1])
+
+    def begin(self) -> None:
+        """The time runs from now on."""
+        if self._hurries:
+            self._set()
+        self._ends_s = time.monotonic() + self.limit_s
+
+    def end(self) -> None:
+        """What comes now is not limited."""
+        self._ends_s = None
+
+    def _set(self) -> tuple[float, float]:
+        self._hurries = False
+        return signal.setitimer(signal.ITIMER_REAL, self.limit_s, max(self.limit_s / 4, MIN_LOOK_S))
+
+    def _look(self) -> None:
+        if self._ends_s is not None and time.monotonic() >= self._ends_s:
+            # soon once more: code that catches everything may have caught this one
+            self._hurries = True
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
+            raise TimeIsUp
+
+
+def _on_alarm(number: int, frame: FrameType | None) -> None:
+    limit = TimeLimit._armed
+    if limit is not None:
+        limit._look()
+    elif callable(TimeLimit._before):
+        TimeLimit._before(number, frame)
