@@ -20,6 +20,7 @@ from typing import Any
 from voltflow.call_lines import CallLine, ReturnLine
 from voltflow.circuit import Circuit
 from voltflow.clock import receive_clock
+from voltflow.deploy import Deploy, DeployError, Gate, start_order, tasks_of
 from voltflow.environment import Environment
 from voltflow.events import Badge, Events
 from voltflow.flow import Flow, Problem
@@ -30,7 +31,6 @@ from voltflow.lines import WorkerLine
 from voltflow.message import Msg
 from voltflow.network_sink import NetworkSink
 from voltflow.node import (
-    ConfigNode,
     Context,
     DeadLetterSink,
     Failure,
@@ -55,18 +55,8 @@ __all__ = ["DeployError", "Engine", "NodeStats"]
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 10.0
-"""How long a deploy waits for what is under way in the nodes that it replaces."""
 STATUS_LIMIT = 1000
 """Status messages under way at most; more are dropped and counted."""
-
-
-class DeployError(Exception):
-    """A deploy did not happen, the old flow runs on; `node_id` is the node that stood in its way, if one did."""
-
-    def __init__(self, text: str, node_id: str = "") -> None:
-        super().__init__(text)
-        self.node_id = node_id
 
 
 def _failed_task(task: asyncio.Task[None]) -> BaseException | None:
@@ -101,23 +91,26 @@ class Engine:
         self.events = Events()
         self.transactions: set[Transaction] = set()
         self.running: tuple[Node, Msg, float] | None = None
-        self._env, self._gateway, self._state_dir = env, gateway, state_dir
+        self.state_dir = state_dir
+        self.sources: dict[str, asyncio.Task[None]] = {}
+        """What runs the sources, by their ids."""
+        self.gate = Gate()
+        self.stopping = False
+        self._env, self._gateway = env, gateway
         self._services = dict(services or {})
         self._keeper = Keeper(held_store or HeldStore(state_dir), self.timer, secrets.token_hex(4))
         self._started: list[Node] = []
-        self._sources: dict[str, asyncio.Task[None]] = {}
         self._sources_changed = asyncio.Event()
-        self._gate = asyncio.Event()
-        self._gate.set()
         self.paused = False
-        self._retiring: set[Node] = set()
+        self.is_running = False
+        """Whether all nodes have started and none was stopped."""
         self._deploying = asyncio.Lock()
         self._badges: list[tuple[Node, Badge]] = []
         self._introduced = False
         self._status_under_way = 0
         self._homes: dict[Node, Wiring] = {}
-        self.wiring = self._wire(flow, {})
-        self.spools = self._spool_registry()
+        self.wiring = self.wire(flow, {})
+        self.spools = SpoolRegistry(self.wiring.lines.values())
 
     # -- what it is made of ---------------------------------------------------------------------------------------
 
@@ -142,7 +135,7 @@ class Engine:
         wired = self.nodes.get(node_id)
         return wired.node.label if wired else node_id
 
-    def _wire(self, flow: Flow, keep: Mapping[str, Wired]) -> Wiring:
+    def wire(self, flow: Flow, keep: Mapping[str, Wired]) -> Wiring:
         """The wiring of a flow, with the nodes and lines of `keep` where the flow says nothing else of them."""
         nodes = flow.build(self._env, keep)
         lines: dict[str, Line] = {}
@@ -178,7 +171,7 @@ class Engine:
         if not isinstance(sink, NetworkSink) or not sink.spool:
             return SinkQueue(sink, stats, self._refuse)
         options = SpoolOptions(
-            folder=spools_folder(self._state_dir) / folder_name(sink.id),
+            folder=spools_folder(self.state_dir) / folder_name(sink.id),
             telemetry_bytes=round(sink.spoolMaxMb * 1e6),
             telemetry_age_s=sink.spoolMaxAgeH * 3600,
             protected_bytes=round(sink.spoolProtectedMb * 1e6),
@@ -187,15 +180,12 @@ class Engine:
         )
         return SpoolingQueue(sink, stats, self._refuse, Spool(options, now_ms=receive_clock.now_ms))
 
-    def _spool_registry(self) -> SpoolRegistry:
-        return SpoolRegistry(line for line in self.wiring.lines.values() if isinstance(line, SinkQueue))
-
     def _context(self, wiring: Wiring, node_id: str) -> Context:
         plain = {node_id: wired.node for node_id, wired in wiring.nodes.items()}
         services = {**self._services, SpoolRegistry: self.spools}
         env = Environment(wiring.nodes[node_id].part.env, self._env)
         return Context(
-            plain, services, self._gateway, self.flow.revision, self._state_dir, self.timer, self.events, env
+            plain, services, self._gateway, self.flow.revision, self.state_dir, self.timer, self.events, env
         )
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -208,20 +198,10 @@ class Engine:
         watchdog = Watchdog(self)
         keeping: asyncio.Task[None] | None = None
         try:
-            held = await self._keeper.open()
-            self._keeper.on_found = self._take_held
-            for node in _start_order(self.wiring.nodes.values()):
-                await self._start(node, self.wiring)
-            for spooling in self.spools.queues:
-                await spooling.open()
-            await self.spools.look_for_orphans(spools_folder(self._state_dir))
-            watchdog.start()
-            keeping = asyncio.create_task(self._keeper.run_until_cancelled(), name="held messages")
-            self._introduce()
-            self._tell_badges()
-            self._take_held(held)
-            for node_id, wired in self.wiring.nodes.items():
-                self._begin_by_itself(node_id, wired.node)
+            async with self._deploying:
+                await self._start_all(watchdog)
+                keeping = asyncio.create_task(self._keeper.run_until_cancelled(), name="held messages")
+                self.is_running = True
             await self._watch_sources(stop)
         finally:
             watchdog.stop()
@@ -236,9 +216,27 @@ class Engine:
             )
         return left == 0
 
+    async def _start_all(self, watchdog: Watchdog) -> None:
+        held = await self._keeper.open()
+        self._keeper.on_found = self._take_held
+        for node in start_order(self.wiring.nodes.values()):
+            await self.start_node(node, self.wiring)
+            if isinstance(node, Source):
+                node.attach()
+        for node in start_order(self.wiring.nodes.values()):
+            await node.take_over()
+        for spooling in self.spools.queues:
+            await spooling.open()
+        await self.spools.look_for_orphans(spools_folder(self.state_dir))
+        watchdog.start()
+        self.use(self.wiring)
+        self._take_held(held)
+        for wired in self.wiring.nodes.values():
+            self.begin_by_itself(wired.node)
+
     async def _close(self) -> None:
         for line in self.wiring.lines.values():
-            for task in _tasks_of(line):
+            for task in tasks_of(line):
                 task.cancel()
         for transaction in list(self.transactions):
             transaction.done.cancel()
@@ -249,11 +247,23 @@ class Engine:
                 await self._stop_node(self._started.pop())
         await self._keeper.close()
 
-    async def _start(self, node: Node, wiring: Wiring) -> None:
+    async def start_node(self, node: Node, wiring: Wiring) -> None:
+        """Start a node of a wiring that need not be the running one yet."""
         node.on_badge = self._on_badge
         self._homes[node] = wiring
-        await node.start(self._context(wiring, node.id))
+        try:
+            await node.start(self._context(wiring, node.id))
+        except BaseException:
+            del self._homes[node]
+            raise
         self._started.append(node)
+
+    async def stop_nodes(self, nodes: Iterable[Node]) -> None:
+        """Stop those that were started, in this order."""
+        for node in nodes:
+            if node in self._started:
+                self._started.remove(node)
+                await self._stop_node(node)
 
     async def _stop_node(self, node: Node) -> None:
         self._homes.pop(node, None)
@@ -262,16 +272,36 @@ class Engine:
         except Exception:
             log.exception("%s: could not be stopped cleanly", node.label)
 
-    def _begin_by_itself(self, node_id: str, node: Node) -> None:
+    def use(self, wiring: Wiring) -> None:
+        """From now on messages go the ways of this wiring, where they come from a node that is in it."""
+        self.wiring = wiring
+        for wired in wiring.nodes.values():
+            wired.node.name = str(wired.part.raw.get("name", ""))
+            self._homes[wired.node] = wiring
+        self._introduce()
+        self._tell_badges()
+
+    def begin_by_itself(self, node: Node) -> None:
         """What a node does without being given a message: a source runs, a holder gives out what is due."""
         if isinstance(node, Source):
-            self._sources[node_id] = asyncio.create_task(
-                self._run_source(node_id, node), name=f"source {node.label}"
-            )
-            self._sources_changed.set()
-        line = self.wiring.lines.get(node_id)
+            self._begin_source(node, None)
+        line = self.wiring.lines.get(node.id)
         if isinstance(line, HolderLine):
             line.start()
+
+    def run_again(self, source: Source, task: asyncio.Task[None]) -> None:
+        """Go on with a source that was retired; `task` is what runs it, and may be about to end or have ended."""
+        if task.done() or task.cancelling():
+            self._begin_source(source, task)
+        else:
+            self.sources[source.id] = task
+            self._sources_changed.set()
+
+    def _begin_source(self, source: Source, before: asyncio.Task[None] | None) -> None:
+        self.sources[source.id] = asyncio.create_task(
+            self._run_source(source, before), name=f"source {source.label}"
+        )
+        self._sources_changed.set()
 
     def _introduce(self) -> None:
         """Tell the nodes of others that may have come or gone: link calls of link in nodes, sinks of `complete` nodes."""
@@ -303,7 +333,7 @@ class Engine:
         try:
             while not stopping.done():
                 self._sources_changed.clear()
-                tasks = set(self._sources.values())
+                tasks = set(self.sources.values())
                 if any(_failed_task(task) for task in tasks):
                     break
                 changed = asyncio.create_task(self._sources_changed.wait(), name="sources change")
@@ -314,9 +344,12 @@ class Engine:
             stopping.cancel()
             if changed is not None:
                 changed.cancel()
-            self._gate.set()
-            await self._end(set(self._sources.values()))
-        for task in self._sources.values():
+            self.stopping = True
+            async with self._deploying:  # one under way is given up, or ends
+                self.is_running = False
+                self.gate.open()
+                await self._end(set(self.sources.values()))
+        for task in self.sources.values():
             if error := _failed_task(task):
                 raise error
 
@@ -334,12 +367,16 @@ class Engine:
             if tasks:
                 _, tasks = await asyncio.wait(tasks, timeout=timeout_s)
 
-    async def _run_source(self, node_id: str, source: Source) -> None:
+    async def _run_source(self, source: Source, before: asyncio.Task[None] | None) -> None:
+        turn = asyncio.Lock()  # who waits first passes first, also when others come just as the gate opens
+
         async def emit(msgs: list[Msg]) -> None:
-            while not self._gate.is_set() and source not in self._retiring:
-                await self._gate.wait()
+            async with turn:
+                await self.gate.passed(source)
             await self._transact(source, msgs)
 
+        if before is not None:
+            await asyncio.wait({before})
         await source.run(emit)
 
     # -- a batch --------------------------------------------------------------------------------------------------
@@ -548,12 +585,12 @@ class Engine:
         """Let no source emit: what it receives stays unacknowledged. What is under way, or held, goes its way."""
         async with self._deploying:
             self.paused = True
-            self._gate.clear()
+            self.gate.close()
 
     async def resume(self) -> None:
         async with self._deploying:
             self.paused = False
-            self._gate.set()
+            self.gate.open()
 
     async def deploy(
         self, flow: Flow, *, restart_all: bool = False, restart_tabs: Collection[str] = ()
@@ -564,125 +601,24 @@ class Engine:
         Raises FlowError where the flow is wrong, DeployError where a node does not start or what is under way in one
         that goes is not safe in time; then the old flow runs on as it was.
         """
+        deploying = asyncio.create_task(self._deploy(flow, restart_all, restart_tabs), name="deploy")
+        deploying.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(deploying)  # whoever asked for it may go away, a half-made one may not stay
+
+    async def _deploy(self, flow: Flow, restart_all: bool, restart_tabs: Collection[str]) -> None:
         async with self._deploying:
-            old, before = self.wiring, self.flow
+            if not self.is_running:
+                raise DeployError("the flow does not run: it has not started yet, or is being stopped")
+            old = self.wiring
             stay = (id for id in old.nodes if not restart_all and old.tab_of(id) not in restart_tabs)
-            new = self._wire(flow, {id: old.nodes[id] for id in stay})
-            change = _Change(old, new)
-            self.flow = flow
-            try:
-                await self._start_new(change)
-                await self._switch(change)
-            except BaseException:
-                self.flow = before
-                raise
+            await Deploy(self, flow, {id: old.nodes[id] for id in stay}).run()
             self.deploys += 1
 
-    async def _start_new(self, change: _Change) -> None:
-        """All but sources, which would begin to receive."""
-        for node in _start_order(change.come):
-            if not isinstance(node, Source):
-                await self._start_or_give_up(node, change)
-
-    async def _start_or_give_up(self, node: Node, change: _Change) -> None:
-        try:
-            await self._start(node, change.new)
-        except Exception as error:
-            await self._stop_all(wired.node for wired in change.come)
-            raise DeployError(f"{node.label} does not start: {error}", node.id) from error
-
-    async def _stop_all(self, nodes: Iterable[Node]) -> None:
-        for node in nodes:
-            if node in self._started:
-                self._started.remove(node)
-                await self._stop_node(node)
-
-    async def _switch(self, change: _Change) -> None:
-        paused = time.monotonic()
-        self._gate.clear()
-        try:
-            await self._exchange_sources(change)
-            await self._wait_until_empty(change)
-            self.wiring = change.new
-            self._homes.update(dict.fromkeys((wired.node for wired in change.new.nodes.values()), change.new))
-            await self._exchange_lines(change)
-        finally:
-            self._retiring.clear()
-            if not self.paused:
-                self._gate.set()
-            self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - paused)
-        self._introduce()
-        self._tell_badges()
-        for node_id, wired in change.new.nodes.items():
-            if wired in change.come:
-                self._begin_by_itself(node_id, wired.node)
-        await self._stop_all(wired.node for wired in change.go)
-        for node_id in [node_id for node_id in self.stats if node_id not in change.new.nodes]:
-            del self.stats[node_id]
-
-    async def _exchange_sources(self, change: _Change) -> None:
-        """New ones receive from the moment on at which the old ones take nothing more; those bring what they took to its
-        end first."""
-        ending: set[asyncio.Task[None]] = set()
-        for node in _start_order(change.come):
-            if isinstance(node, Source):
-                await self._start_or_give_up(node, change)
-        for wired in change.go:
-            if isinstance(wired.node, Source):
-                self._retiring.add(wired.node)
-                task = self._sources.pop(wired.node.id)
-                ending.add(task)
-                if not wired.node.retire():
-                    task.cancel()
-        if ending:
-            _, pending = await asyncio.wait(ending, timeout=DRAIN_S)
-            for task in pending:
-                task.cancel()
-
-    async def _wait_until_empty(self, change: _Change) -> None:
-        deadline = time.monotonic() + DRAIN_S
-        while full := [node_id for node_id in change.going_ids if not change.old.lines[node_id].empty]:
-            if time.monotonic() > deadline:
-                await self._undo(change)
-                names = ", ".join(self.label_of(node_id) for node_id in full)
-                raise DeployError(
-                    f"what {names} has taken is not safe after {DRAIN_S:g} s: bring its far side back, or leave the node "
-                    "as it is", full[0],
-                )  # fmt: skip
-            await asyncio.sleep(0.005)
-
-    async def _undo(self, change: _Change) -> None:
-        """The sources that were ended begin again; what was started for the new flow is stopped."""
-        await self._stop_all(wired.node for wired in change.come)
-        for wired in change.go:
-            if isinstance(wired.node, Source):
-                self._started.remove(wired.node)
-                await self._start(wired.node, change.old)
-                self._begin_by_itself(wired.node.id, wired.node)
-
-    async def _exchange_lines(self, change: _Change) -> None:
-        """Spools and held messages pass to who has the same id now."""
-        for node_id in change.going_ids:
-            line = change.old.lines[node_id]
-            for task in _tasks_of(line):
-                task.cancel()
-            if isinstance(line, SpoolingQueue):
-                await line.close()
-            if isinstance(line, HolderLine):
-                await line.stop()
-                following = change.new.lines.get(node_id)
-                if isinstance(following, HolderLine):
-                    following.adopt(line.hand_over())
-                else:
-                    line.drop("the node that held it was removed by a deploy")
-        self.spools = self._spool_registry()
-        for wired in change.come:
-            fresh = change.new.lines.get(wired.node.id)
-            if isinstance(fresh, SpoolingQueue):
-                await fresh.open()
-            if isinstance(fresh, HolderLine) and (rows := await self._keeper.orphans_of(wired.node.id)):
-                self._take_held({wired.node.id: rows})
-        await self.spools.look_for_orphans(spools_folder(self._state_dir))
+    async def take_orphans(self, node: Node) -> None:
+        """Give a new node what one that had its id held, if that still waits on disk."""
+        line = self.wiring.lines.get(node.id)
+        if isinstance(line, HolderLine) and (rows := await self._keeper.orphans_of(node.id)):
+            self._take_held({node.id: rows})
 
     # -- what people see ------------------------------------------------------------------------------------------
 
@@ -718,43 +654,9 @@ class Engine:
         return {"circuit": circuit.state, "error": circuit.reason, "circuit_opened": circuit.opened}
 
 
-class _Change:
-    """What a deploy changes: nodes that come and go; one that is changed does both."""
-
-    def __init__(self, old: Wiring, new: Wiring) -> None:
-        self.old, self.new = old, new
-        self.come = [
-            w for id, w in new.nodes.items() if id not in old.nodes or old.nodes[id].node is not w.node
-        ]
-        self.go = [
-            w for id, w in old.nodes.items() if id not in new.nodes or new.nodes[id].node is not w.node
-        ]
-
-    @property
-    def going_ids(self) -> list[str]:
-        """Those that go and have a line."""
-        return [wired.node.id for wired in self.go if wired.node.id in self.old.lines]
-
-
-def _start_order(nodes: Iterable[Wired]) -> list[Node]:
-    """Config nodes, sources, the rest: a source's subscription stands before a sink opens the connection they
-    share; what the broker's session sends at once would else be acknowledged unseen."""
-    return sorted(
-        (wired.node for wired in nodes),
-        key=lambda node: (not isinstance(node, ConfigNode), not isinstance(node, Source)),
-    )
-
-
 def _link_ins(nodes: Iterable[Wired]) -> list[tuple[str, str, str]]:
     """Id, name and tab of each link in node."""
     return [(w.node.id, w.node.name, w.part.tab) for w in nodes if w.part.type == "link in"]
-
-
-def _tasks_of(line: Line) -> list[asyncio.Task[None]]:
-    """What runs for a line."""
-    tasks = set(getattr(line, "tasks", ()))
-    task = getattr(line, "task", None)
-    return [*tasks, task] if task is not None else list(tasks)
 
 
 def _failed(node: Node, item: FailedMsg) -> Msg:

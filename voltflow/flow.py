@@ -155,7 +155,6 @@ class Flow:
             part = parts[node_id]
             if node_id in kept:
                 node = kept[node_id]
-                node.name = str(part.raw.get("name", ""))
             else:
                 node = self.make(part, Environment(part.env, env))
             wires = list_of(part.raw, "wires")

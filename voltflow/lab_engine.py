@@ -247,13 +247,13 @@ class LabEngine(Engine):
 
     @property
     def has_begun(self) -> bool:
-        return self._introduced and len(self._sources) == sum(
+        return self._introduced and len(self.sources) == sum(
             isinstance(wired.node, Source) for wired in self.nodes.values()
         )
 
     def is_source(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether it is a source that waits, or the engine itself: a flow in which nobody else waits is at rest."""
-        return task is None or task in self._sources.values() or task.get_name() == "held messages"
+        return task is None or task in self.sources.values() or task.get_name() == "held messages"
 
     def busy(self) -> list[str]:
         """The nodes that wait for something else than the flow's time."""

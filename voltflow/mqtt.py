@@ -83,6 +83,11 @@ class MqttLink:
         self._version = Version()
         self._memory = SessionMemory(options.memory)
         self._given_up: frozenset[str] = frozenset()
+        self._leaving: set[str] = set()
+        """Filters that the broker was asked to forget and has not confirmed."""
+        self._free = asyncio.Event()
+        """Not set while this link is held: another is to take over its session."""
+        self._free.set()
         self._writer = Writer()
         self._inbound = Inbound(self._writer, options.receive_maximum)
         self._outbound = Outbound(self._writer, name)
@@ -190,6 +195,7 @@ class MqttLink:
         usual, taken_over, waited_s = Backoff(), Backoff(TAKEN_OVER_FIRST_S, TAKEN_OVER_LIMIT_S), 0.0
         while True:
             backoff = usual
+            await self._free.wait()
             try:
                 connection = await self._connect()
                 since = time.monotonic()
@@ -227,6 +233,7 @@ class MqttLink:
             clean_start=self.options.clean_start or self._has_stale_session,
         )  # fmt: skip
         await connection.open()
+        connection.deaf = self.held
         self.last_error = ""
         self._writer.attach(connection.client._connection)
         self._subscribe_all(connection)
@@ -292,10 +299,45 @@ class MqttLink:
         A filter may have several receivers: the broker hears of it once, with the highest QoS of them, and a message is
         acknowledged when all of them have said so.
         """
-        new = self._inbound.add(topic_filter, qos, receiver)
-        if new and self.connected.is_set() and self._connection is not None:
-            self._memory.remember(set(self._inbound.receivers))
-            self._connection.subscribe(topic_filter, qos)
+        known = topic_filter in self._inbound.receivers
+        told = self._inbound.add(topic_filter, qos, receiver)
+        if told and self.connected.is_set() and self._connection is not None:
+            self._remember_subscriptions()
+            for each in told:
+                self._connection.subscribe(each, again=known or each != topic_filter)
+
+    def release(self, topic_filter: str, receiver: Receiver) -> None:
+        """Hand it nothing more. What it was given it acknowledges all the same; the subscription ends with the last
+        receiver, or is at the highest QoS of those that are left."""
+        before = self._inbound.qos_of(topic_filter)
+        self._inbound.remove(topic_filter, receiver)
+        left = self._inbound.qos_of(topic_filter)
+        if left < 0:
+            self._unsubscribe(topic_filter)
+        elif (
+            left < before and self.is_up and not self.held and self._version.is_5
+        ):  # 3.1.1 would send what is retained
+            assert self._connection is not None
+            self._connection.subscribe(topic_filter, again=True)
+
+    @property
+    def held(self) -> bool:
+        """Whether it takes nothing, see `hold`."""
+        return not self._free.is_set()
+
+    def hold(self, successor: MqttLink) -> None:
+        """Take nothing more, at once, because another link takes over the session: what the broker still sends it will
+        send that one again. What was taken before can be acknowledged; subscriptions stay as they are."""
+        self._free.clear()
+        successor._inbound.follow(self._inbound)
+        if self._connection is not None:
+            self._connection.deaf = True
+
+    def go_on(self) -> None:
+        """The session stays here after all: the broker is to send again what was not taken."""
+        self._free.set()
+        if self._connection is not None and self._connection.deaf:
+            self._connection.give_up("given up, so that the broker sends again what was held back")
 
     def inherit(self, topic_filters: Iterable[str], receiver: Receiver) -> None:
         """Take over the session of a client that is gone: end its subscriptions when connecting, and hand what the
@@ -307,22 +349,36 @@ class MqttLink:
     def unsubscribe(self, topic_filter: str) -> None:
         """Stop a subscription for all its receivers; what the broker still sends of it is acknowledged and dropped."""
         self._inbound.remove(topic_filter)
-        if self.connected.is_set() and self._connection is not None:
-            self._connection.unsubscribe({topic_filter}, self._remember_subscriptions)
+        self._unsubscribe(topic_filter)
+
+    def _unsubscribe(self, topic_filter: str) -> None:
+        if not self.held and self.connected.is_set() and self._connection is not None:
+            self._leaving.add(topic_filter)
+            self._connection.unsubscribe({topic_filter}, self._on_unsubscribed)
 
     def _subscribe_all(self, connection: Connection) -> None:
         """Subscribe, and unsubscribe what this session had in an earlier run and the configuration no longer names."""
         wanted = set(self._inbound.receivers)
         left = (self._memory.filters() | self._given_up) - wanted
-        self._memory.remember(wanted | left)
-        if left:
+        self._leaving = set(left)
+        self._inbound.ended(set(self._inbound.identifiers) - left)
+        self._remember_subscriptions()
+        if self._version.is_5:
+            for topic_filter in self._inbound.leave(sorted(left)):
+                connection.subscribe(topic_filter, again=True)
+        for topic_filter in self._inbound.receivers:
+            connection.subscribe(topic_filter)
+        if left:  # only now, so that a message that both have is not missed in between
             log.info("%s: unsubscribing from %s, no longer configured", self.name, ", ".join(sorted(left)))
-            connection.unsubscribe(left, self._remember_subscriptions)
-        for topic_filter, (qos, _) in self._inbound.receivers.items():
-            connection.subscribe(topic_filter, qos)
+            connection.unsubscribe(left, self._on_unsubscribed)
+
+    def _on_unsubscribed(self, filters: set[str]) -> None:
+        self._leaving -= filters
+        self._inbound.ended(filters)
+        self._remember_subscriptions()
 
     def _remember_subscriptions(self) -> None:
-        self._memory.remember(set(self._inbound.receivers))
+        self._memory.remember(set(self._inbound.receivers) | self._leaving)
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """Say that messages are safe. The broker hears it in the order in which it sent them."""

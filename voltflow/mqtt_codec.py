@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 
 PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, DISCONNECT = 0x30, 0x40, 0x50, 0x60, 0x70, 0xE0
@@ -125,6 +126,20 @@ def check_topic(topic: str) -> str:
     if not topic or "#" in topic or "+" in topic or "\0" in topic or len(topic.encode()) > 65535:
         raise ValueError(f"not a topic to publish to: {topic[:100]!r}")
     return topic
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether a topic can belong to both filters.
+
+    >>> overlap("a/+/c", "a/b/#"), overlap("a/#", "a"), overlap("a/+", "a/+/c"), overlap("$share/g/a", "a")
+    (True, True, False, True)
+    """
+    for mine, its in itertools.zip_longest(_levels(one), _levels(other)):
+        if "#" in (mine, its):
+            return True
+        if mine is None or its is None or ("+" not in (mine, its) and mine != its):
+            return False
+    return True
 
 
 def matches(topic_filter: str, topic: str) -> bool:

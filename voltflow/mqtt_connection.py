@@ -146,6 +146,8 @@ class Connection:
         self._clean_start = clean_start
         self._version = version
         self._inbound = inbound
+        self._unsubscribing: dict[int, tuple[set[str], Callable[[set[str]], None]]] = {}
+        """Filters whose UNSUBACK is to come, and who hears of it, by packet identifier."""
         self._on_publish, self._on_answer = inbound.on_publish, outbound.on_answer
         self.client = self._new_client(_Identifiers(outbound))
         inbound.begin(self.client._package_handler._parse_properties if version.is_5 else None)
@@ -229,7 +231,10 @@ class Connection:
 
         async def read_when_room(n: int = -1) -> bytes:
             await room.wait()
-            data: bytes = await read(n)
+            try:
+                data: bytes = await read(n)
+            except AttributeError:  # gmqtt looks at a transport that it has let go of
+                raise ConnectionResetError("closed") from None
             return data
 
         protocol.read = read_when_room
@@ -264,17 +269,41 @@ class Connection:
             log.exception("%s: cannot handle a packet of type %#x", self.name, kind)
         return True
 
-    def subscribe(self, topic_filter: str, qos: int) -> None:
-        self.client.subscribe(topic_filter, qos=qos)
+    def subscribe(self, topic_filter: str, *, again: bool = False) -> None:
+        """Ask for a filter as its receivers want it (those of one that is about to end: at any QoS); `again`: it is
+        subscribed already, retained messages are known."""
+        options: dict[str, Any] = {}
+        if self._version.is_5:
+            options["retain_handling_options"] = 2 if again else 0
+            identifier = self._inbound.identifiers.get(topic_filter)
+            if identifier is not None and self._takes_identifiers:
+                options["subscription_identifier"] = identifier
+        self.client._remove_subscriptions(topic_filter)
+        qos = self._inbound.qos_of(topic_filter)
+        self.client.subscribe(topic_filter, qos=2 if qos < 0 else qos, **options)
 
-    def unsubscribe(self, filters: set[str], confirmed: Callable[[], None]) -> None:
-        self.client._package_handler.on_unsubscribe = lambda *_: confirmed()
-        self.client.unsubscribe([topic_filter.encode() for topic_filter in sorted(filters)])
+    @property
+    def _takes_identifiers(self) -> bool:
+        properties = self.client._package_handler._connack_properties
+        return bool(properties.get("subscription_identifier_available", [1])[0])
+
+    def unsubscribe(self, filters: set[str], confirmed: Callable[[set[str]], None]) -> None:
+        """End subscriptions; `confirmed` is told which when the broker has answered."""
+        self.client._package_handler.on_unsubscribe = self._on_unsuback
+        self.client._remove_subscriptions(filters)
+        mid = self.client._connection.unsubscribe([topic_filter.encode() for topic_filter in sorted(filters)])
+        self._unsubscribing[mid] = (filters, confirmed)
+
+    def _on_unsuback(self, mid: int, _: Sequence[int]) -> None:
+        filters, confirmed = self._unsubscribing.pop(mid, (set(), None))
+        if confirmed is not None:
+            confirmed(filters)
 
     def _on_connack(self, session_present: int, result: int, properties: dict[str, Any]) -> None:
         self.session_present = bool(session_present & 1)
 
     def _on_suback(self, mid: int, granted: Sequence[int], properties: dict[str, Any]) -> None:
+        self._inbound.between_subscriptions()
         refused = self._inbound.refused
         subscriptions = self.client._package_handler.get_subscriptions_by_mid(mid)
         for subscription, code in zip(subscriptions, granted, strict=False):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from voltflow.clock import receive_clock
 from voltflow.message import Msg
-from voltflow.mqtt_codec import matches
+from voltflow.mqtt_codec import matches, overlap
 from voltflow.mqtt_writer import Writer
 
 Delivery = tuple[int, int]
@@ -22,6 +23,9 @@ Parsed = tuple[dict[str, Any], bytes]
 ROUTES_LIMIT = 65536
 """Topics whose receivers are kept at hand."""
 
+Copy = tuple[str, bytes, set[int]]
+"""Topic and payload of a message, and for which subscriptions it came so far."""
+
 
 class Inbound:
     """The receivers of a link's messages and what they have not acknowledged yet."""
@@ -29,8 +33,10 @@ class Inbound:
     def __init__(self, writer: Writer, receive_maximum: int) -> None:
         self.received = 0
         self.unrouted = 0
-        self.receivers: dict[str, tuple[int, list[Receiver]]] = {}
-        """QoS and receivers by topic filter."""
+        self.receivers: dict[str, list[tuple[Receiver, int]]] = {}
+        """Receivers and the QoS each asks for, by topic filter."""
+        self.identifiers: dict[str, int] = {}
+        """The subscription identifier by topic filter, of those that overlap with another."""
         self.refused: dict[str, int] = {}
         """The broker's reason code by topic filter."""
         self.connection = 0
@@ -40,6 +46,8 @@ class Inbound:
         self.heir: Receiver | None = None
         """Who gets what no receiver is for: a session's messages from before its subscriptions were given up."""
         self._routes: dict[bytes, tuple[str, list[Receiver]]] = {}
+        self._newest: dict[bool, Copy] = {}
+        """The newest message of overlapping subscriptions: of QoS 0, and of the others."""
         self._unacked: dict[int, int] = {}
         """How many receivers are to acknowledge yet, by packet identifier, in the order of arrival."""
         self._at_qos2: set[int] = set()
@@ -59,16 +67,54 @@ class Inbound:
         self._unacked.clear()
         self._at_qos2.clear()
 
-    def add(self, topic_filter: str, qos: int, receiver: Receiver) -> bool:
-        """One more receiver; whether the broker has to hear of it (it does not know the filter, or at a lower QoS)."""
-        known, receivers = self.receivers.get(topic_filter, (-1, []))
-        self.receivers[topic_filter] = (max(qos, known), [*receivers, receiver])
+    def add(self, topic_filter: str, qos: int, receiver: Receiver) -> list[str]:
+        """One more receiver. The filters whose subscription the broker has to hear of, in this order: others that
+        overlap now, and this one where it is new or was asked for at a lower QoS."""
+        known = self.qos_of(topic_filter)
+        self.receivers.setdefault(topic_filter, []).append((receiver, qos))
         self._routes.clear()
-        return qos > known
+        told = self._identify(topic_filter) if known < 0 else []
+        return [*told, topic_filter] if qos > known else told
 
-    def remove(self, topic_filter: str) -> None:
-        self.receivers.pop(topic_filter, None)
+    def leave(self, topic_filters: Iterable[str]) -> list[str]:
+        """Subscriptions of the session that are about to end; which of them overlap with those that are wanted."""
+        for topic_filter in topic_filters:
+            self._identify(topic_filter)
+        return [topic_filter for topic_filter in topic_filters if topic_filter in self.identifiers]
+
+    def _identify(self, topic_filter: str) -> list[str]:
+        """Give a filter and those that overlap with it identifiers; which others got one."""
+        others = [other for other in self.receivers if other != topic_filter and overlap(other, topic_filter)]
+        told = [other for other in others if other not in self.identifiers]
+        for found in [topic_filter, *told] if others else []:
+            self.identifiers[found] = zlib.crc32(found.encode()) % 0x0FFFFFFF + 1
+        return told
+
+    def qos_of(self, topic_filter: str) -> int:
+        """The highest QoS that a receiver of the filter asks for; -1 where there is none."""
+        return max((qos for _, qos in self.receivers.get(topic_filter, ())), default=-1)
+
+    def remove(self, topic_filter: str, receiver: Receiver | None = None) -> None:
+        """Without this receiver, or without all of the filter."""
+        left = [item for item in self.receivers.pop(topic_filter, ()) if receiver and item[0] != receiver]
+        if left:
+            self.receivers[topic_filter] = left
         self._routes.clear()
+
+    def ended(self, topic_filters: Iterable[str]) -> None:
+        """The broker sends nothing more for these filters, where nobody has asked for them anew."""
+        for topic_filter in topic_filters:
+            if topic_filter not in self.receivers:
+                self.identifiers.pop(topic_filter, None)
+
+    def follow(self, other: Inbound) -> None:
+        """Take over its session: a copy of what that got last may still come, to this one."""
+        self._newest = dict(other._newest)
+        self.identifiers = {**other.identifiers, **self.identifiers}
+
+    def between_subscriptions(self) -> None:
+        """What comes now was published when there was another subscription: it is no copy of what came last."""
+        self._newest.clear()
 
     def on_publish(self, header: int, packet: bytes) -> None:
         qos = (header >> 1) & 3
@@ -85,20 +131,48 @@ class Inbound:
             props, payload = self._parse(packet[start:])
         else:
             payload = packet[start + 1 :]
+        if (props is not None or self._newest) and self._is_copy(topic, payload, qos, props):
+            self._drop(mid, qos)
+            return
         if header & 1:
             props = {**(props or {}), "retain": True}
         self.received += 1
-        delivery = None
-        if qos:
-            delivery = self._owed(mid, qos, len(receivers) or 1)
         if not receivers:
             self.unrouted += 1
-            if delivery:
-                self.acknowledge([delivery])
+            self._drop(mid, qos)
             return
-        msg = Msg(topic, payload, None, receive_clock.now_ms(), props)
+        delivery = self._owed(mid, qos, len(receivers)) if qos else None
+        msg = Msg(topic, payload, None, receive_clock.now_ms(), props or None)
         for receiver in receivers:
             receiver(msg, delivery)
+
+    def _is_copy(self, topic: str, payload: bytes, qos: int, props: dict[str, Any] | None) -> bool:
+        """Whether this is the message that came last, once more for another subscription.
+
+        A broker may send a message once for each subscription it belongs to (MQTT 5, 3.3.4; mosquitto 2.0 does): one
+        after the other, unlike the same message published again, which begins with one that was had before.
+        """
+        identifiers = props and props.pop("subscription_identifier", None)
+        newest = self._newest.pop(qos > 0, None)
+        if not identifiers:
+            return False
+        if (
+            newest is not None
+            and len(self.identifiers) > 1
+            and newest[0] == topic
+            and newest[1] == payload
+            and newest[2].isdisjoint(identifiers)
+        ):
+            self._newest[qos > 0] = (topic, payload, {*newest[2], *identifiers})
+            return True
+        self._newest[qos > 0] = (topic, payload, set(identifiers))
+        return False
+
+    def _drop(self, mid: int, qos: int) -> None:
+        """Nobody is to acknowledge it."""
+        if qos:
+            self._owed(mid, qos, 0)
+            self.acknowledge(())
 
     def _owed(self, mid: int, qos: int, receivers: int) -> Delivery:
         """Note that a message is to be acknowledged by so many."""
@@ -118,9 +192,9 @@ class Inbound:
             topic = encoded.decode()
             receivers = [
                 receiver
-                for pattern, (_, of_filter) in self.receivers.items()
+                for pattern, of_filter in self.receivers.items()
                 if matches(pattern, topic)
-                for receiver in of_filter
+                for receiver, _ in of_filter
             ]
             if not receivers and self.heir is not None:
                 receivers = [self.heir]

@@ -51,6 +51,7 @@ class SpoolingQueue(SinkQueue):
         self._has_backlog = asyncio.Event()
         self._delivered_before = 0
         self._turn = asyncio.Lock()
+        self._resting = self._delivering = False
         self._undecided: dict[int, asyncio.Event] = {}
         """By the id of a write's list, in their order: set when it is known that it goes to disk, or that it does not."""
 
@@ -68,6 +69,14 @@ class SpoolingQueue(SinkQueue):
         task = asyncio.create_task(self._deliver_backlog(), name=f"spool of {self.sink.label}")
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    async def rest(self, timeout_s: float) -> None:
+        """Begin no further piece of the backlog, and wait for the one under way where the far side takes it: it would come
+        again from whoever reads the spool next."""
+        self._resting = True
+        deadline_s = time.monotonic() + timeout_s
+        while self._delivering and self.circuit.closed and time.monotonic() < deadline_s:  # noqa: ASYNC110 - seldom
+            await asyncio.sleep(0.002)
 
     async def close(self) -> None:
         """Close the files; what is in them is delivered by the next run."""
@@ -183,7 +192,7 @@ class SpoolingQueue(SinkQueue):
             self._has_backlog.clear()
 
     async def _deliver_backlog(self) -> None:
-        while True:
+        while not self._resting:
             await self._has_backlog.wait()
             try:
                 chunk = await self.spool.read(self._pace.size)
@@ -200,6 +209,19 @@ class SpoolingQueue(SinkQueue):
 
     async def _deliver(self, chunk: Chunk) -> None:
         """A piece of the backlog, tried until the far side has it; then a pause that leaves the most to what is new."""
+        if self._resting:
+            return
+        self._delivering = True
+        try:
+            took_s = await self._deliver_messages(chunk)
+        finally:
+            self._delivering = False
+        self._note_backlog()
+        if self._has_backlog.is_set() and not self._resting:
+            await asyncio.sleep(self._pace.pause_s(len(chunk.records), took_s))
+
+    async def _deliver_messages(self, chunk: Chunk) -> float:
+        """Until the far side has them; how long the last attempt took."""
         msgs = [_message(record) for record in chunk.records]
         started = time.monotonic()
         while isinstance(error := await self._write_within(msgs, PROBE_S), SinkUnavailable):
@@ -211,9 +233,7 @@ class SpoolingQueue(SinkQueue):
         if error is not None:
             await self._resolve(msgs, error)
         await self.spool.delivered(chunk)
-        self._note_backlog()
-        if self._has_backlog.is_set():
-            await asyncio.sleep(self._pace.pause_s(len(msgs), time.monotonic() - started))
+        return time.monotonic() - started
 
 
 @dataclass
@@ -272,10 +292,15 @@ def _marked(payload: bytes) -> bytes:
 class SpoolRegistry:
     """The spools of a flow, for whoever wants to know of a backlog; a service of the engine."""
 
-    def __init__(self, queues: Iterable[SinkQueue]) -> None:
-        self.queues = [queue for queue in queues if isinstance(queue, SpoolingQueue)]
+    def __init__(self, lines: Iterable[object]) -> None:
+        self.queues: list[SpoolingQueue] = []
+        self.replace(lines)
         self.orphans: dict[str, int] = {}
         """Bytes of messages in spools that no sink of the flow has any more, by the folder's name."""
+
+    def replace(self, lines: Iterable[object]) -> None:
+        """Those with a spool are the flow's from now on."""
+        self.queues = [line for line in lines if isinstance(line, SpoolingQueue)]
 
     @property
     def backlog_messages(self) -> int:

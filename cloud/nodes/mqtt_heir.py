@@ -45,8 +45,14 @@ class MqttHeir(Source):
     async def start(self, ctx: Context) -> None:
         self._broker = ctx.config_node(self.broker, MqttBroker)
         self._presence = Presence(ctx.gateway, self.after_s)
+
+    def attach(self) -> None:
         assert self._broker.receiver is not None
         self._broker.receiver.subscribe(topics.BRIDGES_FILTER, 1, self._heard)
+
+    def detach(self) -> None:
+        assert self._broker.receiver is not None
+        self._broker.receiver.release(topics.BRIDGES_FILTER, self._heard)
 
     def _heard(self, msg: Msg, delivery: Delivery | None) -> None:
         self._presence.heard(msg.topic, msg.payload)

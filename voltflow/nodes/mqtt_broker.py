@@ -7,7 +7,7 @@ from typing import Any
 
 from voltflow.mqtt import MqttLink, MqttOptions, Publication, tls_context
 from voltflow.mqtt_codec import check_topic
-from voltflow.node import ConfigError, ConfigNode, Context, config, node
+from voltflow.node import ConfigError, ConfigNode, Context, Node, config, node
 from voltflow.nodes.tls_config import TlsConfig
 
 
@@ -59,6 +59,8 @@ class MqttBroker(ConfigNode):
     # state
     receiver: MqttLink | None = None
     sender: MqttLink | None = None
+    alone: bool = False
+    """Whether nobody else has the client ids: in a deploy the node before this one has them until it stops."""
 
     def __post_init__(self) -> None:
         for name in ("birthTopic", "closeTopic", "willTopic"):
@@ -103,7 +105,7 @@ class MqttBroker(ConfigNode):
         return self.receiver
 
     async def open_sender(self) -> MqttLink:
-        """The connection of the nodes that publish, made at the first use.
+        """The link of the nodes that publish, made at the first use and connected when this node is alone.
 
         A second one, because what comes in is acknowledged after what goes out was confirmed: over one connection the
         confirmations would wait behind messages that wait for them.
@@ -112,11 +114,30 @@ class MqttBroker(ConfigNode):
             options = replace(
                 self._options, client_id=f"{self._options.client_id}-out", memory=None, sends_only=True
             )
-            if self._receives:  # birth and will are said by the other one
-                options = replace(options, birth=None, farewell=None, will=None)
             self.sender = MqttLink(options, name=f"{self.label} (out)")
-            await self.sender.open()
+            await self._connect_sender()
         return self.sender
+
+    async def _connect_sender(self) -> None:
+        if self.alone and self.sender is not None and not self.sender.is_open:
+            if self._receives:  # birth and will are said by the other one
+                self.sender.options = replace(self.sender.options, birth=None, farewell=None, will=None)
+            await self.sender.open()
+
+    async def take_over(self) -> None:
+        self.alone = True
+        await self._connect_sender()
+
+    def hand_over(self, successor: Node | None) -> None:
+        """What the broker sends from now on waits in the session, where the successor has the same."""
+        assert self.receiver is not None
+        following = successor.receiver if isinstance(successor, MqttBroker) else None
+        if following is not None and following.client_id == self.receiver.client_id:
+            self.receiver.hold(following)
+
+    def take_back(self) -> None:
+        assert self.receiver is not None
+        self.receiver.go_on()
 
     @property
     def _receives(self) -> bool:

@@ -60,18 +60,48 @@ class MqttIn(Source):
 
     async def start(self, ctx: Context) -> None:
         self._broker = ctx.config_node(self.broker, MqttBroker)
+        assert self._broker.receiver is not None
+        self._link = self._broker.receiver
         self._waiting: list[tuple[Msg, Delivery | None]] = []
         self._arrived = asyncio.Event()
         self._in_flow = 0
         self._connection = 0
-        assert self._broker.receiver is not None
-        self._broker.receiver.subscribe(self.topic, self.qos, self._receive)
+        self._retired = False
+        self._aside: list[Delivery] = []
+        """What came while it was retired: asked for again where it is attached again, else another node's, or nobody's."""
+
+    def attach(self) -> None:
+        if not self._retired:
+            self._link.subscribe(self.topic, self.qos, self._receive)
+            return
+        self._retired = False
+        aside, self._aside = self._aside, []
+        self._link.send_again(
+            aside, f"given up, so that the broker sends again what {self.label} has not taken"
+        )
+
+    def retire(self) -> bool:
+        self._retired = True
+        self._arrived.set()
+        return True
+
+    def detach(self) -> None:
+        left = [delivery for _, delivery in self._waiting if delivery is not None]
+        self._link.release(self.topic, self._receive)
+        if not self._link.held:  # else it is left to the session's next connection
+            self._link.acknowledge([*self._aside, *left])
 
     async def run(self, emit: Emit) -> None:
         link = await self._broker.open_receiver()
         under_way: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            under_way.discard(task)
+            if self._retired:
+                self._arrived.set()
+
         try:
-            while True:
+            while self._waiting or under_way or not self._retired:
                 await self._arrived.wait()
                 self._arrived.clear()
                 waiting = link.current(self._waiting)
@@ -83,7 +113,7 @@ class MqttIn(Source):
                 self._in_flow += len(batch)
                 task = asyncio.create_task(self._settle(emit, batch, link), name=f"batch of {self.label}")
                 under_way.add(task)
-                task.add_done_callback(under_way.discard)
+                task.add_done_callback(ended)
                 while self._in_flow >= IN_FLOW_LIMIT and under_way:
                     await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -96,12 +126,18 @@ class MqttIn(Source):
 
     def _receive(self, msg: Msg, delivery: Delivery | None) -> None:
         if delivery is None:
+            if self._retired:
+                return
             if len(self._waiting) >= QOS0_LIMIT:
                 self.dropped_qos0 += 1
                 return
         elif delivery[0] != self._connection:  # a new one, over which what waits here comes again
             self._connection = delivery[0]
             self._waiting = [item for item in self._waiting if item[1] is None]
+            self._aside.clear()
+        if self._retired and delivery is not None:
+            self._aside.append(delivery)
+            return
         self._waiting.append((msg, delivery))
         self._arrived.set()
 
