@@ -214,9 +214,8 @@ class Keeper:
     def _room(self, wanted: int) -> int:
         room = max(0, MOST_ON_DISK - self.on_disk)
         if wanted > room and not self._full:
-            log.warning(
-                "%d messages are held: the next ones stay unacknowledged until some have left", self.on_disk
-            )
+            log.warning("%d messages are held on disk, more are not: the next ones stay unacknowledged until some have left",
+                        MOST_ON_DISK)  # fmt: skip
         self._full = wanted > room
         return room
 
