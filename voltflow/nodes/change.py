@@ -190,6 +190,8 @@ def _search_for(value: Any) -> tuple[str, Any, re.Pattern[str] | None]:
         return "num", value, None
     if isinstance(value, str):
         return "str", value, re.compile(re.escape(value))
+    if value is UNDEFINED:
+        raise _NotDoneError("what to look for is not there")
     raise _NotDoneError(f"what to look for is {type(value).__name__}, not a text, a number, true or false")
 
 
