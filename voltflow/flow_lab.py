@@ -20,6 +20,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import random
 import tempfile
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -166,9 +167,15 @@ class FlowLab:
         self._run(self._begin())
 
     def __exit__(self, *_: object) -> None:
+        engine_log = logging.getLogger("voltflow.engine")
+        was, engine_log.disabled = (
+            engine_log.disabled,
+            True,
+        )  # what is not safe at the end of a lab is nobody's loss
         try:
             self._run(self._end())
         finally:
+            engine_log.disabled = was
             self._cleanup.close()
 
     async def _begin(self) -> None:

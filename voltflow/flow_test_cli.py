@@ -10,6 +10,7 @@ from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 from voltflow.flow_cases import SUFFIX, CasesError, Result, run_file
+from voltflow.node import load_installed_nodes
 
 HELP: Final = """\
 Run the test cases of flows, without network and in a time of the flow's own: a day takes milliseconds.
@@ -70,6 +71,7 @@ def _test(args: argparse.Namespace) -> int:
     if not args.verbose:
         logging.getLogger("voltflow").addHandler(logging.NullHandler())
         logging.getLogger("voltflow").propagate = False
+    load_installed_nodes()
     results: list[Result] = []
     for path in [file for given in args.paths for file in files_of(given)]:
         print(path)
