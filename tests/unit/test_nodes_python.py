@@ -197,7 +197,7 @@ def test_payload_of_the_gateways_own_stays_what_it_is_where_it_is_only_looked_at
     assert (made.payload, msg.payload) == ({"soc_pct": 72.5}, Reading(71.5))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.recursive(st.none() | st.integers() | st.text() | st.binary(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10))  # fmt: skip
 def test_copy_is_equal_and_shares_nothing_that_can_be_changed(value: Any) -> None:
@@ -345,7 +345,7 @@ def test_code_that_does_not_return_is_ended(func: str) -> None:
     bench = Bench(func, timeout=0.05)
     began = time.monotonic()
     assert bench.payloads(1) == [[]]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     assert bench.errors()[0].startswith("took longer than 0.05 s and was ended at line ")
     assert bench.node.status() == {"ended": 1, "strikes": 1}
 
@@ -354,6 +354,11 @@ def test_messages_beside_one_that_is_ended_go_on() -> None:
     bench = Bench("while msg.payload == 2: pass\nreturn msg", timeout=0.05)
     assert bench.payloads(1, 2, 3) == [[1, 3]]
     assert [item.msg.payload for item in bench.failed] == [2]
+
+
+def test_code_that_waits_for_a_moment_longer_is_let_be() -> None:
+    """On a machine that is busy with other things innocent code does, too."""
+    assert Bench("import time\ntime.sleep(0.2)\nreturn msg", timeout=0.1).payloads(1) == [[1]]
 
 
 def test_limit_is_for_a_message_and_not_for_a_batch() -> None:
@@ -376,19 +381,19 @@ def test_timer_and_handler_of_others_go_on() -> None:
     """Also that of the test runner, which ends a test that hangs by the same signal."""
     handled: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, _: handled.append(number))
-    others = signal.setitimer(signal.ITIMER_REAL, 0.2)
+    others = signal.setitimer(signal.ITIMER_REAL, 60)
     try:
         bench = Bench("while True: pass", timeout=0.05)
         bench.payloads(1)
-        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.2
-        began = time.monotonic()
-        while not handled and time.monotonic() - began < 5:
-            time.sleep(0.005)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] < 60
+        signal.raise_signal(signal.SIGALRM)
+        assert handled == [signal.SIGALRM]
         bench.stop()
+        signal.raise_signal(signal.SIGALRM)
     finally:
         signal.setitimer(signal.ITIMER_REAL, *others)
         signal.signal(signal.SIGALRM, before)
-    assert handled == [signal.SIGALRM]
+    assert handled == [signal.SIGALRM] * 2
 
 
 def test_other_threads_are_told_that_the_limit_does_not_hold(caplog: pytest.LogCaptureFixture) -> None:

@@ -34,7 +34,8 @@ class Python(Transform):
     msg)` sends the message to `catch` nodes, as an exception does.
 
     The code runs with the rights of the gateway, and nothing else runs meanwhile: no waiting, no requests. What takes longer
-    than `timeout` is ended, between two steps of Python; a single call that never comes back is not. After three such messages
+    than `timeout` is ended (five times that where it only waits), between two steps of Python; a single call that never comes
+    back is not. After three such messages
     in a row the node rests for 30 times as long, and messages fail at once. Memory is not limited. Readings of the battery
     nodes are dicts here and stay readings where they are not changed. Names that the code gives values are gone after a
     restart, contexts are durable; a message that comes again after a crash is counted again in both.
@@ -60,7 +61,9 @@ class Python(Transform):
 
     async def start(self, ctx: Context) -> None:
         self._events, self._timer = ctx.events, ctx.timer
-        self._limit = TimeLimit(self.timeout)
+        self._limit = TimeLimit(
+            self.timeout, (code.filename for code in (self._function, self._at_start, self._at_stop))
+        )
         self._rests_until_s = 0.0
         self._current: Msg | None = None
         self._ports: list[list[Msg]] = []
