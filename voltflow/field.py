@@ -75,8 +75,8 @@ class Field:
 
     def range_text(self) -> str:
         """The allowed range for people, with the unit: `1 … 65535 s`."""
-        low = "" if self.low is None else f"{self.low:g}"
-        high = "" if self.high is None else f"{self.high:g}"
+        low = "" if self.low is None else f"{self.low:.10g}"
+        high = "" if self.high is None else f"{self.high:.10g}"
         text = f"{low} … {high}" if low and high else f"≥ {low}" if low else f"≤ {high}" if high else ""
         return f"{text} {self.unit}" if text and self.unit else text
 
