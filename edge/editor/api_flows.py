@@ -77,9 +77,10 @@ class Flows:
         except RevisionMismatch as error:
             raise EditorError(409, "version_mismatch", str(error)) from None
         except FlowError as error:
-            raise EditorError(400, "invalid_flow", _problems(error)) from None
+            lines = _problems(error)
+            raise EditorError(400, "invalid_flow", "\n".join(lines), lines) from None
         except DeployError as error:
-            raise EditorError(400, "deploy_failed", str(error)) from None
+            raise EditorError(400, "deploy_failed", str(error), [str(error)]) from None
         self._deployed(new)
         return new
 
@@ -149,11 +150,11 @@ def _of_body(body: Any, *, v2: bool) -> tuple[list[dict[str, Any]], str | None]:
     return nodes, None if rev is None else str(rev)
 
 
-def _problems(error: FlowError) -> str:
-    """All of a flow that is wrong, one on a line, for the editor's notice; it makes html of a line's end."""
-    texts = [str(problem) for problem in error.problems if problem.severity == "error"]
+def _problems(error: FlowError) -> list[str]:
+    """What is wrong with a flow, as much of it as people read at once."""
+    texts = [f"{item.label}: {item.text}" for item in error.problems if item.severity == "error"]
     more = [f"and {len(texts) - _PROBLEMS} more"] if len(texts) > _PROBLEMS else []
-    return "\n".join([*texts[:_PROBLEMS], *more])
+    return [*texts[:_PROBLEMS], *more]
 
 
 def _edited(edit: Callable[[], Any]) -> Any:

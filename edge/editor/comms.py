@@ -34,6 +34,8 @@ CLIENTS: Final = 50
 _AUTH_S: Final = 20.0
 """How long a client may take to say who it is."""
 _NEEDS: Final = "status.read"
+_CLOSE_S: Final = 0.5
+_GOING_AWAY: Final = 1001
 _POLICY_VIOLATION: Final = 1008
 _TRY_LATER: Final = 1013
 
@@ -266,9 +268,11 @@ class Comms:
     async def close(self) -> None:
         """End all connections."""
         for client in list(self._clients):
-            await client.close(1001)
-        for task in list(self._serving):
-            task.cancel()
+            await client.close(_GOING_AWAY)
+        if self._serving:
+            _, left = await asyncio.wait(set(self._serving), timeout=_CLOSE_S)
+            for task in left:
+                task.cancel()
         if self._watching is not None:
             self._watching.cancel()
 

@@ -19,7 +19,8 @@ Kind = Literal[
     "text", "number", "bool", "choice", "typed", "type", "property", "reference", "code", "secret", "json"
 ]
 
-_UNIT_ENDINGS = frozenset({"s", "ms", "h", "v", "mv", "c", "a", "ah", "pct", "mb", "bytes", "min"})
+_UNIT_ENDINGS = frozenset({"s", "ms", "h", "v", "mv", "c", "a", "ah", "pct", "mb", "bytes", "min", "ohm", "per"})
+_SHORT = {word.lower(): word for word in ("BMS", "ID", "MQTT", "QoS", "RUL", "SoC", "SoH", "TLS", "URL")}
 
 
 def describe(spec: NodeSpec) -> dict[str, Any]:
@@ -162,9 +163,10 @@ def _input(field: Field, kind: Kind, id: str) -> str:
 def label_of(field: Field) -> str:
     """The property's name in words, without the unit that it ends in."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", field.name).replace("_", " ").lower().split()
-    if field.unit and len(words) > 1 and words[-1] in _UNIT_ENDINGS:
+    while field.unit and len(words) > 1 and words[-1] in _UNIT_ENDINGS:
         words.pop()
-    return " ".join(words).capitalize()
+    text = " ".join(_SHORT.get(word, word) for word in words)
+    return text[:1].upper() + text[1:]
 
 
 def hint_of(field: Field) -> str:
@@ -173,5 +175,6 @@ def hint_of(field: Field) -> str:
     if range_text := field.range_text():
         facts.append(range_text)
     if not field.required and field.default not in ("", None, [], {}) and not isinstance(field.default, bool):
-        facts.append(f"default {field.default}")
+        default = f"{field.default:.10g}" if isinstance(field.default, float) else field.default
+        facts.append(f"default {default}")
     return "; ".join(facts)

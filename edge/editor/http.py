@@ -12,7 +12,7 @@ from __future__ import annotations
 import html
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -30,11 +30,12 @@ MAX_BODY_BYTES: Final = 5_000_000
 
 
 class EditorError(Exception):
-    """An answer that is not 2xx: `code` is for programs, the text for people."""
+    """An answer that is not 2xx: `code` is for programs, the text for people. `lines` are the same text in parts, for the
+    editor's page, which shows an answer as it is."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, lines: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.lines = status, code, lines
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,7 @@ def check_origin(origin: str | None, host: str) -> None:
 
 
 def to_json(value: Any) -> bytes:
-    """JSON in which no text is html: the editor shows the body of a failed deploy as it is. A lone surrogate becomes its
-    escape."""
+    """JSON in which no text is html, for pages that show an answer as it is; a lone surrogate becomes its escape."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").encode("utf-8", "backslashreplace")
 
@@ -174,9 +174,12 @@ def _send(answer: Any) -> bytes:
 
 
 def _send_error(error: EditorError) -> bytes:
-    body = to_json({"code": error.code, "message": str(error)})
     if error.status == 401:  # the editor asks for a login then, whatever it says
         return _send(Reply(b"Unauthorized", status=401))
+    if error.lines and bottle.request.get_header("X-Requested-With") == "XMLHttpRequest":
+        items = "".join(f"<li>{html.escape(line)}</li>" for line in error.lines)
+        return _send(Reply(f"<ul>{items}</ul>".encode(), "text/html; charset=utf-8", error.status))
+    body = to_json({"code": error.code, "message": str(error)})
     return _send(Reply(body, "application/json", error.status))
 
 

@@ -201,7 +201,7 @@ def test_a_number_tells_its_range_unit_and_default(palette: Palette) -> None:
     form = form_of(page, "editor gauge")
     assert '<label for="node-input-count_ms">Count</label>' in form
     assert '<span class="voltflow-unit">°C</span>' in form
-    assert "upper limit; -40 … 150 °C; default 55.0" in form
+    assert "upper limit; -40 … 150 °C; default 55" in form
 
 
 def test_form_has_an_input_for_each_field_under_the_id_the_editor_looks_for(palette: Palette) -> None:
@@ -250,7 +250,7 @@ def test_help_cannot_end_its_script_and_shows_what_looks_like_tags(registry: dic
     assert "</" not in text.replace("`", "")
     assert "&lt;b>others" in text
     assert "`a < b`" in text
-    assert "- **Limit** (`limit`): upper limit; -40 … 150 °C; default 55.0" in text
+    assert "- **Limit** (`limit`): upper limit; -40 … 150 °C; default 55" in text
 
 
 def test_nothing_a_declaration_says_ends_a_script(palette: Palette) -> None:

@@ -217,6 +217,7 @@ const Voltflow = (function () {
     const theirs = { ...definition.defaults, ...definition.credentials };
     const fields = spec.fields.filter((field) => !(field.name in theirs));
     explain(spec);
+    relax(definition, spec);
     if (fields.length === 0) return;
     const added = defaultsOf(spec, fields);
     for (const entry of Object.values(added)) {
@@ -226,6 +227,23 @@ const Voltflow = (function () {
     definition.credentials = { ...definition.credentials, ...credentialsOf(fields) };
     Object.assign(definition, dialog(spec, fields, { ...definition }));
     addRows(spec, fields);
+  }
+
+  // What may be left empty here, because there is a default, is no error either where the genuine form takes it for one.
+  function relax(definition, spec) {
+    for (const field of spec.fields) {
+      const theirs = definition.defaults[field.name];
+      const mayBeEmpty = field.kind === "number" || (field.kind === "text" && field.default === "");
+      if (!theirs || field.required || !mayBeEmpty) continue;
+      const genuine = theirs.validate;
+      const relaxed = { ...theirs, required: false };
+      if (genuine) {
+        relaxed.validate = function (value, opt) {
+          return isBlank(value) ? true : genuine.call(this, value, opt);
+        };
+      }
+      definition.defaults = { ...definition.defaults, [field.name]: relaxed };
+    }
   }
 
   function addRows(spec, fields) {
