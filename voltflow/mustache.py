@@ -44,7 +44,7 @@ def parse(template: str) -> Any:
     from pystache.parser import ParsingError
 
     try:
-        return pystache.parse(template)
+        return pystache.parse(template, raise_on_mismatch=True)
     except (ParsingError, IndexError, AttributeError) as error:
         raise TemplateError(f"the template cannot be read: {' '.join(str(error).split())[:200]}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -64,10 +65,21 @@ class Json(Transform):
         try:
             return msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise ValueError(f"msg.{self.property} is not JSON: {error}: {text!r:.80}") from None
+            raise ValueError(
+                f"msg.{self.property} is not JSON: {_where(text) or error}: {text!r:.80}"
+            ) from None
 
     def _written(self, value: Any) -> str:
         try:
             return json_text(value, 4 if self.pretty else None)
         except (TypeError, ValueError) as error:
             raise TypeError(f"msg.{self.property} cannot be written as JSON: {error}") from None
+
+
+def _where(text: str) -> str:
+    """What is wrong with a text: msgspec reads it faster, the standard library says it better."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return ""
