@@ -45,11 +45,11 @@ def as_text(value: Any) -> str:
 def _float_text(value: float) -> str:
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    text = repr(value)
+    if "e" in text and 1e-6 <= abs(value) < 1e21:
+        return format(Decimal(text), "f")
     if value.is_integer() and abs(value) < 1e21:
         return str(int(value))
-    text = repr(value)
-    if "e" in text and 1e-6 <= abs(value) < 1:
-        return format(Decimal(text), "f")
     return re.sub(r"e([+-])0*", r"e\1", text)
 
 
