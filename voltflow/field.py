@@ -40,6 +40,8 @@ class Field:
     type_property: str | None = None
     code: str | None = None
     """The language of a text that is code (`python`, `json`, `html`, `jsonata`, `mustache`)."""
+    of: str | None = None
+    """The property that names the payload field in whose unit this is, or whose unit this text is (`voltflow.flow_units`)."""
 
     @property
     def required(self) -> bool:
@@ -97,18 +99,20 @@ def config(
     types: Sequence[str] | None = None,
     type_property: str | None = None,
     code: str | None = None,
+    of: str | None = None,
 ) -> Any:
     """Declare a configuration field of a node.
 
     `reference` is the type of the config node it points to (its id is the value); `name` is the property's name in
     flows.json where that is not a Python name (`from`, `global`). A typed input has `types` and a field of its own for
     its type, which `type_property` names. `code` is the language of a text that is code. A `secret` is a credential:
-    kept encrypted beside the flow, not in it; "text": one that the editor shows, such as a user name.
+    kept encrypted beside the flow, not in it; "text": one that the editor shows, such as a user name. A value that is to
+    be in the unit of a payload field says by `of` which property names that field.
     """
     metadata = dict(
         help=help, unit=unit, low=low, high=high, choices=tuple(choices) if choices else None,
         reference=reference, secret=secret, advanced=advanced, example=example, name=name,
-        types=tuple(types) if types else None, type_property=type_property, code=code,
+        types=tuple(types) if types else None, type_property=type_property, code=code, of=of,
     )  # fmt: skip
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)

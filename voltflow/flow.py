@@ -153,10 +153,7 @@ class Flow:
         built: dict[str, Wired] = {}
         for node_id in order:
             part = parts[node_id]
-            if node_id in kept:
-                node = kept[node_id]
-            else:
-                node = self.make(part, Environment(part.env, env))
+            node = kept[node_id] if node_id in kept else self.make(part, Environment(part.env, env))
             wires = list_of(part.raw, "wires")
             built[node_id] = Wired(node, tuple(tuple(t for t in port if t in parts) for port in wires), part)
         return dict(sorted(built.items(), key=lambda item: not isinstance(item[1].node, ConfigNode)))
@@ -270,6 +267,7 @@ class _Checker:
             found += self._node(raw)
         if not any(problem.severity == "error" for problem in found):
             found += self._expansion()
+            found += self._units()
         found += self._dead_letters()
         return found
 
@@ -385,6 +383,18 @@ class _Checker:
             yield self._problem(
                 raw, f"the wires form a cycle: {' → '.join(path)}; a delay node in it would break it", "wires"
             )
+
+    def _units(self) -> Iterator[Problem]:
+        from voltflow.flow_units import mismatches  # it reads the contracts of all messages
+
+        try:
+            found = mismatches(self.flow.expanded.parts)
+        except FlowError:
+            return  # `_expansion` has said so
+        for part, name, text in dict.fromkeys(
+            (item.part.source_id, item.property, item.text) for item in found
+        ):
+            yield self._problem(self.all_ids[part], text, name, warning=True)
 
     def _dead_letters(self) -> Iterator[Problem]:
         specs = [REGISTRY.get(raw["type"]) for raw in self.active.values()]

@@ -118,8 +118,8 @@ def test_text_that_is_not_unicode_has_a_revision_too() -> None:
 
 CASES = {
     "unknown type": (
-        '[\n{"type": "switch",\n "id": "a"}]',
-        "error: line 2: switch 'a': unknown type \"switch\"; there are: ",
+        '[\n{"type": "gadget",\n "id": "a"}]',
+        "error: line 2: gadget 'a': unknown type \"gadget\"; there are: ",
     ),
     "missing property": (
         '[\n\n{"id": "a", "type": "test typed"}]',
