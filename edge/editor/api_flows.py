@@ -79,6 +79,10 @@ class Flows:
         except FlowError as error:
             lines = _problems(error)
             raise EditorError(400, "invalid_flow", "\n".join(lines), lines) from None
+        except UnicodeEncodeError:
+            raise EditorError(
+                400, "invalid_flow", "half of a surrogate pair stands alone in a text"
+            ) from None
         except DeployError as error:
             raise EditorError(400, "deploy_failed", str(error), [str(error)]) from None
         self._deployed(new)
@@ -138,7 +142,11 @@ def _is_v2(request: Request) -> bool:
 
 def _of_body(body: Any, *, v2: bool) -> tuple[list[dict[str, Any]], str | None]:
     """Nodes and the revision they are based on; none: whatever is there is replaced."""
-    nodes = body.get("flows") if v2 and isinstance(body, dict) else body
+    if v2 and not isinstance(body, dict):
+        raise EditorError(
+            400, "invalid_flow", 'the body is to be an object with "flows", and "rev" where it has one'
+        )
+    nodes = body.get("flows") if v2 else body
     if not isinstance(nodes, list) or not all(
         isinstance(node, dict) and isinstance(node.get("id"), str) and isinstance(node.get("type"), str)
         for node in nodes

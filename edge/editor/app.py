@@ -55,7 +55,7 @@ class Editor:
         state_dir: Path,
         files: Files | None = None,
     ) -> None:
-        files = files or Files()
+        self.files = files = files or Files()
         self.auth = auth
         self.comms = Comms(engine, auth, self._notices)
         self._engine, self._store, self._loop = engine, store, Loop()

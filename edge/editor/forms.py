@@ -19,7 +19,9 @@ Kind = Literal[
     "text", "number", "bool", "choice", "typed", "type", "property", "reference", "code", "secret", "json"
 ]
 
-_UNIT_ENDINGS = frozenset({"s", "ms", "h", "v", "mv", "c", "a", "ah", "pct", "mb", "bytes", "min", "ohm", "per"})
+_UNIT_ENDINGS = frozenset(
+    {"s", "ms", "h", "v", "mv", "c", "a", "ah", "pct", "mb", "bytes", "min", "ohm", "per"}
+)
 _SHORT = {word.lower(): word for word in ("BMS", "ID", "MQTT", "QoS", "RUL", "SoC", "SoH", "TLS", "URL")}
 
 

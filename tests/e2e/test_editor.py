@@ -1,0 +1,336 @@
+"""Node-RED's genuine editor on a running gateway, used in Chromium as people use it. Screenshots: tests/e2e/artifacts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.editors import PASSWORD, TAB, Gateway, editing, inject_to_debug, need_files, wait_for
+from tests.servers import Missing
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'voltflow[test]'")
+
+ARTIFACTS = Path(__file__).with_name("artifacts")
+HARMLESS = ("/mermaid/", "/types/")
+"""What the editor asks for, and does without."""
+DEPLOY = "#red-ui-header-button-deploy"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    try:
+        if chromium is None:
+            raise Missing("chromium is not here: sudo apt-get install chromium")
+        need_files()
+    except Missing as reason:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must have everything: {reason}")
+        pytest.skip(str(reason))
+    with playwright.sync_playwright() as api:
+        started = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Desk:
+    """The editor in a window of its own."""
+
+    def __init__(self, browser: Any, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.context = browser.new_context(viewport={"width": 1500, "height": 900})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.wrong: list[str] = []
+        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        self.page.on("console", self._console)
+
+    def _console(self, message: Any) -> None:
+        where = str(message.location.get("url", ""))
+        if message.type == "error" and not any(name in where for name in HARMLESS):
+            self.wrong.append(f"console: {message.text} {where}")
+
+    def open(self) -> Desk:
+        self.page.goto(self.gateway.url)
+        self.loaded()
+        return self
+
+    def loaded(self) -> None:
+        self.page.wait_for_selector("#red-ui-header-toolbar:not(.hide)")
+        self.page.wait_for_function(
+            "() => !document.querySelector('#red-ui-loading-progress:not([style*=none])')"
+        )
+
+    def shot(self, name: str) -> None:
+        ARTIFACTS.mkdir(exist_ok=True)
+        self.page.wait_for_function("() => $(':animated').length === 0")
+        self.page.screenshot(path=ARTIFACTS / f"{name}.png")
+
+    def drag(self, type: str, x: int, y: int) -> str:
+        """Drag a node from the palette onto the tab; its id."""
+        known = set(
+            self.page.evaluate(
+                "() => { const ids = []; RED.nodes.eachNode(n => ids.push(n.id)); return ids }"
+            )
+        )
+        item = self.page.locator(f".red-ui-palette-node[data-palette-type='{type}']")
+        item.scroll_into_view_if_needed()
+        self.move(item, self.page.locator("#red-ui-workspace-chart"), to=(x, y))
+        ids = self.page.evaluate(
+            "() => { const ids = []; RED.nodes.eachNode(n => ids.push(n.id)); return ids }"
+        )
+        added = [id for id in ids if id not in known]
+        assert len(added) == 1, added
+        return str(added[0])
+
+    def wire(self, source: str, target: str) -> None:
+        """From the first output of one node to the input of another."""
+        self.move(
+            self.page.locator(f"[id='{source}'] .red-ui-flow-port-output .red-ui-flow-port").first,
+            self.page.locator(f"[id='{target}'] .red-ui-flow-port-input .red-ui-flow-port").first,
+        )
+
+    def move(self, start: Any, end: Any, to: tuple[int, int] | None = None) -> None:
+        a, b, mouse = start.bounding_box(), end.bounding_box(), self.page.mouse
+        mouse.move(a["x"] + a["width"] / 2, a["y"] + a["height"] / 2)
+        mouse.down()
+        x, y = (b["width"] / 2, b["height"] / 2) if to is None else to
+        mouse.move(b["x"] + x, b["y"] + y, steps=12)
+        mouse.up()
+
+    def edit(self, id: str) -> None:
+        """Open a node's dialog."""
+        self.page.evaluate("id => RED.editor.edit(RED.nodes.node(id))", id)
+        self.page.wait_for_selector("#node-dialog-ok")
+
+    def done(self) -> None:
+        self.page.click("#node-dialog-ok")
+        self.page.wait_for_selector("#node-dialog-ok", state="detached")
+
+    def deploy(self) -> None:
+        """Press Deploy, and see it done."""
+        before = self.gateway.store.rev
+        self.page.click(DEPLOY)
+        wait_for(lambda: self.gateway.store.rev != before, "the deploy")
+        self.page.wait_for_selector(f"{DEPLOY}.disabled")
+
+    def notice(self, text: str) -> Any:
+        found = self.page.locator(".red-ui-notification", has_text=text).first
+        found.wait_for()
+        return found
+
+    def expected(self, status: str) -> None:
+        """The browser's console is to have told of an answer with that status, and that is not wrong."""
+        assert any(status in text for text in self.wrong)
+        self.wrong = [text for text in self.wrong if status not in text]
+
+    def is_dirty(self) -> bool:
+        return bool(self.page.evaluate("() => RED.nodes.dirty()"))
+
+
+@pytest.fixture
+def desk(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """`desk(nodes)` is the editor of a gateway with that flow."""
+    opened: list[Desk] = []
+    gateways: list[Any] = []
+
+    def start(nodes: list[dict[str, Any]], **options: Any) -> Desk:
+        gateway = editing(tmp_path, nodes, **options)
+        opened.append(Desk(browser, gateway.__enter__()))
+        gateways.append(gateway)
+        return opened[0]
+
+    yield start
+    for item in opened:
+        item.context.close()
+    for gateway in gateways:
+        gateway.__exit__(None, None, None)
+    for item in opened:
+        assert item.wrong == []
+
+
+def test_drag_wire_deploy_press_and_see(desk: Any) -> None:
+    """What everybody does first: the battery palette is there, a flow is drawn, runs, and shows what it does."""
+    at = desk([TAB]).open()
+    page = at.page
+    battery = page.locator("#red-ui-palette-battery .red-ui-palette-node")
+    assert {"alert", "features", "onnx", "twin", "validate"} <= set(
+        battery.evaluate_all("nodes => nodes.map(node => node.dataset.paletteType)")
+    )
+    at.shot("palette")
+
+    inject, change, debug = (
+        at.drag("inject", 150, 120),
+        at.drag("change", 350, 120),
+        at.drag("debug", 560, 120),
+    )
+    at.wire(inject, change)
+    at.wire(change, debug)
+    at.edit(change)
+    at.done()
+    at.deploy()
+    nodes = {node["id"]: node for node in at.gateway.store.read()[0]}
+    assert nodes[inject]["wires"] == [[change]]
+    assert nodes[change]["wires"] == [[debug]]
+
+    page.locator(f"[id='{inject}'] .red-ui-flow-node-button-button").click()
+    page.wait_for_selector(".red-ui-debug-msg")
+    page.wait_for_selector(f"[id='{debug}'] .red-ui-flow-node-status-label:has-text('/s')")
+    at.shot("debug-and-status")
+
+
+def test_form_of_a_battery_node_checks_what_is_typed(desk: Any) -> None:
+    at = desk(
+        [TAB, {"id": "a", "type": "alert", "z": "tab", "name": "", "x": 200, "y": 100, "wires": [[], []]}]
+    ).open()
+    page = at.page
+    at.edit("a")
+    field = page.locator("#node-input-temp_warning_c")
+    assert field.input_value() == "45"
+    assert "highest cell temperature, warning; -40 … 150 °C; default 45" in page.inner_text(".red-ui-tray")
+    field.fill("200")
+    field.press("Tab")
+    page.wait_for_selector("#node-input-temp_warning_c.input-error")
+    at.shot("form-with-an-error")
+    field.fill("50.5")
+    field.press("Tab")
+    page.wait_for_selector("#node-input-temp_warning_c:not(.input-error)")
+    at.done()
+    at.deploy()
+    assert at.gateway.in_loop(lambda: at.gateway.engine.nodes["a"].node.temp_warning_c) == 50.5
+
+
+def test_core_type_keeps_our_fields_beside_the_genuine_ones(desk: Any) -> None:
+    """The editor drops what a type does not declare: here a spool that an operator has set."""
+    nodes = [
+        TAB,
+        {"id": "b", "type": "mqtt-broker", "name": "", "broker": "127.0.0.1", "port": "1", "receiveMaximum": 77},
+        {"id": "o", "type": "mqtt out", "z": "tab", "name": "", "topic": "t", "qos": "1", "retain": "", "broker": "b",
+         "spool": True, "spoolMaxMb": 12, "x": 200, "y": 100, "wires": []},
+    ]  # fmt: skip
+    at = desk(nodes).open()
+    page = at.page
+    at.edit("o")
+    page.click(".voltflow-more summary")
+    assert page.is_checked("#node-input-spool")
+    page.fill("#node-input-spoolMaxMb", "13")
+    at.shot("core-form-with-our-fields")
+    at.done()
+    at.deploy()
+    found = {node["id"]: node for node in at.gateway.store.read()[0]}
+    assert (found["o"]["spool"], found["o"]["spoolMaxMb"], found["b"]["receiveMaximum"]) == (True, "13", 77)
+    assert "<h3>In Voltflow</h3>" in page.evaluate("() => RED.nodes.getNodeHelp('mqtt out')")
+
+
+def test_deploy_that_is_refused_says_why(desk: Any) -> None:
+    at = desk(inject_to_debug()).open()
+    at.page.evaluate(
+        "() => { const n = RED.nodes.node('press'); n.repeat = '-5'; n.changed = true; RED.nodes.dirty(true) }"
+    )
+    at.page.click(DEPLOY)
+    at.notice('property "repeat"')
+    at.shot("deploy-refused")
+    assert at.is_dirty()
+    at.expected("400")
+
+
+def test_second_tab_is_told_of_the_first_ones_deploy(browser: Any, desk: Any) -> None:
+    first = desk(inject_to_debug()).open()
+    second = Desk(browser, first.gateway).open()
+    try:
+        for at, name in ((second, "mine"), (first, "theirs")):
+            at.page.evaluate(
+                "name => { const n = RED.nodes.node('show'); n.name = name; n.changed = true; n.dirty = true; "
+                "RED.nodes.dirty(true); RED.view.redraw() }",
+                name,
+            )
+        first.deploy()
+        second.page.wait_for_selector(".red-ui-notification")
+        second.shot("another-deploy-came-first")
+        second.page.evaluate("() => document.querySelectorAll('.red-ui-notification button').length")
+        answer = second.page.evaluate(
+            "rev => fetch('flows', {method: 'POST', headers: {'Content-Type': 'application/json', "
+            "'Node-RED-API-Version': 'v2'}, body: JSON.stringify({flows: [], rev})}).then(r => r.status)",
+            "stale",
+        )
+        assert answer == 409
+    finally:
+        second.context.close()
+
+
+def test_reader_logs_in_and_cannot_deploy(desk: Any) -> None:
+    at = desk(inject_to_debug(), users={"reader": "read", "writer": "*"})
+    page = at.page
+    page.goto(at.gateway.url)
+    page.fill("#node-dialog-login-username", "reader")
+    page.fill("#node-dialog-login-password", PASSWORD)
+    at.shot("login")
+    page.click("#node-dialog-login-submit")
+    page.wait_for_selector(".red-ui-flow-node")
+    page.locator(f".red-ui-deploy-button-group.readOnly {DEPLOY}.disabled").wait_for()
+    at.shot("reader")
+    token = at.gateway.login("reader")
+    assert at.gateway.deploy([], token=token).status == 401
+    assert at.gateway.ask("POST", "/inject/press", token=token).status == 401
+    at.expected("401")
+
+
+def test_secrets_of_a_broker_do_not_come_back(desk: Any) -> None:
+    nodes = [TAB, {"id": "b", "type": "mqtt-broker", "name": "b", "broker": "127.0.0.1", "port": "1"}]
+    at = desk(nodes).open()
+    page = at.page
+    page.evaluate("() => RED.editor.editConfig('', 'mqtt-broker', 'b')")
+    page.click("a[href='#mqtt-broker-tab-security'], li:has-text('Security') a")
+    page.fill("#node-config-input-user", "ann")
+    page.fill("#node-config-input-password", "s3cret-of-ann")
+    at.shot("broker-credentials")
+    page.click("#node-config-dialog-ok")
+    at.deploy()
+    assert "s3cret-of-ann" not in page.evaluate("() => fetch('flows').then(r => r.text())")
+    assert at.gateway.get("/credentials/mqtt-broker/b") == {"user": "ann", "has_password": True}
+
+
+def test_code_and_json_editors_open_under_the_content_policy(desk: Any) -> None:
+    """The text editor runs workers and makes styles; nothing of it may need more than the policy allows."""
+    nodes = [
+        TAB,
+        {"id": "t", "type": "template", "z": "tab", "name": "", "field": "payload", "fieldType": "msg", "format": "handlebars",
+         "syntax": "mustache", "template": "{{payload}}", "output": "str", "x": 200, "y": 100, "wires": [[]]},
+    ]  # fmt: skip
+    at = desk(nodes).open()
+    at.edit("t")
+    at.page.wait_for_selector(".monaco-editor .view-line")
+    at.shot("text-editor")
+    at.done()
+
+
+def test_flow_stops_and_starts(desk: Any) -> None:
+    at = desk(inject_to_debug()).open()
+    at.page.evaluate("() => RED.actions.invoke('core:stop-flows')")
+    wait_for(lambda: at.gateway.store.state == "stop", "stopped")
+    at.page.wait_for_function("() => RED.runtime && !RED.runtime.started")
+    at.shot("stopped")
+    at.page.evaluate("() => RED.actions.invoke('core:start-flows')")
+    wait_for(lambda: at.gateway.store.state == "start", "started")
+
+
+def test_context_sidebar_shows_and_deletes(desk: Any) -> None:
+    at = desk(inject_to_debug()).open()
+    at.gateway.in_loop(lambda: at.gateway.contexts.scope("global").set("limit", {"high": 55}))
+    page = at.page
+    page.evaluate("() => RED.actions.invoke('core:show-context-tab')")
+    page.locator("button[data-tab-id='context'].selected").wait_for()
+    refresh = page.locator(".red-ui-palette-header:has-text('Global') button:has(.fa-refresh)").first
+    refresh.click()
+    name = page.locator(".red-ui-sidebar-context-property:has-text('limit')").first
+    name.wait_for()
+    at.shot("context")
+    page.locator(".red-ui-debug-msg-element").first.hover()
+    page.locator("tr:has-text('limit') button:has(.fa-trash)").first.dispatch_event("click")
+    page.locator(".red-ui-popover button.primary:has-text('Delete')").click()
+    wait_for(lambda: at.gateway.in_loop(at.gateway.contexts.scope("global").keys) == [], "the value deleted")
