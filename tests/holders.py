@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.flows import Lab, raw, running
+from voltflow.context import Contexts
 from voltflow.engine import Engine
 from voltflow.flow import Flow
 from voltflow.message import Msg
@@ -91,12 +92,18 @@ async def turns() -> None:
 
 @contextlib.asynccontextmanager
 async def holding(
-    kind: str, *, state_dir: Path | None = None, at_s: float = START_S, **properties: Any
+    kind: str,
+    *,
+    state_dir: Path | None = None,
+    at_s: float = START_S,
+    contexts: Contexts | None = None,
+    **properties: Any,
 ) -> AsyncIterator[Held]:
     """The flow with a node of that type and these properties; on leaving it is stopped."""
     time = VirtualTimer(at_s)
     with tempfile.TemporaryDirectory() as folder:
-        options = dict(timer=time, state_dir=state_dir or Path(folder), grace_s=1.0)
+        services = {Contexts: contexts} if contexts is not None else {}
+        options = dict(timer=time, state_dir=state_dir or Path(folder), grace_s=1.0, services=services)
         async with running(*flow_of(kind, **properties), **options) as lab:
             await turns()
             yield Held(lab, time)

@@ -104,7 +104,10 @@ class Limit:
         if flush:
             flushed = _flushed(self._held, self._line, msg)
             self._line = deque(itertools.islice(self._line, len(flushed), None))
-            self._next_s = self._held.now_s + self.every_s if flushed else None
+            if flushed:
+                self._next_s = self._held.now_s + self.every_s
+            elif not self._line:
+                self._next_s = None
             msgs += flushed
         if reset:
             _forget(self._held)

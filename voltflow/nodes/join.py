@@ -41,7 +41,7 @@ class Join(Holder):
         "msg", help="msg: a property; full: the whole message", choices=("msg", "full")
     )
     key: str = config("topic", help="the property with the key of an object's value")
-    joiner: Any = config(
+    joiner: str = config(
         "\\n", help="between texts or buffers", types=("str", "bin"), type_property="joinerType"
     )
     joinerType: str = config(
@@ -122,7 +122,7 @@ class Join(Holder):
         ends = says(msg, "complete")
         new = self._new_group(parts) if group is None else group
         key = self._key_of(msg, parts, new)
-        if new.kind == "object" and key in (None, UNDEFINED, ""):
+        if new.kind == "object" and (key is None or key is UNDEFINED or (key == "" and self.mode != "auto")):
             if not ends or self.mode == "auto":
                 wanted = "msg.parts.key" if self.mode == "auto" else f"msg.{self.key}"
                 raise ValueError(f"{wanted} is missing: it is the key of an object's value")
