@@ -17,7 +17,8 @@ class Yaml(Transform):
     """Turn a YAML text into values, or values into a YAML text.
 
     The text is read by YAML 1.2: `yes` and dates are texts. A message without the property passes as it is; a text that is not YAML,
-    more than one document, bytes, a number or a bool make it fail.
+    more than one document, bytes, a number or a bool make it fail. A hundred values take milliseconds to write, and the gateway
+    waits: this is for settings and reports, not for each message of a fleet.
     """
 
     property: str = config("payload", help="the property that is converted", types=("msg",))
