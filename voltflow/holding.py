@@ -93,7 +93,6 @@ class Holding:
         self._failed: list[tuple[Entry, str]] = []
         self._adopting: Entry | None = None
         self._at_s: float | None = None
-        self._numbers = 0
 
     # -- for the node ---------------------------------------------------------------------------------------------
 
@@ -103,9 +102,8 @@ class Holding:
         return self.keeper.now_s() if self._at_s is None else self._at_s
 
     def new_group(self) -> str:
-        """A name no group has had: for a message that leaves by itself."""
-        self._numbers += 1
-        return f"#{self._numbers}-{self.keeper.run}"
+        """A name no group has had, of no node of the flow: this one may take over what another held."""
+        return f"#{self.keeper.next_number()}-{self.keeper.run}"
 
     def keep(self, msg: Msg, group: str, at_s: float | None = None) -> None:
         """Hold a message until its group is released; `at_s`: since when, where that is not now."""
