@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voltflow import __version__, editor_cli, flow_cli, flow_test_cli, ledger_cli, users_cli
+from voltflow import __version__, editor_cli, flow_cli, flow_record_cli, flow_test_cli, ledger_cli, users_cli
 from voltflow.demo import cli as demo
 from voltflow.flow import Flow, FlowError
 from voltflow.node import REGISTRY, NodeSpec, load_installed_nodes, process_env
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
     flow_cli.add_parsers(flow)
     flow_test_cli.add_parser(flow)
+    flow_record_cli.add_parser(flow)
 
     schema = commands.add_parser("schema", help="write the JSON Schema of every message")
     schema.add_argument("--out", type=Path, required=True, help="folder to write to")

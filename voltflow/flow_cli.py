@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from voltflow import kept_file
+from voltflow import flow_record_cli, kept_file
 from voltflow.admin_client import DEFAULT_URL, AdminClient, AdminError
 from voltflow.expand import RawNode
 from voltflow.flow import Flow
@@ -43,6 +43,7 @@ def add_parsers(flow: Any) -> None:
     )
     diff.add_argument("old", type=Path, help="flow file; with --url what a push of it would change")
     diff.add_argument("new", type=Path, nargs="?", help="flow file")
+    flow_record_cli.add_replay(diff)
     _add_login(diff, required=True)
     diff.set_defaults(run=_diff)
 
@@ -93,7 +94,11 @@ def _diff(args: argparse.Namespace) -> int:
     old, new = _both(args)
     found = differences(old, new)
     print("\n".join(in_words(found)))
-    return int(bool(found))
+    differs = False
+    if args.replay is not None:
+        lines, differs = flow_record_cli.replayed(old, new, args.replay, args.recordings)
+        print("", *lines, sep="\n")
+    return int(bool(found) or differs)
 
 
 def _both(args: argparse.Namespace) -> tuple[list[RawNode], list[RawNode]]:

@@ -149,6 +149,8 @@ class LabFlow(Flow):
         super().__init__(flow.nodes, flow._text)
         self._answers = answers
 
+    revision = "lab"  # a message that names it is the same before and after a change
+
     def check(self, env: Mapping[str, str], *, elsewhere: bool = True) -> list[Problem]:
         return super().check(env, elsewhere=True)
 
