@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from voltflow.field import ConfigError
-from voltflow.properties import PathError, parse
+from voltflow.properties import UNDEFINED, PathError, parse
 
 Values = Sequence[float]
 
@@ -74,6 +74,11 @@ def aggregated(function: str, values: Sequence[Any], percent: float = 50) -> Any
 def is_number(value: Any) -> bool:
     """Whether it can be added up: no text, no NaN."""
     return isinstance(value, int | float) and -1.8e308 < value < 1.8e308
+
+
+def is_missing(value: Any) -> bool:
+    """Whether there is no value: null, a property that is not there, a NaN or an infinity."""
+    return value is None or value is UNDEFINED or (isinstance(value, float) and not math.isfinite(value))
 
 
 class Rule(NamedTuple):

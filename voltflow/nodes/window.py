@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from voltflow.aggregate import Rule, aggregated, check_path, is_number
+from voltflow.aggregate import Rule, aggregated, check_path, is_missing, is_number
 from voltflow.holding import Entry
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, Ports, config, node
-from voltflow.properties import UNDEFINED, get, plain
+from voltflow.properties import get, plain
 from voltflow.windows import Track, Window
 
 MOST_COPIES = 100
@@ -120,7 +120,7 @@ class WindowNode(Holder):
         found = {}
         for path, numeric in self._paths.items():
             value = get(msg, path)
-            if value is None or value is UNDEFINED or (isinstance(value, float) and not math.isfinite(value)):
+            if is_missing(value):
                 continue
             if numeric and not is_number(value):
                 raise ValueError(f"{path} is {value!r:.100}, expected is a number")
