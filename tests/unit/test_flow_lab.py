@@ -276,6 +276,23 @@ def test_day_takes_less_than_a_moment(lab: Any) -> None:
     assert time.process_time() - started < 20.0
 
 
+def test_window_of_a_day_ends_at_once(lab: Any) -> None:
+    rules = [{"function": "mean", "property": "payload.soc_pct", "name": "soc_pct"}]
+    found = lab(
+        n("in", "link in", ["w"]),
+        n("w", "window", ["d"], size="86400", time="receive", rules=rules),
+        n("d", "debug"),
+    )
+    for soc_pct in (40, 50, 60):
+        found.send("in", {"soc_pct": soc_pct})
+        found.advance(3600)
+    started = time.process_time()
+    found.rest()
+    ((at_s, payload),) = seen(found, "d")
+    assert (at_s, payload["count"], payload["soc_pct"]) == (86400, 3, 50)
+    assert time.process_time() - started < 0.5
+
+
 def test_rest_does_not_wait_for_sources_that_go_on_for_ever(lab: Any) -> None:
     found = lab(n("c", "lab clock", ["h"], every=100), n("h", "lab hour", ["d"]), n("d", "debug"))
     found.rest()
