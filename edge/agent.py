@@ -28,7 +28,9 @@ from voltflow.context import Contexts
 from voltflow.credentials import CompleteFlow
 from voltflow.engine import Engine
 from voltflow.expand import RawNode
+from voltflow.files import Files
 from voltflow.flow import Flow
+from voltflow.http_endpoints import HttpEndpoints
 from voltflow.node import load_nodes, process_env
 from voltflow.program import flow_variables, stop_on_signals
 from voltflow.settings import SettingsError
@@ -134,11 +136,17 @@ async def run_agent(settings: AgentSettings) -> None:
     """
     stop = stop_on_signals()
     files, flow, env = open_flow(settings)
-    store, contexts = TwinStore(receive_clock), Contexts()
+    store, contexts, endpoints = TwinStore(receive_clock), Contexts(), HttpEndpoints()
+    services: dict[type, object] = {
+        TwinStore: store,
+        Contexts: contexts,
+        HttpEndpoints: endpoints,
+        Files: Files(settings.files_path),
+    }
     engine = Engine(
         flow,
         env=env,
-        services={TwinStore: store, Contexts: contexts},
+        services=services,
         gateway=settings.gateway,
         state_dir=settings.state_dir,
         watchdog_s=settings.watchdog_s,
@@ -163,7 +171,9 @@ async def run_agent(settings: AgentSettings) -> None:
     )
     token = settings.api_token or None
     editor = Editor(engine, flows, auth, contexts, settings.state_dir)
-    web = WebServer(state, settings.api_host, settings.api_port, token=token, editor=editor)
+    web = WebServer(
+        state, settings.api_host, settings.api_port, token=token, editor=editor, endpoints=endpoints
+    )
     metrics = MetricsServer(state, settings.metrics_host, settings.metrics_port, token=token)
     await web.start()
     try:

@@ -19,11 +19,13 @@ from prometheus_client import generate_latest
 
 from edge.api import AppState, create_app, error_json
 from edge.editor.app import COMMS, CONTENT_POLICY, ROOT, Editor
+from edge.endpoints import PATH, Endpoints
 from edge.metrics import make_registry
 from edge.openapi import METRICS_PATH, METRICS_TYPE
 from edge.routes import ApiError
 from edge.stream import Streams
 from voltflow.access import address_of, refusal, require_token
+from voltflow.http_endpoints import HttpEndpoints
 
 log = logging.getLogger(__name__)
 
@@ -131,14 +133,21 @@ class _Server:
 
 
 class WebServer(_Server):
-    """Page, API, stream and editor. Use: `await server.start()` … `await server.stop()`; `token` is required off-loopback."""
+    """Page, API, stream, editor and what flows answer. Use: `await server.start()` … `await server.stop()`; `token` is required off-loopback."""
 
     open_paths = frozenset({"/", "/app.js", "/charts.js", "/style.css"})
 
     def __init__(
-        self, state: AppState, host: str, port: int, token: str | None = None, editor: Editor | None = None
+        self,
+        state: AppState,
+        host: str,
+        port: int,
+        token: str | None = None,
+        editor: Editor | None = None,
+        endpoints: HttpEndpoints | None = None,
     ) -> None:
         super().__init__("api", host, port, token)
+        self._endpoints = None if endpoints is None else Endpoints(endpoints)
         self.streams = Streams(state)
         self._editor = editor
         self.websockets = "none" if editor is None else "websockets-sansio"
@@ -156,6 +165,9 @@ class WebServer(_Server):
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._editor is not None and _is_editors(scope["path"]):
             await self._editor.serve(scope, receive, send)
+            return
+        if self._endpoints is not None and (scope["path"] == PATH or scope["path"].startswith(f"{PATH}/")):
+            await self._endpoints(scope, receive, send)
             return
         if scope["path"] != STREAM_PATH or scope["method"] != "GET":
             await self._wsgi(scope, receive, send)
