@@ -52,6 +52,7 @@ TWIN = _PackKind("twin")  # edge -> cloud, twin.prediction/1
 ALERT = _PackKind("alert")  # edge -> cloud, alert/1
 DEAD = _PackKind("dead")  # edge -> cloud, dead/1
 LOSS = _PackKind("loss")  # edge -> cloud, loss/1
+DTC = _PackKind("dtc")  # of the dtc node: trouble codes that appear or are gone; published where a flow does
 
 
 def truth(fleet: str, pack: str) -> str:
