@@ -20,7 +20,7 @@ HORIZON_MS = {"temperature": round(features.TEMPERATURE_HORIZON_S * 1000)}
 DIGITS = {"soh": 2, "temperature": 2, "rul": 0, "failure": 3}
 
 
-@node("onnx", category="battery", color="#c9b6e4", icon="font-awesome/fa-brain")
+@node("onnx", category="battery", color="#c9b6e4", icon="font-awesome/fa-microchip")
 class Onnx(Transform):
     """Run one ONNX model on the messages that carry its feature vector; the others pass unchanged.
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paho.mqtt import publish
 
 from tests.editors import PASSWORD, TAB, Gateway, editing, inject_to_debug, need_files, wait_for
-from tests.servers import Missing
+from tests.servers import Missing, Mosquitto
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'voltflow[test]'")
 
@@ -21,13 +22,19 @@ HARMLESS = ("/mermaid/", "/types/")
 DEPLOY = "#red-ui-header-button-deploy"
 
 
+def _chromium() -> str:
+    """Where the browser is; Missing where it is not, or the editor's files are not."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        raise Missing("chromium is not here: sudo apt-get install chromium")
+    need_files()
+    return found
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
-        if chromium is None:
-            raise Missing("chromium is not here: sudo apt-get install chromium")
-        need_files()
+        chromium = _chromium()
     except Missing as reason:
         if os.environ.get("CI"):
             pytest.fail(f"CI must have everything: {reason}")
@@ -184,6 +191,35 @@ def test_drag_wire_deploy_press_and_see(desk: Any) -> None:
     at.shot("debug-and-status")
 
 
+def test_broker_is_made_in_its_dialog_and_messages_flow(desk: Any, mosquitto: Mosquitto, unique: str) -> None:
+    """A config node from the dialog of the node that needs it, a generated node behind it, the rate below each."""
+    at = desk([TAB]).open()
+    page = at.page
+    source, keep, debug = (
+        at.drag("mqtt in", 150, 120),
+        at.drag("deadband", 400, 120),
+        at.drag("debug", 640, 120),
+    )
+    at.wire(source, keep)
+    at.wire(keep, debug)
+    at.edit(source)
+    page.fill("#node-input-topic", unique)
+    page.click("#node-input-btn-broker-add")
+    page.fill("#node-config-input-broker", "127.0.0.1")
+    page.fill("#node-config-input-port", str(mosquitto.port))
+    page.click("#node-config-dialog-ok")
+    at.done()
+    at.edit(keep)
+    at.shot("deadband-form")
+    at.done()
+    at.deploy()
+    # retained, so that it comes whenever the subscription stands
+    publish.single(unique, "71.5", qos=1, retain=True, hostname="127.0.0.1", port=mosquitto.port)
+    page.locator(".red-ui-debug-msg", has_text="71.5").wait_for()
+    page.wait_for_selector(f"[id='{debug}'] .red-ui-flow-node-status-label:has-text('/s')")
+    at.shot("mqtt-to-debug")
+
+
 def test_form_of_a_battery_node_checks_what_is_typed(desk: Any) -> None:
     at = desk(
         [TAB, {"id": "a", "type": "alert", "z": "tab", "name": "", "x": 200, "y": 100, "wires": [[], []]}]
@@ -250,15 +286,15 @@ def test_second_tab_is_told_of_the_first_ones_deploy(browser: Any, desk: Any) ->
                 name,
             )
         first.deploy()
-        second.page.wait_for_selector(".red-ui-notification")
+        second.notice("have been updated")
         second.shot("another-deploy-came-first")
-        second.page.evaluate("() => document.querySelectorAll('.red-ui-notification button').length")
-        answer = second.page.evaluate(
-            "rev => fetch('flows', {method: 'POST', headers: {'Content-Type': 'application/json', "
-            "'Node-RED-API-Version': 'v2'}, body: JSON.stringify({flows: [], rev})}).then(r => r.status)",
-            "stale",
-        )
-        assert answer == 409
+        second.page.evaluate("() => RED.nodes.version('of an hour ago')")
+        second.page.click(DEPLOY)
+        second.page.locator(
+            ".red-ui-notification button:has-text('Overwrite'), button:has-text('Merge')"
+        ).first.wait_for()
+        second.shot("conflict")
+        second.expected("409")
     finally:
         second.context.close()
 
@@ -330,7 +366,6 @@ def test_context_sidebar_shows_and_deletes(desk: Any) -> None:
     name = page.locator(".red-ui-sidebar-context-property:has-text('limit')").first
     name.wait_for()
     at.shot("context")
-    page.locator(".red-ui-debug-msg-element").first.hover()
     page.locator("tr:has-text('limit') button:has(.fa-trash)").first.dispatch_event("click")
     page.locator(".red-ui-popover button.primary:has-text('Delete')").click()
     wait_for(lambda: at.gateway.in_loop(at.gateway.contexts.scope("global").keys) == [], "the value deleted")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import pytest
@@ -55,7 +55,7 @@ class Socket:
         self._connecting = connect(address, proxy=None, **options)
         self._stack = ExitStack()
 
-    def __enter__(self) -> Socket:
+    def __enter__(self) -> Self:
         self.connection = self._stack.enter_context(self._connecting)
         return self
 
@@ -503,5 +503,4 @@ def test_stop_does_not_wait_for_open_editors(tmp_path: Path) -> None:
             begun = time.monotonic()
         assert time.monotonic() - begun < 5
         with pytest.raises(ConnectionClosed):
-            while True:
-                socket.packet()
+            socket.until("never")
