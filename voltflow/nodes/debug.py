@@ -78,7 +78,8 @@ class Debug(Sink):
 
     async def write(self, msgs: list[Msg]) -> None:
         self.count += len(msgs)
-        for msg in msgs if self.console else msgs[-RECENT:]:
+        looked_at = msgs if self.console else msgs[-RECENT:] if self.active else []
+        for msg in looked_at:
             text = self._text(msg)
             if self.active:
                 self.recent.append({"topic": msg.topic, "received_ms": msg.received_ms, "payload": text})
