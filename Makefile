@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
+# Processes that share the tests, a file of them at a time: most wait for servers more than they compute.
+WORKERS ?= 2
 BIN := .venv/bin
 STAMPS := .venv/stamps
 NPM_STAMP := tests/npm/node_modules/.installed
@@ -18,7 +20,7 @@ demo: $(STAMPS)/demo ## install and run the whole product here: make demo ARGS="
 	@exec $(BIN)/voltflow demo $(ARGS)
 
 test: install-test lint ## install what the tests need, check the code, run every test: make test ARGS="-k mqtt"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(STAMPS)/test ## ruff, mypy --strict, and who may import whom
 	$(BIN)/ruff check .

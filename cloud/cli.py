@@ -15,7 +15,7 @@ from cloud.dead_cli import DeadError
 from voltflow import __version__
 from voltflow.flow import FlowError
 from voltflow.node import ConfigError
-from voltflow.program import set_up_logging, stop_on_signals
+from voltflow.program import give_large_buffers_back, set_up_logging, stop_on_signals
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(loaded: Loaded[BridgeSettings]) -> int:
     set_up_logging(loaded.values.log_level)
+    give_large_buffers_back()
     for noisy in ("kafka", "urllib3"):  # they log each attempt to reconnect; the sink says it once
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     return asyncio.run(_run_until_signal(Bridge(loaded.values)))

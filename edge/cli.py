@@ -12,7 +12,7 @@ from edge.settings import AgentSettings
 from voltflow import __version__
 from voltflow.flow import FlowError
 from voltflow.node import ConfigError
-from voltflow.program import set_up_logging
+from voltflow.program import give_large_buffers_back, set_up_logging
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load
 
 EXAMPLES = """\
@@ -93,6 +93,7 @@ def _print(text: str) -> int:
 
 def _run(loaded: Loaded[AgentSettings]) -> int:
     set_up_logging(loaded.values.log_level)
+    give_large_buffers_back()
     asyncio.run(run_agent(loaded.values))
     return 0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import signal
 import sys
@@ -20,6 +22,20 @@ def set_up_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(lines)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+M_MMAP_THRESHOLD = -3  # malloc.h of glibc
+LARGE_BUFFER_BYTES = 128 * 1024
+
+
+def give_large_buffers_back() -> None:
+    """Have the C library return large buffers to the system when they are freed, for good.
+
+    glibc raises the size that counts as large after the first one, and what the drain of a spool needed for a while would
+    stay with the program. Other C libraries do it by themselves or do not know the call.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER_BYTES)
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -33,6 +33,8 @@ PROBE_S = 30.0
 
 SMALLEST_PIECE, LARGEST_PIECE = 25, 500
 LONGEST_PAUSE_S = 1.0
+FELT, SLOWEST = 1.5, 3.0
+"""New batches that take so many times as long as usual feel the backlog; the drain then slows down this much at most."""
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -97,7 +99,7 @@ class SpoolingQueue(SinkQueue):
         started = time.monotonic()
         error = await self._write_within(msgs, self.sink.spoolAfter)
         if error is None:
-            self._pace.new_took(time.monotonic() - started)
+            self._pace.new_took(time.monotonic() - started, calm=not self._has_backlog.is_set())
         return error
 
     async def _try_again(self, msgs: list[Msg]) -> Exception | None:
@@ -240,28 +242,43 @@ class SpoolingQueue(SinkQueue):
 class _Pace:
     """How much of the backlog goes at once, and how long the pause behind it is.
 
-    A pause follows each piece so that the drain uses `share` of the far side's time. Over a far network, or to a far side
-    that is busy, most of that time is spent waiting, for a small piece as for a large one: pieces grow while they take about
-    as long as what is new does anyway, and shrink where that would have to wait behind them. Neither pieces nor their
-    rate fall below a floor.
+    A pause follows each piece so that the drain uses `share` of the far side's time, or down to a third of that while
+    what is new takes clearly longer than it does without a backlog (`calm_s`). Over a far network, or to a far side that
+    is busy, most of that time is spent waiting, for a small piece as for a large one: pieces grow while they take about
+    as long as what is new does anyway, and shrink where that would have to wait behind them.
     """
 
     share: float
     size: int = SMALLEST_PIECE
+    calm_s: float = float("inf")
+    """How long new batches take while there is no backlog, smoothed; infinite while nobody knows."""
     new_s: float = float("inf")
-    """How long new batches take, smoothed; infinite where none came, and nobody has to wait behind a piece."""
+    """How long they take now; infinite where none came, and nobody has to wait behind a piece."""
+    slowness: float = 1.0
+    """How many times longer than `share` says the pauses are."""
 
-    def new_took(self, took_s: float) -> None:
-        """A new batch was confirmed."""
-        self.new_s = took_s if self.new_s == float("inf") else self.new_s + 0.1 * (took_s - self.new_s)
+    def new_took(self, took_s: float, *, calm: bool) -> None:
+        """A new batch was confirmed, while there was no backlog (`calm`) or was one."""
+        self.new_s = _smoothed(self.new_s, took_s)
+        if calm:
+            self.calm_s = _smoothed(self.calm_s, took_s)
 
     def pause_s(self, messages: int, took_s: float) -> float:
         """The pause after a piece of so many messages that took so long."""
-        if messages >= self.size and took_s < 2.0 * self.new_s:
+        usual_s = min(self.new_s, self.calm_s)
+        if messages >= self.size and took_s < 2.0 * usual_s:
             self.size = min(LARGEST_PIECE, self.size * 2)
-        elif took_s > 4.0 * self.new_s:
+        elif took_s > 4.0 * usual_s:
             self.size = max(SMALLEST_PIECE, self.size // 2)
-        return min(took_s * (1.0 - self.share) / self.share, LONGEST_PAUSE_S)
+        if self.new_s > FELT * self.calm_s:
+            self.slowness = min(self.slowness * 1.25, SLOWEST)
+        else:
+            self.slowness = max(self.slowness * 0.95, 1.0)
+        return min(took_s * (self.slowness / self.share - 1.0), LONGEST_PAUSE_S)
+
+
+def _smoothed(before_s: float, took_s: float) -> float:
+    return took_s if before_s == float("inf") else before_s + 0.1 * (took_s - before_s)
 
 
 def _record(msg: Msg, topic: str, payload: bytes) -> Record:

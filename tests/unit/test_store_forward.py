@@ -194,7 +194,7 @@ def test_pieces_of_the_backlog_are_as_large_as_what_is_new_does_not_feel(
 ) -> None:
     pace = _Pace(share=0.25, size=100)
     if new_s is not None:
-        pace.new_took(new_s)
+        pace.new_took(new_s, calm=True)
     for _ in range(6):
         assert pace.pause_s(pace.size, piece_s) == pytest.approx(min(3 * piece_s, 1.0))
     assert pace.size == size
@@ -202,8 +202,15 @@ def test_pieces_of_the_backlog_are_as_large_as_what_is_new_does_not_feel(
     assert pace.size == size
 
 
-def test_pace_follows_what_new_batches_take() -> None:
-    pace = _Pace(share=0.5, new_s=0.001)
+def test_drain_slows_down_to_a_third_while_new_batches_feel_it_and_recovers() -> None:
+    pace = _Pace(share=0.5)
+    pace.new_took(0.002, calm=True)
     for _ in range(30):
-        pace.new_took(0.1)
-    assert pace.new_s == pytest.approx(0.1, rel=0.05)
+        pace.new_took(0.02, calm=False)
+        pause_s = pace.pause_s(25, 0.01)
+    assert pause_s == pytest.approx(0.05), "a sixth of the time instead of half of it"
+    for _ in range(100):
+        pace.new_took(0.002, calm=False)
+        pause_s = pace.pause_s(25, 0.01)
+    assert pause_s == pytest.approx(0.01)
+    assert pace.calm_s == 0.002, "what new batches take beside a backlog is not what they usually take"
