@@ -68,8 +68,9 @@ class Held:
             await turns()
         await turns()
 
-    def sent(self, port: int = 1) -> list[Msg]:
-        msgs: list[Msg] = self.lab[f"k{port}"].safe()
+    def sent(self, port: int = 1) -> list[Any]:
+        """The messages at a sink (any type: their properties are looked into)."""
+        msgs: list[Any] = self.lab[f"k{port}"].safe()
         return msgs
 
     def payloads(self, port: int = 1) -> list[Any]:

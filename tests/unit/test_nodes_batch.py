@@ -21,7 +21,7 @@ def sequences(steps: list[Any], **properties: Any) -> list[list[Any]]:
         async with holding("batch", **properties) as held:
             for step in steps:
                 await (held.give(step) if isinstance(step, Msg) else held.pass_s(step))
-            by_id: dict[str, list[Msg]] = {}
+            by_id: dict[str, list[Any]] = {}
             for part in held.sent():
                 by_id.setdefault(part.props["parts"]["id"], []).append(part)
             for parts in by_id.values():

@@ -234,7 +234,7 @@ def test_badge_counts_what_waits() -> None:
 
 @pytest.mark.parametrize("kind", ["delay", "delayv", "random", "rate", "queue", "timed"])
 def test_what_waits_survives_a_restart_and_its_flush_is_over(kind: str, tmp_path: Path) -> None:
-    properties = dict(pauseType=kind, timeout=100, randomFirst=100, randomLast=100, rate=0.01)
+    properties: dict[str, Any] = dict(pauseType=kind, timeout=100, randomFirst=100, randomLast=100, rate=0.01)
 
     async def scenario() -> None:
         async with holding("delay", state_dir=tmp_path, **properties) as held:

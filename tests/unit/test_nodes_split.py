@@ -14,8 +14,8 @@ from voltflow.message import Msg
 from voltflow.node import REGISTRY, ConfigError
 
 
-def split(*steps: Any, **properties: Any) -> list[Msg]:
-    found: list[Msg] = []
+def split(*steps: Any, **properties: Any) -> list[Any]:
+    found: list[Any] = []
 
     async def scenario() -> None:
         async with holding("split", **properties) as held:
@@ -27,7 +27,7 @@ def split(*steps: Any, **properties: Any) -> list[Msg]:
     return found
 
 
-def parts(found: list[Msg], *names: str) -> list[tuple[Any, ...]]:
+def parts(found: list[Any], *names: str) -> list[tuple[Any, ...]]:
     return [tuple(part.props["parts"].get(name) for name in names) for part in found]
 
 
