@@ -18,8 +18,11 @@ from voltflow.node import REGISTRY, NodeSpec, Sink, Source, Transform, load_inst
 LEFT_OUT = load_installed_nodes()
 SPECS = [s for s in REGISTRY.values() if s.cls.__module__.partition(".")[0] in {"voltflow", "edge", "cloud"}]
 EXPECTED = {
-    "mqtt in", "mqtt out", "mqtt latest", "mqtt-broker", "tls-config", "debug", "dead letter",
-    "validate", "sequence", "twin", "features", "onnx", "alert", "downlink",
+    "mqtt in", "mqtt out", "mqtt latest", "mqtt-broker", "tls-config", "http in", "http request", "http response",
+    "inject", "debug", "catch", "status", "complete", "link in", "link out", "link call", "dead letter",
+    "switch", "change", "range", "template", "rbe", "python", "delay", "trigger", "split", "join", "sort", "batch",
+    "json", "csv", "yaml", "base64", "file", "file in", "window", "deadband", "resample",
+    "validate", "sequence", "twin", "features", "onnx", "alert", "downlink", "threshold", "dtc",
     "mqtt heir", "timescale out", "kafka in", "kafka out", "influx out",
 }  # fmt: skip
 every_node = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.type)
@@ -56,6 +59,7 @@ def test_node_has_help_that_begins_with_a_sentence(spec: NodeSpec) -> None:
         "cloud",
         "sequence",
         "function",
+        "parser",
     }
     assert spec.color.startswith("#")
     assert len(spec.color) == 7
@@ -80,7 +84,7 @@ def test_every_field_has_help_and_numbers_have_limits_or_unit(spec: NodeSpec) ->
 
 def _configured(spec: NodeSpec) -> dict[str, Any]:
     by_type: dict[Any, Any] = {str: "x", int: 1, float: 1.0, bool: True}
-    return {f.name: f.example or (f.choices or (by_type[f.type],))[0] for f in spec.fields if f.required}
+    return {f.name: f.example or (f.choices or (by_type[f.type],))[0] for f in spec.fields if f.required or f.example is not None}
 
 
 @every_node

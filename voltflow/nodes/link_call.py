@@ -17,7 +17,7 @@ class LinkCall(Transform):
     back in time fails with "timeout"; until then it is not acknowledged.
     """
 
-    links: list[str] = config([], help="the link in node, by id")
+    links: list[str] = config([], help="the link in node, by id", example=["8b2c7e7d74d38a01"])
     linkType: str = config(
         "static",
         help="static: the link chosen; dynamic: the link in named by msg.target",
