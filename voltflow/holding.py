@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 class Ticket:
     """What a batch waits for at a node that holds some of it."""
 
-    __slots__ = ("count", "transaction")
+    __slots__ = ("count", "node_id", "transaction")
 
-    def __init__(self, transaction: Transaction) -> None:
-        self.transaction, self.count = transaction, 0
-        transaction.open_writes += 1
+    def __init__(self, transaction: Transaction, node_id: str) -> None:
+        self.transaction, self.node_id, self.count = transaction, node_id, 0
+        transaction.wait_for(node_id)
 
     def settle(self) -> None:
         self.count -= 1
         if not self.count:
-            self.transaction.settle()
+            self.transaction.safe_at(self.node_id)
 
 
 class Entry:

@@ -77,7 +77,7 @@ class Keeper:
         ticket: Ticket | None = None
         first = not self._unsafe
         for entry in kept:
-            ticket = ticket or Ticket(transaction)
+            ticket = ticket or Ticket(transaction, entry.holding.node.id)
             ticket.count += 1
             entry.ticket = ticket
             self._unsafe.append(entry)

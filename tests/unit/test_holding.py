@@ -361,6 +361,24 @@ def test_what_was_given_out_and_failed_comes_again(
     assert "what it gave out failed (unforeseen), it is tried again" in caplog.text
 
 
+def test_complete_node_hears_of_a_message_when_it_has_left(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        nodes = [
+            *flow_of("test holder"),
+            {"id": "c", "type": "complete", "scope": ["n"], "wires": [["k3"]]},
+            raw("k3", "sink"),
+        ]
+        timer = VirtualTimer(START_S)
+        async with running(*nodes, timer=timer, state_dir=tmp_path) as lab:
+            held = Held(lab, timer)
+            await held.give(msg(1, "a"))
+            assert held.payloads(3) == []
+            await held.give(msg("go", "a"))
+            assert sorted(map(str, held.payloads(3))) == ["1", "go"]
+
+    run(scenario)
+
+
 # -- the disk -------------------------------------------------------------------------------------------------------
 
 

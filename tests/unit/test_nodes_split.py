@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.holders import holding, msg, outcome, run
-from voltflow.message import Msg
 from voltflow.node import REGISTRY, ConfigError
 
 

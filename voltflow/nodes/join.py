@@ -25,8 +25,8 @@ class Join(Holder):
     `msg.complete` ends a group now, `msg.reset` clears it, `msg.restartTimeout` lets its time begin anew. A message that
     cannot be part of a group fails; if nothing can be made of a group all of it does.
 
-    What is gathered survives a crash; a group that was just sent may come again then. Parts of a sequence that come twice
-    count once.
+    What is gathered survives a crash; a group that was just sent may come again then. A part that comes twice counts
+    once; one that comes again when its sequence has been sent waits for the others in vain, until a reset.
     """
 
     mode: str = config(

@@ -21,7 +21,8 @@ class Sort(Holder):
     A sequence goes on when it is complete (`msg.parts`). What is equal keeps its order. A message with no list, or that is
     part of no sequence, fails.
 
-    What is gathered of a sequence survives a crash; a sequence that was just sent may come twice then.
+    What is gathered of a sequence survives a crash; a sequence that was just sent may come twice then. A message
+    that comes again after its sequence waits for the others in vain.
     """
 
     order: str = config("ascending", help="small first, or large first", choices=("ascending", "descending"))
