@@ -3,7 +3,6 @@ of this gateway, and the login is one of its dialogs."""
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
 
@@ -81,9 +80,8 @@ class Page:
 
     def locale(self, request: Request, name: str) -> Any:
         """The editor's texts; there is one language, whichever is asked for."""
-        path = _CATALOGS.get(name.removesuffix(".json").rstrip("/"))
-        text = self._files.text(path) if path else ""
-        return json.loads(text) if text else {}
+        stored = self._files.find(_CATALOGS.get(name.removesuffix(".json").rstrip("/"), ""))
+        return {} if stored is None else self._send(request, stored)
 
     def icon(self, request: Request, module: str, name: str, scope: str = "") -> Reply:
         known = self._files.find(f"nodes/icons/{re.sub(r'[.]png$', '.svg', name)}")

@@ -176,7 +176,12 @@ def hint_of(field: Field) -> str:
     facts = [field.help]
     if range_text := field.range_text():
         facts.append(range_text)
-    if not field.required and field.default not in ("", None, [], {}) and not isinstance(field.default, bool):
+    if (
+        not field.required
+        and field.code is None
+        and field.default not in ("", None, [], {})
+        and not isinstance(field.default, bool)
+    ):
         default = f"{field.default:.10g}" if isinstance(field.default, float) else field.default
         facts.append(f"default {default}")
     return "; ".join(facts)

@@ -1,6 +1,6 @@
 """One tab out of a flow, put in, replaced or taken away: what `/flow/ID` of Node-RED's admin API does.
 
->>> tab = {"label": "heat", "nodes": [{"id": "n", "type": "debug"}]}
+>>> tab = {"label": "heat", "nodes": [{"id": "n", "type": "debug", "x": 9, "y": 9}]}
 >>> nodes, id = add_flow([], tab)
 >>> get_flow(nodes, id)["nodes"][0]["z"] == id
 True

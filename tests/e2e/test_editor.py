@@ -13,6 +13,7 @@ from paho.mqtt import publish
 
 from tests.editors import PASSWORD, TAB, Gateway, editing, inject_to_debug, need_files, wait_for
 from tests.servers import Missing, Mosquitto
+from voltflow.node import REGISTRY, ConfigNode, load_nodes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'voltflow[test]'")
 
@@ -75,8 +76,12 @@ class Desk:
 
     def shot(self, name: str) -> None:
         ARTIFACTS.mkdir(exist_ok=True)
-        self.page.wait_for_function("() => $(':animated').length === 0")
+        self.still()
         self.page.screenshot(path=ARTIFACTS / f"{name}.png")
+
+    def still(self) -> None:
+        """Nothing moves any more: dialogs slide, notices fade."""
+        self.page.wait_for_function("() => $(':animated').length === 0")
 
     def drag(self, type: str, x: int, y: int) -> str:
         """Drag a node from the palette onto the tab; its id."""
@@ -114,10 +119,12 @@ class Desk:
         """Open a node's dialog."""
         self.page.evaluate("id => RED.editor.edit(RED.nodes.node(id))", id)
         self.page.wait_for_selector("#node-dialog-ok")
+        self.still()
 
     def done(self) -> None:
         self.page.click("#node-dialog-ok")
         self.page.wait_for_selector("#node-dialog-ok", state="detached")
+        self.still()
 
     def deploy(self) -> None:
         """Press Deploy, and see it done."""
@@ -261,6 +268,37 @@ def test_core_type_keeps_our_fields_beside_the_genuine_ones(desk: Any) -> None:
     found = {node["id"]: node for node in at.gateway.store.read()[0]}
     assert (found["o"]["spool"], found["o"]["spoolMaxMb"], found["b"]["receiveMaximum"]) == (True, "13", 77)
     assert "<h3>In Voltflow</h3>" in page.evaluate("() => RED.nodes.getNodeHelp('mqtt out')")
+
+
+def test_every_dialog_opens_and_saves_what_was_there(desk: Any) -> None:
+    """Each type's form, generated or genuine with our fields, on a node that says nothing: defaults, and no more."""
+    load_nodes("voltflow.nodes", "edge.nodes")
+    types = [
+        spec.type
+        for spec in REGISTRY.values()
+        if not issubclass(spec.cls, ConfigNode) and "test" not in spec.type
+    ]
+    nodes = [{"id": f"n{at}", "type": type, "z": "tab", "name": "", "x": 200, "y": 100 + at * 60, "wires": []}
+             for at, type in enumerate(types)]  # fmt: skip
+    at = desk([TAB]).open()
+    at.page.evaluate("nodes => RED.nodes.import(nodes)", nodes)
+    for node in nodes:
+        at.edit(node["id"])
+        if node["type"] == "python":
+            at.page.wait_for_selector(".monaco-editor .view-line")
+            at.shot("python-form")
+        at.done()
+    saved = {node["id"]: node for node in at.page.evaluate("() => RED.nodes.createCompleteNodeSet()")}
+    genuine = set(at.page.evaluate(
+        "() => RED.nodes.registry.getNodeList().filter(s => s.module === 'node-red').flatMap(s => s.types)"
+    ))  # fmt: skip
+    for node in nodes:
+        for field in () if node["type"] in genuine else REGISTRY[node["type"]].fields:
+            if not field.required:
+                value = saved[node["id"]].get(field.name)
+                assert field.coerce(value) == field.coerce(field.default), (
+                    f"{node['type']}.{field.name} is {value!r}"
+                )
 
 
 def test_deploy_that_is_refused_says_why(desk: Any) -> None:

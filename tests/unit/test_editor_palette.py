@@ -107,11 +107,17 @@ def palette(files: Files, registry: dict[str, NodeSpec]) -> Palette:
     return Palette(files, registry)
 
 
+def calls_of(page: str, call: str) -> list[Any]:
+    """What generated scripts call the page's own script with."""
+    return [
+        json.loads(found)
+        for found in re.findall(rf"<script>Voltflow\.{call}\((.*?)\)</script>", page, re.DOTALL)
+    ]
+
+
 def call_of(page: str, call: str) -> Any:
-    """What a generated script calls the page's own script with."""
-    match = re.search(rf"<script>Voltflow\.{call}\((.*?)\)</script>", page, re.DOTALL)
-    assert match, page
-    return json.loads(match[1])
+    (found,) = calls_of(page, call)
+    return found
 
 
 class Elements(html.parser.HTMLParser):
@@ -287,8 +293,8 @@ def test_every_type_has_a_set_and_valid_json(everything: dict[str, NodeSpec], fi
         item = palette.set_of(type)
         assert item is not None, type
         page = palette.html(item.id)
-        spec = call_of(page, "extend" if item.path else "register")
-        assert [field["name"] for field in spec["fields"]] == [f.name for f in known.fields], type
+        specs = {spec["type"]: spec for spec in calls_of(page, "extend" if item.path else "register")}
+        assert [field["name"] for field in specs[type]["fields"]] == [f.name for f in known.fields], type
 
 
 def test_no_field_has_a_name_that_the_editor_uses(everything: dict[str, NodeSpec]) -> None:
