@@ -11,12 +11,14 @@ BENCH_NPM_STAMP := bench/npm/node_modules/.installed
 PACKAGES := voltflow edge cloud sim_device
 APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2 faketime
 
+# What is installed first is used by what follows.
+.NOTPARALLEL:
 .PHONY: help demo test lint format chaos bench clean install-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(STAMPS)/demo ## install and run the whole product here: make demo ARGS="--seconds 60 --packs 20"
+demo: $(STAMPS)/demo $(STAMPS)/editor ## install and run the whole product here: make demo ARGS="--seconds 60 --packs 20"
 	@exec $(BIN)/voltflow demo $(ARGS)
 
 test: install-test lint ## install what the tests need, check the code, run every test: make test ARGS="-k mqtt"
@@ -43,7 +45,7 @@ clean: ## forget everything that was installed, built or measured here
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .voltflow
 	find $(PACKAGES) tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-install-test: $(STAMPS)/test $(STAMPS)/apt $(NPM_STAMP)
+install-test: $(STAMPS)/test $(STAMPS)/apt $(NPM_STAMP) $(STAMPS)/editor
 
 # A stamp is newer than what it was made from, so a second run installs nothing.
 $(STAMPS)/venv:
@@ -62,6 +64,11 @@ $(STAMPS)/test: $(STAMPS)/venv setup.cfg pyproject.toml
 	@echo "installing the tests' packages into .venv (some minutes the first time) …"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	@touch $@ $(STAMPS)/demo
+
+# Node-RED's editor, which the agent serves; without it everything else works.
+$(STAMPS)/editor: $(STAMPS)/venv voltflow/editor_files.py
+	@if $(BIN)/voltflow editor install; then touch $@; \
+	else echo "no flow editor at /editor for now; later: $(BIN)/voltflow editor install" >&2; fi
 
 # Tests start their own servers; RUNLEVEL=1 keeps the packages from starting theirs where no systemd runs.
 $(STAMPS)/apt: $(STAMPS)/venv Makefile
