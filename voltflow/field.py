@@ -50,7 +50,9 @@ class Field:
     @property
     def credential(self) -> Literal["password", "text"] | None:
         """How a field that is a credential is kept from people: a password never comes back to the editor, a text does."""
-        return None if not self.secret else "text" if self.secret == "text" else "password"
+        if not self.secret:
+            return None
+        return self.secret if isinstance(self.secret, str) else "password"
 
     def coerce(self, value: Any) -> Any:
         """The value in the field's type (editors save numbers as text); raises ConfigError naming what is allowed."""

@@ -55,7 +55,8 @@ class Entry(_Strict):
     repeat: Annotated[int, Meta(ge=1, le=1_000_000, description="how many of them")] = 1
     every_s: Annotated[Seconds, Meta(description="time between them")] = 1.0
     add: Annotated[
-        dict[str, int | float], Meta(description='what is added with each further one, by path: {"payload.seq": 1}')
+        dict[str, int | float],
+        Meta(description='what is added with each further one, by path: {"payload.seq": 1}'),
     ] = {}
 
 

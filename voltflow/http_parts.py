@@ -51,9 +51,7 @@ def with_query(url: str, payload: Any) -> str:
     import httpx
 
     if not isinstance(payload, Mapping):
-        raise TypeError(
-            f"the payload is no object whose properties could be in the URL, but {payload!r:.50}"
-        )
+        raise TypeError(f"the payload is no object whose properties could be in the URL, but {payload!r:.50}")
     found = {name: [as_text(item) for item in value] if isinstance(value, list) else as_text(value)
              for name, value in payload.items()}  # fmt: skip
     return str(httpx.URL(url).copy_merge_params(found))

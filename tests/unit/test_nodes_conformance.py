@@ -84,7 +84,11 @@ def test_every_field_has_help_and_numbers_have_limits_or_unit(spec: NodeSpec) ->
 
 def _configured(spec: NodeSpec) -> dict[str, Any]:
     by_type: dict[Any, Any] = {str: "x", int: 1, float: 1.0, bool: True}
-    return {f.name: f.example or (f.choices or (by_type[f.type],))[0] for f in spec.fields if f.required or f.example is not None}
+    return {
+        f.name: f.example or (f.choices or (by_type[f.type],))[0]
+        for f in spec.fields
+        if f.required or f.example is not None
+    }
 
 
 @every_node

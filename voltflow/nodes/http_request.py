@@ -65,7 +65,7 @@ class HttpRequest(Worker):
     persist: bool = config(False, help="keep connections for further requests")
     proxy: str = config("", help="not here: set the environment variable HTTPS_PROXY", advanced=True)
     authType: str = config("", help="how to say who asks", choices=("", "basic", "digest", "bearer"))
-    user: str = config("", help="user name", secret="text")
+    user: str = config("", help="user name", secret="text")  # noqa: S106 - how it is shown
     password: str = config("", help="password, or the token of bearer", secret=True)
     senderr: bool = config(False, help="answers that are not 2xx are failures")
     headers: list[dict[str, Any]] = config([], help="headers, before those of msg.headers")

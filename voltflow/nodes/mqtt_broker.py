@@ -23,7 +23,7 @@ class MqttBroker(ConfigNode):
     broker: str = config("127.0.0.1", help="host name or address", example="broker.example.org")
     port: int = config(1883, help="TCP port", low=1, high=65535)
     clientid: str = config("", help="client id; empty: made from the gateway's name and this node's id")
-    user: str = config("", help="user name; empty: none", secret="text")
+    user: str = config("", help="user name; empty: none", secret="text")  # noqa: S106 - how it is shown
     password: str = config("", help="password", secret=True)
     usetls: bool = config(False, help="encrypt the connection with TLS")
     tls: str = config("", help="certificates for TLS", reference="tls-config")
