@@ -54,6 +54,8 @@ class SpoolingQueue(SinkQueue):
         self._delivered_before = 0
         self._turn = asyncio.Lock()
         self._resting = self._delivering = False
+        self._limits: list[asyncio.Timeout] = []
+        """Of the new batches under way, in their order."""
         self._undecided: dict[int, asyncio.Event] = {}
         """By the id of a write's list, in their order: set when it is known that it goes to disk, or that it does not."""
 
@@ -97,7 +99,7 @@ class SpoolingQueue(SinkQueue):
         if not self.circuit.closed:
             return SinkUnavailable(self.circuit.reason)
         started = time.monotonic()
-        error = await self._write_within(msgs, self.sink.spoolAfter)
+        error = await self._write_within(msgs, self.sink.spoolAfter, new=True)
         if error is None:
             self._pace.new_took(time.monotonic() - started, calm=not self._has_backlog.is_set())
         return error
@@ -109,10 +111,24 @@ class SpoolingQueue(SinkQueue):
             self._note_append("")  # whatever the disk is like: nothing waits for it any more
         return error
 
-    async def _write_within(self, msgs: list[Msg], limit_s: float) -> Exception | None:
-        """One write of the sink; giving it up withdraws what the sink has not sent yet."""
+    async def _write_within(self, msgs: list[Msg], limit_s: float, *, new: bool = False) -> Exception | None:
+        """One write of the sink; giving it up withdraws what the sink has not sent yet. With a new batch that the far side
+        does not take, all that follow it are given up: one of them would arrive before it is written again."""
+        limit = asyncio.timeout(limit_s)
+        if new:
+            self._limits.append(limit)
         try:
-            async with asyncio.timeout(limit_s) as limit:
+            error = await self._write_until(msgs, limit, limit_s)
+            if new and isinstance(error, SinkUnavailable):
+                self._give_up_behind(limit)
+        finally:
+            if new:
+                self._limits.remove(limit)
+        return error
+
+    async def _write_until(self, msgs: list[Msg], limit: asyncio.Timeout, limit_s: float) -> Exception | None:
+        try:
+            async with limit:
                 if self.sink.pipelined:
                     return await super()._attempt(msgs)
                 async with self._turn:
@@ -121,7 +137,13 @@ class SpoolingQueue(SinkQueue):
             if not limit.expired():
                 raise
             why = self.sink.trouble() or "the far side is too slow or gone"
-            return SinkUnavailable(f"not confirmed within {limit_s:g} s: {why}")
+            return SinkUnavailable(self.circuit.reason or f"not confirmed within {limit_s:g} s: {why}")
+
+    def _give_up_behind(self, limit: asyncio.Timeout) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for later in self._limits[self._limits.index(limit) + 1 :]:
+            if not later.expired():
+                later.reschedule(now_s)
 
     async def _kept(self, msgs: list[Msg], error: Exception) -> bool:
         if not isinstance(error, SinkUnavailable):

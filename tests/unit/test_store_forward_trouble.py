@@ -14,6 +14,7 @@ from tests.flows import raw, running, until
 from tests.unit.test_store_forward import KINDS, Far, fast, lab_of, queue_of, run, twin
 from voltflow.message import Msg
 from voltflow.node import Rejected
+from voltflow.spool import SpoolFull
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -35,6 +36,34 @@ def test_the_backlog_keeps_the_order_of_what_was_under_way_when_the_outage_began
             await until(lambda: not queue_of(lab).spool.backlog.messages, "an empty spool")
             assert far.seqs(replayed=True) == sorted(far.seqs(replayed=True))
             assert sorted(far.seqs()) == list(range(20))
+
+    run(scenario)
+
+
+def test_a_far_side_that_is_back_between_two_deadlines_gets_them_in_order_although_the_disk_takes_nothing(
+    tmp_path: Path,
+) -> None:
+    """The first batch is given up and cannot go to disk; the second, sent before that, must not arrive meanwhile."""
+
+    async def scenario() -> None:
+        async with lab_of("pipelined network sink", tmp_path, spoolAfter=0.3, spoolMaxMb=0.1) as lab:
+            far = Far("silent")
+            fast(lab, far)
+            spool, failures = queue_of(lab).spool, 0
+
+            async def full(*_: Any) -> None:
+                nonlocal failures
+                failures += 1
+                raise SpoolFull("read-only")
+
+            spool.append = full  # type: ignore[method-assign]
+            fed = [lab["s"].feed([twin(0)])]
+            await asyncio.sleep(0.1)
+            fed += [lab["s"].feed([twin(i)]) for i in range(1, 4)]
+            await until(lambda: failures, "the first is given up")
+            far.become("up")
+            await asyncio.gather(*fed)
+            assert far.seqs() == [0, 1, 2, 3]
 
     run(scenario)
 
