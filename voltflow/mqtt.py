@@ -17,6 +17,7 @@ import contextlib
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import gmqtt
@@ -83,8 +84,8 @@ class MqttLink:
         self._version = Version()
         self._memory = SessionMemory(options.memory)
         self._given_up: frozenset[str] = frozenset()
-        self._leaving: set[str] = set()
-        """Filters that the broker was asked to forget and has not confirmed."""
+        self._leaving: Counter[str] = Counter()
+        """How often the broker was asked to forget a filter and has not confirmed it."""
         self._free = asyncio.Event()
         """Not set while this link is held: another is to take over its session."""
         self._free.set()
@@ -353,14 +354,14 @@ class MqttLink:
 
     def _unsubscribe(self, topic_filter: str) -> None:
         if not self.held and self.connected.is_set() and self._connection is not None:
-            self._leaving.add(topic_filter)
+            self._leaving[topic_filter] += 1
             self._connection.unsubscribe({topic_filter}, self._on_unsubscribed)
 
     def _subscribe_all(self, connection: Connection) -> None:
         """Subscribe, and unsubscribe what this session had in an earlier run and the configuration no longer names."""
         wanted = set(self._inbound.receivers)
         left = (self._memory.filters() | self._given_up) - wanted
-        self._leaving = set(left)
+        self._leaving = Counter(left)
         self._inbound.ended(set(self._inbound.identifiers) - left)
         self._remember_subscriptions()
         if self._version.is_5:
@@ -373,12 +374,12 @@ class MqttLink:
             connection.unsubscribe(left, self._on_unsubscribed)
 
     def _on_unsubscribed(self, filters: set[str]) -> None:
-        self._leaving -= filters
-        self._inbound.ended(filters)
+        self._leaving -= Counter(filters)
+        self._inbound.ended(filters - set(self._leaving))
         self._remember_subscriptions()
 
     def _remember_subscriptions(self) -> None:
-        self._memory.remember(set(self._inbound.receivers) | self._leaving)
+        self._memory.remember(set(self._inbound.receivers) | set(self._leaving))
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """Say that messages are safe. The broker hears it in the order in which it sent them."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from functools import lru_cache
 
-PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, DISCONNECT = 0x30, 0x40, 0x50, 0x60, 0x70, 0xE0
+PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK, DISCONNECT = (
+    0x30, 0x40, 0x50, 0x60, 0x70, 0x90, 0xB0, 0xE0,
+)  # fmt: skip
 """Packet types (MQTT 5, 2.1.2), in the upper half of the first byte."""
 
 DUP = 0x08

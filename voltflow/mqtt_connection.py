@@ -25,7 +25,9 @@ from voltflow.mqtt_codec import (
     PUBLISH,
     PUBREC,
     REASONS,
+    SUBACK,
     TAKEN_OVER,
+    UNSUBACK,
     UNSUPPORTED_VERSION,
 )
 from voltflow.mqtt_inbound import Inbound
@@ -255,19 +257,29 @@ class Connection:
 
     def on_packet(self, header: int, packet: bytes) -> bool:
         """Take a packet that delivery depends on; the others are gmqtt's."""
-        if self.deaf:
-            return True
         kind = header & 0xF0
+        if self.deaf:
+            return kind != DISCONNECT or self.lost.is_set()
         try:
             if kind == PUBLISH:
                 self._on_publish(header, packet)
             elif kind in (PUBACK, PUBREC, PUBCOMP):
                 self._on_answer(kind, packet)
             else:
+                self._note_answer(kind, packet)
                 return False
         except Exception:
             log.exception("%s: cannot handle a packet of type %#x", self.name, kind)
         return True
+
+    def _note_answer(self, kind: int, packet: bytes) -> None:
+        """SUBACK and UNSUBACK in their place among the messages: gmqtt handles them later."""
+        if kind == SUBACK:
+            mid = packet[0] << 8 | packet[1]
+            subscriptions = self.client._package_handler.get_subscriptions_by_mid(mid)
+            self._inbound.subscribed(item.topic for item in subscriptions)
+        elif kind == UNSUBACK:
+            self._inbound.unsubscribed()
 
     def subscribe(self, topic_filter: str, *, again: bool = False) -> None:
         """Ask for a filter as its receivers want it (those of one that is about to end: at any QoS); `again`: it is
@@ -303,7 +315,6 @@ class Connection:
         self.session_present = bool(session_present & 1)
 
     def _on_suback(self, mid: int, granted: Sequence[int], properties: dict[str, Any]) -> None:
-        self._inbound.between_subscriptions()
         refused = self._inbound.refused
         subscriptions = self.client._package_handler.get_subscriptions_by_mid(mid)
         for subscription, code in zip(subscriptions, granted, strict=False):

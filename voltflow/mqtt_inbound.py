@@ -48,6 +48,8 @@ class Inbound:
         self._routes: dict[bytes, tuple[str, list[Receiver]]] = {}
         self._newest: dict[bool, Copy] = {}
         """The newest message of overlapping subscriptions: of QoS 0, and of the others."""
+        self._heard: set[int] = set()
+        """Identifiers that a message came with since their subscription."""
         self._unacked: dict[int, int] = {}
         """How many receivers are to acknowledge yet, by packet identifier, in the order of arrival."""
         self._at_qos2: set[int] = set()
@@ -109,12 +111,20 @@ class Inbound:
 
     def follow(self, other: Inbound) -> None:
         """Take over its session: a copy of what that got last may still come, to this one."""
-        self._newest = dict(other._newest)
+        self._newest, self._heard = dict(other._newest), set(other._heard)
         self.identifiers = {**other.identifiers, **self.identifiers}
 
-    def between_subscriptions(self) -> None:
-        """What comes now was published when there was another subscription: it is no copy of what came last."""
-        self._newest.clear()
+    def subscribed(self, topic_filters: Iterable[str]) -> None:
+        """SUBACK, in its place among the messages: none of theirs is heard yet."""
+        self._heard.difference_update(self.identifiers.get(topic_filter, 0) for topic_filter in topic_filters)
+
+    def unsubscribed(self) -> None:
+        """UNSUBACK, in its place. A copy of what came last may still wait in the broker's queue, but only for
+        subscriptions of which messages came before: else the next one that looks the same is another message."""
+        for at, (topic, _, came) in list(self._newest.items()):
+            expected = {id for pattern, id in self.identifiers.items() if matches(pattern, topic)} - came
+            if not expected <= self._heard:
+                del self._newest[at]
 
     def on_publish(self, header: int, packet: bytes) -> None:
         qos = (header >> 1) & 3
@@ -156,9 +166,9 @@ class Inbound:
         newest = self._newest.pop(qos > 0, None)
         if not identifiers:
             return False
+        self._heard.update(identifiers)
         if (
             newest is not None
-            and len(self.identifiers) > 1
             and newest[0] == topic
             and newest[1] == payload
             and newest[2].isdisjoint(identifiers)

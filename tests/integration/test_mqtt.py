@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from voltflow.mqtt import (
     MqttOptions,
     Publication,
     PublishRefused,
+    Receiver,
     tls_context,
 )
 
@@ -856,6 +858,152 @@ def test_receivers_of_one_filter_all_get_a_message_and_all_must_acknowledge_it(
             cut(link)
             await reconnected(link, 0)
             assert (await first.have(7))[4:] == [b"1", b"2", b"3"]
+
+    run(scenario)
+
+
+# -- receivers that come and go, sessions that are handed over ------------------------------------------------------
+
+
+async def subscribed(link: MqttLink) -> None:
+    def ready() -> bool:
+        client = link._client
+        return bool(client and client.subscriptions and all(s.acknowledged for s in client.subscriptions))
+
+    await until(ready, "the subscriptions")
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_message_that_two_filters_have_comes_to_each_receiver_once(
+    mosquitto: servers.Mosquitto, unique: str, qos: int
+) -> None:
+    """mosquitto sends it for each subscription. The same message published again is another one."""
+
+    async def scenario() -> None:
+        async with linked(mosquitto.port, client_id=unique, **KEPT) as link, linked(mosquitto.port) as sender:
+            first, second = Inbox(link, f"{unique}/+", qos), Inbox(link, f"{unique}/#", qos)
+            await subscribed(link)
+            for payload in (b"1", b"1", b"2", b"1"):
+                await sender.publish(f"{unique}/a", payload, qos=qos)
+            await sender.publish(f"{unique}/a/b", b"3", qos=qos)
+            assert await second.have(5) == [b"1", b"1", b"2", b"1", b"3"]
+            assert first.payloads == [b"1", b"1", b"2", b"1"]
+            await until(lambda: not link._inbound._unacked, "all acknowledgements")
+            assert first.msgs[0].props is None
+            assert link.received == 5
+
+    run(scenario)
+
+
+def test_filters_may_change_under_traffic_without_a_message_lost_or_doubled(
+    mosquitto: servers.Mosquitto, unique: str
+) -> None:
+    async def scenario() -> None:
+        async with linked(mosquitto.port, client_id=unique, **KEPT) as link, linked(mosquitto.port) as sender:
+            got: list[bytes] = []
+            newest: list[Receiver] = []
+
+            def make() -> Receiver:
+                def receive(msg: Msg, delivery: Delivery | None) -> None:
+                    if newest[-1] is receive:
+                        got.append(msg.payload)
+                    link.acknowledge([delivery] if delivery else [])
+
+                return receive
+
+            topic_filter = itertools.cycle([f"{unique}/+", f"{unique}/#"])
+            old = next(topic_filter)
+            newest.append(make())
+            link.subscribe(old, 1, newest[0])
+            await subscribed(link)
+            sent = []
+            for number in range(600):
+                sent.append(sender.publish(f"{unique}/a", b"%d" % (number // 2)))  # each twice
+                if number % 20 == 0:
+                    new, receiver = next(topic_filter), make()
+                    link.subscribe(new, 1, receiver)
+                    newest.append(receiver)
+                    link.release(old, newest[-2])
+                    old = new
+                await asyncio.sleep(0)
+            await asyncio.gather(*sent)
+            await until(lambda: len(got) >= 600, "all messages")
+            assert got == [b"%d" % (number // 2) for number in range(600)]
+            assert link.unrouted == 0
+
+    run(scenario)
+
+
+def test_subscription_ends_with_its_last_receiver_and_has_the_qos_of_those_that_are_left(
+    mosquitto: servers.Mosquitto, unique: str, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        memory = tmp_path / "session.json"
+        async with (
+            linked(mosquitto.port, client_id=unique, memory=memory, **KEPT) as link,
+            linked(mosquitto.port) as sender,
+        ):
+            await sender.publish(f"{unique}/a", b"retained", retain=True)
+            low, high = Inbox(link, f"{unique}/a", 0), Inbox(link, f"{unique}/a", 1)
+            assert await low.have(1) == await high.have(1) == [b"retained"]
+            await subscribed(link)
+            link.release(f"{unique}/a", high._receive)
+            await subscribed(link)
+            await sender.publish(f"{unique}/a", b"1")
+            assert await low.have(2) == [b"retained", b"1"]
+            assert (low.deliveries, high.payloads) == ([None, None] if low.deliveries[0] is None else
+                                                       [low.deliveries[0], None], [b"retained"])  # fmt: skip
+            link.release(f"{unique}/a", low._receive)
+            await until(lambda: memory.read_text() == "[]", "the session without it")
+            await sender.publish(f"{unique}/a", b"2")
+            assert (link.unrouted, link.subscriptions) == (0, set())
+            await sender.publish(f"{unique}/a", b"", retain=True)
+
+    run(scenario)
+
+
+def test_link_that_is_held_takes_nothing_and_leaves_it_to_the_next_of_its_session(
+    mosquitto: servers.Mosquitto, unique: str
+) -> None:
+    async def scenario() -> None:
+        async with linked(mosquitto.port) as sender:
+            async with linked(mosquitto.port, client_id=unique, **KEPT) as link:
+                inbox = Inbox(link, unique, acknowledge=False)
+                await subscribed(link)
+                await sender.publish(unique, b"1")
+                await inbox.have(1)
+                following = MqttLink(MqttOptions(port=mosquitto.port, client_id=unique, **KEPT))
+                link.hold(following)
+                await sender.publish(unique, b"2")
+                link.acknowledge([delivery for delivery in inbox.deliveries if delivery])
+                link.release(unique, inbox._receive)
+                await sender.publish(unique, b"3")
+            next_inbox = Inbox(following, unique)
+            await following.open()
+            assert await next_inbox.have(2) == [b"2", b"3"]
+            assert inbox.payloads == [b"1"]
+            await following.close()
+
+    run(scenario)
+
+
+def test_link_that_was_held_in_vain_has_the_broker_send_again_what_it_did_not_take(
+    mosquitto: servers.Mosquitto, unique: str
+) -> None:
+    async def scenario() -> None:
+        async with linked(mosquitto.port) as sender, linked(mosquitto.port, client_id=unique, **KEPT) as link:
+            inbox = Inbox(link, unique)
+            await subscribed(link)
+            await sender.publish(unique, b"1")
+            await inbox.have(1)
+            link.hold(MqttLink(MqttOptions(port=mosquitto.port, client_id=unique, **KEPT)))
+            await sender.publish(unique, b"2")
+            cut(link)
+            await until(lambda: not link.connected.is_set(), "the end of the connection")
+            assert link.held
+            link.go_on()
+            await sender.publish(unique, b"3")
+            assert await inbox.have(3) == [b"1", b"2", b"3"]
 
     run(scenario)
 

@@ -349,7 +349,7 @@ def test_what_is_not_safe_in_time_refuses_the_deploy_and_the_old_flow_brings_it_
 
             sink = lab["k"]
             sink.write_ = write
-            await until(lambda: channels.get("c"), "the source")
+            await until(lambda: lab.engine.is_running, "the start")
             send(1)
             await until(lambda: lab.engine.transactions, "the batch")
             error = await refused(lab, *new)
@@ -374,7 +374,7 @@ def test_far_side_that_goes_away_while_sources_are_exchanged_refuses_the_deploy_
             raw("k", "sink"),
         )
         async with running({**new[0], "value": "old"}, raw("s", "inlet", ["k"]), raw("k", "sink")) as lab:
-            await until(lambda: channels.get("c"), "the source")
+            await until(lambda: lab.engine.is_running, "the start")
             back, source, task = asyncio.Event(), lab["s"], lab.engine.sources["s"]
             source.hold.clear()
             send(1)
@@ -476,7 +476,7 @@ def test_removed_sink_drains_first() -> None:
 def test_replaced_source_brings_to_its_end_what_it_took_before_the_new_one_begins() -> None:
     async def scenario() -> None:
         async with running(raw("s", "inlet", ["k"]), raw("k", "sink")) as lab:
-            await until(lambda: channels.get("c"), "the source")
+            await until(lambda: lab.engine.is_running, "the start")
             old = lab["s"]
             old.hold.clear()
             send(1, 2)
