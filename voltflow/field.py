@@ -58,8 +58,10 @@ class Field:
         """The value in the field's type (editors save numbers as text); raises ConfigError naming what is allowed."""
         if self.reference is not None and not value and not self.required:
             return ""
-        if value in ("", None) and not self.required and self.type is not str:
-            return self.default  # how an editor saves an empty field of a number or a choice
+        if not self.required and (value is None or (value == "" and self.type is not str)):
+            return (
+                self.default
+            )  # how an editor saves an empty field of a number or a choice, and one that is not there
         try:
             converted = msgspec.convert(value, self.type, strict=False)
         except msgspec.ValidationError as error:

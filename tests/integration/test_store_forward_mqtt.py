@@ -38,7 +38,7 @@ def test_batches_that_nobody_hears_are_not_remembered_beyond_their_end(
             await asyncio.wait_for(asyncio.gather(*fed), 30)
             await inbox.have(20)
             await until(lambda: not engine.spools.backlog_messages, "an empty spool")
-            assert lab["out"]._publisher._unheard == {}
+            assert lab["out"]._publisher._unfinished == {}
         assert await lab.end()
 
     asyncio.run(scenario())

@@ -48,7 +48,7 @@ def empty_log() -> None:
     log.clear()
 
 
-@node("test shared", category="config")
+@node("test handed over", category="config")
 class Shared(ConfigNode):
     """Tells what becomes of it."""
 
@@ -74,7 +74,7 @@ class Shared(ConfigNode):
 class Counting(Transform):
     """Count what it has seen, and fail to start if told."""
 
-    shared: str = config("", help="a config node", reference="test shared")
+    shared: str = config("", help="a config node", reference="test handed over")
     broken: bool = config(False, help="does not start")
     seen: int = 0
 
@@ -210,7 +210,7 @@ def test_changed_config_node_changes_who_uses_it_and_takes_over_when_the_old_one
     async def scenario() -> None:
         def nodes(value: str) -> Nodes:
             return (
-                {"id": "c", "type": "test shared", "value": value},
+                {"id": "c", "type": "test handed over", "value": value},
                 raw("s", "source", ["a", "b"]), raw("a", "counting", shared="c"), raw("b", "counting"),
             )  # fmt: skip
 
@@ -276,7 +276,7 @@ def test_context_of_a_replaced_node_stays() -> None:
 
 def test_node_that_does_not_start_leaves_the_old_flow_running_and_its_state_whole() -> None:
     async def scenario() -> None:
-        async with running({"id": "c", "type": "test shared", "value": "old"}, raw("s", "source", ["a"]),
+        async with running({"id": "c", "type": "test handed over", "value": "old"}, raw("s", "source", ["a"]),
                            raw("a", "counting", ["k"]), raw("k", "sink")) as lab:  # fmt: skip
             await lab.feed("s", "x")
             before, instances, revision = (
@@ -285,7 +285,7 @@ def test_node_that_does_not_start_leaves_the_old_flow_running_and_its_state_whol
                 lab.engine.flow.revision,
             )
             error = await refused(
-                lab, {"id": "c", "type": "test shared", "value": "new"}, raw("s", "source", ["a"], name="renamed"),
+                lab, {"id": "c", "type": "test handed over", "value": "new"}, raw("s", "source", ["a"], name="renamed"),
                 raw("a", "counting", ["b"]), raw("b", "counting", ["k"], broken=True), raw("k", "sink", limit=1),
             )  # fmt: skip
             assert str(error) == "test counting:b does not start: no such thing"
@@ -369,7 +369,7 @@ def test_what_is_not_safe_in_time_refuses_the_deploy_and_the_old_flow_brings_it_
 def test_far_side_that_goes_away_while_sources_are_exchanged_refuses_the_deploy_and_loses_nothing() -> None:
     async def scenario() -> None:
         new = (
-            {"id": "c", "type": "test shared", "value": "new"},
+            {"id": "c", "type": "test handed over", "value": "new"},
             raw("s", "inlet", ["k"], more=1),
             raw("k", "sink"),
         )
