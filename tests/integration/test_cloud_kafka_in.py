@@ -46,7 +46,7 @@ def read(node: KafkaIn, emit: Emit, until: Callable[[], Any]) -> None:
         await node.start(samples.context())
         running = asyncio.create_task(node.run(emit))
         try:
-            await asyncio.to_thread(wait_until, until, "what the flow should get", 40)
+            await asyncio.to_thread(wait_until, until, "what the flow should get", 90)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
