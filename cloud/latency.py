@@ -11,9 +11,11 @@ import numpy as np
 
 BUCKETS_MS = (
     0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 65, 80, 100, 130, 160, 200, 250, 300, 400,
-    500, 650, 800, 1000, 1500, 2000, 3000, 5000, 10_000, 30_000, 60_000, 300_000, 3_600_000,
+    500, 650, 800, 1000, 1500, 2000, 3000, 5000, 10_000, 20_000, 30_000, 60_000, 120_000,
+    200_000, 300_000, 400_000, 600_000, 900_000, 1_800_000, 3_600_000, 14_400_000, 86_400_000,
 )  # fmt: skip
-"""Upper limits of the buckets in milliseconds; about a fifth apart where a latency is usually found."""
+"""Upper limits of the buckets in milliseconds; about a fifth apart where a latency is usually found, further where it is
+that of a backlog."""
 
 
 class LatencyHistogram:
