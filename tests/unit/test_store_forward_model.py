@@ -63,9 +63,15 @@ class Far:
         self.got: dict[str, set[int]] = {pack: set() for pack in PACKS}
         self.lost: dict[str, list[range]] = {pack: [] for pack in PACKS}
         self.run_order: dict[tuple[str, bool], list[int]] = {}
+        """What came for the first time in this run; a crash may bring again what an earlier one took, at any later place."""
+        self.got_before: dict[str, set[int]] = {pack: set() for pack in PACKS}
         self.changed = asyncio.Event()
         self.connection = asyncio.Lock()
         """Calls reach the far side in their order; without it one that comes as the mood changes overtakes those that wait."""
+
+    def begin_run(self) -> None:
+        self.run_order.clear()
+        self.got_before = {pack: set(seqs) for pack, seqs in self.got.items()}
 
     def become(self, mode: str) -> None:
         self.mode = mode
@@ -93,7 +99,7 @@ class Far:
                 self.lost[loss.pack].append(range(loss.seq_from, loss.seq_to + 1))
                 continue
             self.got[body["pack"]].add(body["seq"])
-            if ordered:
+            if ordered and body["seq"] not in self.got_before[body["pack"]]:
                 self.run_order.setdefault((body["pack"], replayed), []).append(body["seq"])
 
 
@@ -119,7 +125,7 @@ class World(RuleBasedStateMachine):
         node: Any = engine.nodes["k"].node
         node.write_, node.spoolAfter = self.far, 0.02
         engine.spools.queues[0].circuit.backoff.limit_s = 0.005
-        self.far.run_order.clear()  # after a restart the last of the run before may come again
+        self.far.begin_run()
         self._watch_for_shortage(engine.spools.queues[0])
         self.lab = Lab(engine)
         source: Feed = self.lab["s"]
@@ -191,7 +197,9 @@ class World(RuleBasedStateMachine):
                 break
             except shutil.Error:  # the spool's thread has just replaced a file
                 shutil.rmtree(copy)
+        thread = self.queue.spool._jobs
         self.run(die())
+        thread.put(None)  # threads of the dead would add up
         shutil.rmtree(self.folder, ignore_errors=True)  # a thread may not have heard yet that it is dead
         self.folder = copy
         self.run(self._start())
