@@ -116,9 +116,9 @@ class Desk:
         mouse.up()
 
     def edit(self, id: str) -> None:
-        """Open a node's dialog."""
+        """Open a node's dialog; its buttons are there, and do nothing, before the form is."""
         self.page.evaluate("id => RED.editor.edit(RED.nodes.node(id))", id)
-        self.page.wait_for_selector("#node-dialog-ok")
+        self.page.wait_for_function("() => $('.red-ui-tray').last()[0]?.style.right === '0px'")
         self.still()
 
     def done(self) -> None:
