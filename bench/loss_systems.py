@@ -86,26 +86,10 @@ class NodeRed(System):
 
     @classmethod
     def missing(cls) -> str:
-        return systems.NodeRed().missing()
+        return systems.node_red_missing()
 
     def command(self) -> list[str]:
-        settings: dict[str, Any] = {
-            "flowFile": "flows.json", "uiPort": servers.free_port(), "uiHost": "127.0.0.1",
-            "telemetry": {"enabled": False, "updateNotification": False},
-            "editorTheme": {"tours": False}, "logging": {"console": {"level": "info"}},
-        }  # fmt: skip
-        file, flows = self.folder / "settings.js", self.folder / "flows.json"
-        file.write_text(f"module.exports = {msgspec.json.encode(settings).decode()}")
-        if not flows.exists():
-            flows.write_text((BENCH / "flows" / "node-red-forward.json").read_text())
-        return [
-            str(systems.NODE),
-            str(systems.NODE_RED),
-            "--settings",
-            str(file),
-            "--userDir",
-            str(self.folder),
-        ]
+        return systems.node_red_command(self.folder, (BENCH / "flows" / "node-red-forward.json").read_text())
 
     def env(self) -> dict[str, str]:
         ports = {"BENCH_LOCAL_PORT": str(self.local.port), "BENCH_UPLINK_PORT": str(self.uplink.port)}

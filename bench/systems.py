@@ -83,6 +83,23 @@ class Process:
                 self.popen.wait()
 
 
+def node_red_missing() -> str:
+    """Why Node-RED cannot run here; empty when it can."""
+    return "" if NODE.exists() and NODE_RED.exists() else "not installed: npm --prefix bench/npm ci"
+
+
+def node_red_command(folder: Path, flow: str, **settings: Any) -> list[str]:
+    """What starts Node-RED in a folder with that flow, and with `settings` as in its settings.js; both are written there."""
+    content = {
+        "flowFile": "flows.json", "uiPort": servers.free_port(), "uiHost": "127.0.0.1",
+        "telemetry": {"enabled": False, "updateNotification": False},
+        "editorTheme": {"tours": False}, "logging": {"console": {"level": "info"}}, **settings,
+    }  # fmt: skip
+    (folder / "settings.js").write_text(f"module.exports = {json.dumps(content)}")
+    (folder / "flows.json").write_text(flow)
+    return [str(NODE), str(NODE_RED), "--settings", str(folder / "settings.js"), "--userDir", str(folder)]
+
+
 class System:
     """One system under test."""
 
@@ -175,18 +192,11 @@ class NodeRed(System):
     datatype = "auto-detect"
 
     def missing(self) -> str:
-        return "" if NODE.exists() and NODE_RED.exists() else "not installed: npm --prefix bench/npm ci"
+        return node_red_missing()
 
     def command(self, port: int, folder: Path) -> list[str]:
-        settings: dict[str, Any] = {
-            "flowFile": "flows.json", "uiPort": servers.free_port(), "uiHost": "127.0.0.1",
-            "telemetry": {"enabled": False, "updateNotification": False},
-            "editorTheme": {"tours": False}, "logging": {"console": {"level": "info"}},
-        }  # fmt: skip
-        (folder / "settings.js").write_text(f"module.exports = {json.dumps(settings)}")
         flow = (BENCH / "flows" / "node-red.json").read_text().replace("${BENCH_DATATYPE}", self.datatype)
-        (folder / "flows.json").write_text(flow)
-        return [str(NODE), str(NODE_RED), "--settings", str(folder / "settings.js"), "--userDir", str(folder)]
+        return node_red_command(folder, flow)
 
     def env(self, port: int) -> dict[str, str]:
         return {"BENCH_PORT": str(port), "NODE_ENV": "production"}

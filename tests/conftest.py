@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import hypothesis
 import pytest
@@ -29,14 +29,19 @@ def server_stack() -> Iterator[ExitStack]:
 Use = Callable[[AbstractContextManager[T]], T]
 
 
+def do_without(reason: object) -> NoReturn:
+    """Skip the test because something is not installed; on CI nothing may be missing, and it fails."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must have everything: {reason}")
+    pytest.skip(str(reason))
+
+
 def require(stack: ExitStack, server: AbstractContextManager[T]) -> T:
-    """The started server. Where it is not installed the test is skipped, but on CI nothing may be missing."""
+    """The started server; where it is not installed the test is skipped, as `do_without` does it."""
     try:
         return stack.enter_context(server)
     except servers.Missing as reason:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must have everything: {reason}")
-        pytest.skip(str(reason))
+        do_without(reason)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+
+from websockets.sync.client import ClientConnection, connect
 
 from edge.api import AppState
 from edge.editor.app import Editor
@@ -113,6 +115,37 @@ class Gateway:
 
     def login(self, name: str, password: str = PASSWORD) -> str:
         return self.auth.login(name, password, "127.0.0.1").token
+
+
+class Socket:
+    """The websocket of an open editor, of a gateway or a Node-RED, while the block runs; `url` is that of the editor."""
+
+    connection: ClientConnection
+
+    def __init__(self, url: str, **options: Any) -> None:
+        address = f"{url.replace('http', 'ws', 1).rstrip('/')}/comms"
+        self._connecting = connect(address, proxy=None, **options)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self.connection = self._stack.enter_context(self._connecting)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def send(self, **packet: Any) -> None:
+        self.connection.send(json.dumps(packet))
+
+    def packet(self) -> Any:
+        return json.loads(self.connection.recv(timeout=20))
+
+    def until(self, topic: str, **data: Any) -> Any:
+        """The data of the next message of a topic, with these values in it."""
+        while True:
+            for message in self.packet():
+                if message["topic"] == topic and data.items() <= message["data"].items():
+                    return message["data"]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import pytest
 from bench.measure import Load, Plan, Result, measure
 from bench.systems import SYSTEMS
 from tests import servers
+from tests.conftest import do_without
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLAN = Plan(seconds=1.0, warm_up_s=0.5, latency_s=1.0, window=500)
@@ -20,8 +21,8 @@ PLAN = Plan(seconds=1.0, warm_up_s=0.5, latency_s=1.0, window=500)
 def _measured(system: str, packs: int = 10, payload: str = "full") -> Result:
     try:
         return measure(SYSTEMS[system], Load(packs=packs, payload=payload), PLAN)
-    except servers.Missing as error:
-        pytest.skip(str(error))
+    except servers.Missing as reason:
+        do_without(reason)
 
 
 def _sound(result: Result) -> bool:

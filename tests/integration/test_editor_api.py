@@ -8,15 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
 from urllib.parse import urlencode
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from edge.editor.comms import QUEUE_LIMIT
-from tests.editors import PASSWORD, TAB, Gateway, editing, inject_to_debug, need_files, wait_for
+from tests.conftest import do_without
+from tests.editors import PASSWORD, TAB, Gateway, Socket, editing, inject_to_debug, need_files, wait_for
 from tests.gateway import request
 from tests.servers import Missing
 from voltflow.editor_files import VERSION
@@ -29,7 +28,7 @@ def files() -> None:
     try:
         need_files()
     except Missing as reason:
-        pytest.skip(str(reason))
+        do_without(reason)
 
 
 @pytest.fixture
@@ -43,37 +42,6 @@ def guarded(tmp_path: Path) -> Iterator[Gateway]:
     """One with users."""
     with editing(tmp_path, inject_to_debug(), {"reader": "read", "writer": "*"}) as running:
         yield running
-
-
-class Socket:
-    """An editor's websocket, open within the block."""
-
-    connection: ClientConnection
-
-    def __init__(self, gateway: Gateway, **options: Any) -> None:
-        address = f"ws://{gateway.server.host}:{gateway.server.port}/editor/comms"
-        self._connecting = connect(address, proxy=None, **options)
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        self.connection = self._stack.enter_context(self._connecting)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def send(self, **packet: Any) -> None:
-        self.connection.send(json.dumps(packet))
-
-    def packet(self) -> Any:
-        return json.loads(self.connection.recv(timeout=20))
-
-    def until(self, topic: str, **data: Any) -> Any:
-        """The data of the next message of a topic, with these values in it."""
-        while True:
-            for message in self.packet():
-                if message["topic"] == topic and data.items() <= message["data"].items():
-                    return message["data"]
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
@@ -176,7 +144,7 @@ def test_set_is_switched_off_unless_it_is_used(gateway: Gateway) -> None:
         "code": "type_in_use",
         "message": "the flow uses debug: take those nodes out first",
     }
-    with Socket(gateway) as socket:
+    with Socket(gateway.url) as socket:
         assert gateway.ask("PUT", "/nodes/voltflow/alert", {"enabled": False}).json()["enabled"] is False
         assert socket.until("notification/node/disabled")["id"] == "voltflow/alert"
     assert "red-module:voltflow/alert" not in gateway.ask("GET", "/nodes").body.decode()
@@ -259,7 +227,7 @@ def test_flow_stops_and_starts(gateway: Gateway) -> None:
     form = urlencode({"state": "stop"})
     answer = gateway.ask("POST", "/flows/state", form, Content_Type="application/x-www-form-urlencoded")
     assert answer.json() == {"state": "stop"}
-    with Socket(gateway) as socket:
+    with Socket(gateway.url) as socket:
         socket.send(subscribe="notification/#")
         socket.until("notification/runtime-state", state="stop")
         assert gateway.ask("POST", "/flows/state", {"state": "start"}).json() == {"state": "start"}
@@ -302,7 +270,7 @@ def test_credentials_are_cut_out_and_only_told_of(gateway: Gateway) -> None:
 
 
 def test_button_is_pressed_and_debug_tells_every_editor(gateway: Gateway) -> None:
-    with Socket(gateway) as one, Socket(gateway) as other:
+    with Socket(gateway.url) as one, Socket(gateway.url) as other:
         assert gateway.ask("POST", "/inject/press").body == b"OK"
         for socket in (one, other):
             told = socket.until("debug")
@@ -346,21 +314,21 @@ def test_contexts_are_read_and_deleted(gateway: Gateway) -> None:
 
 
 def test_a_deploy_is_told_to_open_editors_and_to_later_ones(gateway: Gateway) -> None:
-    with Socket(gateway) as socket:
+    with Socket(gateway.url) as socket:
         rev = gateway.deploy(inject_to_debug("new")).json()["rev"]
         assert socket.until("notification/runtime-deploy") == {"revision": rev}
-    with Socket(gateway) as later:
+    with Socket(gateway.url) as later:
         later.send(subscribe="notification/#")
         assert later.until("notification/runtime-deploy") == {"revision": rev}
 
 
 def test_node_without_a_badge_shows_what_flows(gateway: Gateway) -> None:
-    with Socket(gateway) as socket:
+    with Socket(gateway.url) as socket:
         gateway.ask("POST", "/inject/press")
         shown = socket.until("status/show", fill="grey", shape="ring")
         assert shown["text"].endswith("/s")
         socket.until("status/show", text="0/s")
-        with Socket(gateway) as later:  # which is told of what others have seen
+        with Socket(gateway.url) as later:  # which is told of what others have seen
             later.send(subscribe="status/#")
             later.until("status/show", text="0/s")
 
@@ -369,7 +337,7 @@ def test_nodes_own_badge_is_shown_at_once_and_goes_with_the_node(gateway: Gatewa
     nodes = inject_to_debug()
     nodes[2]["tostatus"] = True
     gateway.deploy(nodes)
-    with Socket(gateway) as socket:
+    with Socket(gateway.url) as socket:
         socket.send(subscribe="status/#")
         gateway.ask("POST", "/inject/press")
         socket.until("status/show", fill="grey", shape="dot", text="hello")
@@ -380,13 +348,13 @@ def test_nodes_own_badge_is_shown_at_once_and_goes_with_the_node(gateway: Gatewa
 
 def test_nobody_listens_when_nobody_looks(gateway: Gateway) -> None:
     """Debug messages are only made where somebody sees them."""
-    with Socket(gateway):
+    with Socket(gateway.url):
         wait_for(lambda: gateway.engine.events.heard, "listening")
     wait_for(lambda: not gateway.engine.events.heard, "not listening")
 
 
 def test_browser_that_reads_nothing_costs_no_memory(gateway: Gateway) -> None:
-    with Socket(gateway) as slow, Socket(gateway) as quick:
+    with Socket(gateway.url) as slow, Socket(gateway.url) as quick:
         text = {"msg": "x" * 2_000, "format": "string[2000]"}
 
         def flood() -> None:
@@ -400,13 +368,13 @@ def test_browser_that_reads_nothing_costs_no_memory(gateway: Gateway) -> None:
 
 
 def test_page_of_another_site_is_refused(gateway: Gateway) -> None:
-    with pytest.raises(InvalidStatus), Socket(gateway, origin="http://evil.example"):
+    with pytest.raises(InvalidStatus), Socket(gateway.url, origin="http://evil.example"):
         pass
     refused = gateway.ask("POST", "/inject/press", Origin="http://evil.example")
     assert (refused.status, refused.json()["code"]) == (403, "wrong_origin")
     own = f"http://{gateway.server.host}:{gateway.server.port}"
     assert gateway.ask("POST", "/inject/press", Origin=own).status == 200
-    with Socket(gateway, origin=own):
+    with Socket(gateway.url, origin=own):
         pass
     assert gateway.ask("GET", "/flows", Host="evil.example").status == 421
 
@@ -473,13 +441,13 @@ def test_page_is_open_and_everything_else_is_not(guarded: Gateway) -> None:
 
 
 def test_websocket_wants_a_token_first(guarded: Gateway) -> None:
-    with Socket(guarded) as good:
+    with Socket(guarded.url) as good:
         good.send(auth=guarded.login("reader"))
         assert good.packet() == {"auth": "ok"}
         guarded.ask("POST", "/inject/press", token=guarded.login("writer"))
         assert good.until("debug")["msg"] == "hello"
     for packet in ({"auth": "no such token"}, {"subscribe": "status/#"}):
-        with Socket(guarded) as bad:
+        with Socket(guarded.url) as bad:
             bad.send(**packet)
             assert bad.packet() == {"auth": "fail"}
             with pytest.raises(ConnectionClosed):
@@ -498,7 +466,7 @@ def test_the_apis_token_does_not_stand_before_the_editor(tmp_path: Path) -> None
 def test_stop_does_not_wait_for_open_editors(tmp_path: Path) -> None:
     with ExitStack() as stack:
         with editing(tmp_path, inject_to_debug()) as gateway:
-            socket = stack.enter_context(Socket(gateway))
+            socket = stack.enter_context(Socket(gateway.url))
             gateway.ask("GET", "/flows")
             begun = time.monotonic()
         assert time.monotonic() - begun < 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.systems import NODE, node_red_missing
+from tests.conftest import do_without
 from tests.servers import REPOSITORY
 from voltflow.credentials import (
     CompleteFlow,
@@ -68,11 +69,11 @@ def test_what_node_red_wrote_is_read() -> None:
 
 
 def test_node_red_reads_what_is_written() -> None:
-    if shutil.which("node") is None or not NODE_RED.exists():
-        pytest.skip("Node-RED is not installed (bench/npm)")
+    if reason := node_red_missing():
+        do_without(f"Node-RED is {reason}")
     written = json.dumps(encrypt({"n": {"password": "ü☂😀\n"}}, "k ☂"))
     answer = subprocess.run(
-        ["node", "-e", READ, str(NODE_RED), "k ☂", written], capture_output=True, text=True, check=True
+        [str(NODE), "-e", READ, str(NODE_RED), "k ☂", written], capture_output=True, text=True, check=True
     )
     assert json.loads(answer.stdout) == {"password": "ü☂😀\n"}
 
