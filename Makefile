@@ -66,7 +66,7 @@ $(STAMPS)/test: $(STAMPS)/venv setup.cfg pyproject.toml
 	@touch $@ $(STAMPS)/demo
 
 # Node-RED's editor, which the agent serves; without it everything else works.
-$(STAMPS)/editor: $(STAMPS)/venv voltflow/editor_files.py
+$(STAMPS)/editor: $(STAMPS)/venv voltflow/admin/editor_files.py
 	@if $(BIN)/voltflow editor install; then touch $@; \
 	else echo "no flow editor at /editor for now; later: $(BIN)/voltflow editor install" >&2; fi
 

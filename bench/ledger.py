@@ -24,7 +24,7 @@ from bench.report import machine
 from cloud.ledger_watch import Watch
 from cloud.migrate import migrate
 from tests import servers
-from voltflow.ledger import Report, verify
+from voltflow.ledger.ledger import Report, verify
 
 DOCS = servers.REPOSITORY / "docs" / "fleet-operator.md"
 BEGIN, END = "<!-- figures: python -m bench.ledger --write -->", "<!-- end of figures -->"

@@ -27,8 +27,8 @@ from typing import Any, Protocol
 import msgspec
 
 from bench.report import machine
-from voltflow.spool_format import Record
-from voltflow.spool_store import SpoolOptions, SpoolStore
+from voltflow.spool.format import Record
+from voltflow.spool.store import SpoolOptions, SpoolStore
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "spool.md"
 BEGIN, END = "<!-- figures: python -m bench.spool -->", "<!-- end of figures -->"
@@ -65,7 +65,7 @@ class Store(Protocol):
 
 
 class Segments:
-    """The store of `voltflow.spool`."""
+    """The store of `voltflow.spool.spool`."""
 
     def __init__(self, folder: Path) -> None:
         self.store = SpoolStore(SpoolOptions(folder, 100 * GB, 1e9, GB))

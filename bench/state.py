@@ -21,8 +21,8 @@ from edge.settings import AgentSettings
 from edge.snapshot import copy_twins, restore_twins
 from edge.twin import TwinStore
 from tests.twins import START_MS, Chain
-from voltflow import state_file
-from voltflow.state import DAY_S
+from voltflow.state import file as state_file
+from voltflow.state.state import DAY_S
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "state.md"
 BEGIN, END = "<!-- figures: python -m bench.state -->", "<!-- end of figures -->"

@@ -22,8 +22,8 @@ import msgspec
 from msgspec import Meta
 
 from voltflow import topics
-from voltflow.engine import Engine
-from voltflow.flow import Flow, RawNode
+from voltflow.engine.engine import Engine
+from voltflow.flow.flow import Flow, RawNode
 from voltflow.node import load_nodes, process_env
 from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.program import flow_variables
@@ -32,7 +32,7 @@ from voltflow.topics import is_name
 
 if TYPE_CHECKING:
     from cloud.ledger_task import LedgerTask
-    from voltflow.mqtt import MqttLink
+    from voltflow.mqtt.link import MqttLink
 
 log = logging.getLogger(__name__)
 

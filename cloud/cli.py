@@ -13,7 +13,7 @@ from cloud import dead_cli
 from cloud.bridge import Bridge, BridgeSettings, NoSinkError, problems
 from cloud.dead_cli import DeadError
 from voltflow import __version__
-from voltflow.flow import FlowError
+from voltflow.flow.flow import FlowError
 from voltflow.node import ConfigError
 from voltflow.program import give_large_buffers_back, set_up_logging, stop_on_signals
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load

@@ -15,7 +15,7 @@ import msgspec
 
 from cloud.bridge import BridgeSettings
 from cloud.dead import Letter, Publish, Wanted, count, find, is_row, mark, replay
-from voltflow.ledger_cli import moment
+from voltflow.ledger.cli import moment
 from voltflow.settings import Loaded, SettingsError, add_arguments
 
 EXAMPLES = """examples:
@@ -235,8 +235,8 @@ async def _send(conn: Any, letters: Sequence[Letter], settings: BridgeSettings) 
 @contextlib.asynccontextmanager
 async def _publisher(settings: BridgeSettings) -> AsyncIterator[Publish]:
     """Publishes at the bridge's broker, as a client of its own."""
-    from voltflow.mqtt import MqttLink, MqttOptions, PublishRefused, tls_context
-    from voltflow.mqtt_codec import NO_SUBSCRIBER, reason_text
+    from voltflow.mqtt.codec import NO_SUBSCRIBER, reason_text
+    from voltflow.mqtt.link import MqttLink, MqttOptions, PublishRefused, tls_context
 
     s = settings
     tls = tls_context(s.mqtt_ca, s.mqtt_cert, s.mqtt_key) if s.mqtt_tls else None

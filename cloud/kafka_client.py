@@ -76,7 +76,7 @@ class KafkaNode(Node):
         return options
 
     def _tls(self) -> Any:
-        from voltflow.mqtt_options import tls_context
+        from voltflow.mqtt.options import tls_context
 
         try:
             return tls_context(self.ca, self.cert, self.key)

@@ -16,9 +16,9 @@ import msgspec
 
 from cloud.ledger_watch import Account, Watch
 from cloud.repair import Repairs, Request
-from voltflow.ledger_ranges import Range
-from voltflow.ledger_sql import Key
-from voltflow.mqtt import MqttLink
+from voltflow.ledger.ranges import Range
+from voltflow.ledger.sql import Key
+from voltflow.mqtt.link import MqttLink
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The newest history as the continuous ledger sees it: what came since the last look, hole by hole.
 
 `Watch(dsn, window_s).look()` reads what was stored since its last call, so that its cost is that of the new rows and not of
-the history; `voltflow.ledger.verify` proves the whole of it. It keeps, for each boot with a message in the window,
+the history; `voltflow.ledger.ledger.verify` proves the whole of it. It keeps, for each boot with a message in the window,
 its sequence numbers as ranges. A connection that was lost begins anew: what stands in the database may be another
 state of it (a restored backup). One watch at a time does this, an advisory lock sees to it.
 """
@@ -18,9 +18,9 @@ import msgspec
 import psycopg2
 from psycopg2.extensions import connection
 
-from voltflow.ledger import reason_class
-from voltflow.ledger_ranges import Numbers, Range, explain
-from voltflow.ledger_sql import Key
+from voltflow.ledger.ledger import reason_class
+from voltflow.ledger.ranges import Numbers, Range, explain
+from voltflow.ledger.sql import Key
 
 LOCK_KEY = (0x766F6C74666C6F77 >> 1) ^ 1
 """The advisory lock of whoever watches: that of the migrations with another last bit."""

@@ -20,7 +20,7 @@ from cloud.ledger_task import LedgerStatus, LedgerTask
 from cloud.ledger_watch import Account
 from cloud.nodes.timescale_out import TimescaleOut
 from voltflow.access import address_of, refusal, require_token
-from voltflow.engine import Engine
+from voltflow.engine.engine import Engine
 from voltflow.metrics import EngineCollector
 
 log = logging.getLogger(__name__)

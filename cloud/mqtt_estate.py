@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from voltflow.message import Msg
-from voltflow.mqtt import Delivery, MqttLink
+from voltflow.mqtt.link import Delivery, MqttLink
 
 log = logging.getLogger(__name__)
 

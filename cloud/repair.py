@@ -17,8 +17,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from voltflow import topics
-from voltflow.ledger_ranges import Range
-from voltflow.ledger_sql import Key
+from voltflow.ledger.ranges import Range
+from voltflow.ledger.sql import Key
 from voltflow.telemetry import Downlink, ReplayCommand
 
 REQUEST_MESSAGES = 1000

@@ -23,18 +23,18 @@ from edge.twin import TwinStore
 from edge.web import MetricsServer, WebServer
 from voltflow import topics
 from voltflow.access import address_of, is_loopback
+from voltflow.admin.credentials import CompleteFlow
 from voltflow.clock import receive_clock
-from voltflow.context import Contexts
-from voltflow.credentials import CompleteFlow
-from voltflow.engine import Engine
-from voltflow.expand import RawNode
-from voltflow.files import Files
-from voltflow.flow import Flow
-from voltflow.http_endpoints import HttpEndpoints
+from voltflow.engine.context import Contexts
+from voltflow.engine.engine import Engine
+from voltflow.flow.expand import RawNode
+from voltflow.flow.flow import Flow
 from voltflow.node import load_nodes, process_env
+from voltflow.nodelib.files import Files
+from voltflow.nodelib.http_endpoints import HttpEndpoints
 from voltflow.program import flow_variables, stop_on_signals
 from voltflow.settings import SettingsError
-from voltflow.state import StateStore
+from voltflow.state.state import StateStore
 
 log = logging.getLogger(__name__)
 

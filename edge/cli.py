@@ -10,7 +10,7 @@ import sys
 from edge.agent import load_flow, load_models, run_agent
 from edge.settings import AgentSettings
 from voltflow import __version__
-from voltflow.flow import FlowError
+from voltflow.flow.flow import FlowError
 from voltflow.node import ConfigError
 from voltflow.program import give_large_buffers_back, set_up_logging
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from voltflow.http_endpoints import BODY_BYTES, Answer, HttpEndpoints
+from voltflow.nodelib.http_endpoints import BODY_BYTES, Answer, HttpEndpoints
 
 PATH = "/endpoint"
 NO_BODY = {204, 304}

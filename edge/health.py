@@ -13,10 +13,10 @@ from edge.model import Model
 from voltflow import __version__
 from voltflow.battery.features import FEATURES
 from voltflow.clock import receive_clock
-from voltflow.engine import Engine
+from voltflow.engine.engine import Engine
+from voltflow.engine.store_forward import SpoolingQueue
 from voltflow.node import Sink
 from voltflow.nodes.mqtt_broker import MqttBroker
-from voltflow.store_forward import SpoolingQueue
 
 if TYPE_CHECKING:
     from edge.state import AppState

@@ -1,4 +1,4 @@
-"""What the agent gives a flow that is tested (`voltflow.flow_lab`): its variables and services, in the flow's time."""
+"""What the agent gives a flow that is tested (`voltflow.lab.lab`): its variables and services, in the flow's time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from edge.settings import AgentSettings
 from edge.twin import TwinStore
 from voltflow import topics
 from voltflow.clock import Clock
-from voltflow.context import Contexts
-from voltflow.flow_lab import Surroundings
+from voltflow.engine.context import Contexts
+from voltflow.engine.timer import Timer
+from voltflow.lab.lab import Surroundings
 from voltflow.program import flow_variables
-from voltflow.timer import Timer
 
 GATEWAY = "lab"
 

@@ -23,7 +23,7 @@ from edge.stream import Streams
 from edge.twin import PackTwin
 from voltflow.battery.features import FEATURES
 from voltflow.metrics import EngineCollector
-from voltflow.state_metrics import StateCollector
+from voltflow.state.metrics import StateCollector
 from voltflow.telemetry import Telemetry
 
 MAX_PACKS = 200

@@ -13,8 +13,8 @@ from edge.editor.auth import Auth
 from edge.editor.flow_store import FlowStore
 from edge.twin import PackTwin, TwinStore
 from voltflow.clock import receive_clock
-from voltflow.engine import Engine
-from voltflow.state import StateStore
+from voltflow.engine.engine import Engine
+from voltflow.state.state import StateStore
 
 ROSTER_S = 1.0
 

@@ -25,7 +25,7 @@ from edge.openapi import METRICS_PATH, METRICS_TYPE
 from edge.routes import ApiError
 from edge.stream import Streams
 from voltflow.access import address_of, refusal, require_token
-from voltflow.http_endpoints import HttpEndpoints
+from voltflow.nodelib.http_endpoints import HttpEndpoints
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from voltflow.mqtt import MqttOptions, tls_context
+from voltflow.mqtt.link import MqttOptions, tls_context
 from voltflow.settings import Secret
 from voltflow.topics import NAME_PATTERN
 

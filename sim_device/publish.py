@@ -22,7 +22,7 @@ from sim_device.options import CommonSettings, broker
 from sim_device.ring import Ring
 from voltflow import topics
 from voltflow.message import Msg
-from voltflow.mqtt import Delivery, LinkClosed, MqttLink, MqttOptions, Publication, PublishRefused
+from voltflow.mqtt.link import Delivery, LinkClosed, MqttLink, MqttOptions, Publication, PublishRefused
 from voltflow.telemetry import State
 
 Connections = Literal["per-pack", "shared"]

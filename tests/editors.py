@@ -23,12 +23,12 @@ from edge.twin import TwinStore
 from edge.web import WebServer
 from tests.gateway import Answer
 from tests.servers import Missing
-from voltflow import editor_files
-from voltflow.context import Contexts
-from voltflow.engine import Engine
-from voltflow.flow import Flow
+from voltflow.admin import editor_files
+from voltflow.admin.users import hash_password, make_user, write_users
+from voltflow.engine.context import Contexts
+from voltflow.engine.engine import Engine
+from voltflow.flow.flow import Flow
 from voltflow.node import load_nodes
-from voltflow.users import hash_password, make_user, write_users
 
 T = TypeVar("T")
 

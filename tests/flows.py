@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from voltflow.engine import Engine
-from voltflow.flow import Flow
+from voltflow.engine.engine import Engine
+from voltflow.engine.network_sink import NetworkSink
+from voltflow.flow.flow import Flow
 from voltflow.message import Msg
-from voltflow.network_sink import NetworkSink
 from voltflow.node import DeadLetterSink, Emit, Ports, Sink, Source, Transform, config, node
 
 Process = Callable[[list[Msg]], Any]

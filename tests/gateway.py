@@ -20,8 +20,8 @@ from edge.api import AppState
 from edge.reading import Reading
 from edge.twin import TwinStore
 from edge.web import MetricsServer, WebServer
-from voltflow.engine import Engine
-from voltflow.flow import Flow
+from voltflow.engine.engine import Engine
+from voltflow.flow.flow import Flow
 from voltflow.message import Msg, now_ms
 from voltflow.node import Context, Node, load_nodes
 from voltflow.telemetry import Alert, Prediction

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.flows import Lab, raw, running
-from voltflow.context import Contexts
-from voltflow.engine import Engine
-from voltflow.flow import Flow
+from voltflow.engine.context import Contexts
+from voltflow.engine.engine import Engine
+from voltflow.engine.timer import VirtualTimer
+from voltflow.flow.flow import Flow
 from voltflow.message import Msg
 from voltflow.node import REGISTRY, Failure, load_nodes
-from voltflow.timer import VirtualTimer
 
 load_nodes("voltflow.nodes")
 

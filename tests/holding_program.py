@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voltflow.engine import Engine
-from voltflow.flow import Flow
+from voltflow.engine.engine import Engine
+from voltflow.flow.flow import Flow
 from voltflow.message import Msg
 from voltflow.node import Emit, Sink, Source, config, load_nodes, node
 

@@ -12,7 +12,7 @@ from gmqtt.mqtt.utils import unpack_variable_byte_integer
 
 from tests.flows import until
 from voltflow.message import Msg
-from voltflow.mqtt import Delivery, MqttLink, MqttOptions
+from voltflow.mqtt.link import Delivery, MqttLink, MqttOptions
 
 CONNECT, PUBLISH, SUBSCRIBE = 1, 3, 8
 

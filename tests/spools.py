@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from voltflow.spool_format import Record
-from voltflow.spool_store import Chunk, SpoolOptions, SpoolStore
+from voltflow.spool.format import Record
+from voltflow.spool.store import Chunk, SpoolOptions, SpoolStore
 from voltflow.telemetry import Loss
 
 NOW_MS = 1_764_000_000_000

@@ -18,12 +18,12 @@ import voltflow.nodes.rbe
 import voltflow.nodes.switch
 import voltflow.nodes.template
 import voltflow.nodes.yaml_node  # noqa: F401 - registers
-from voltflow.context import Contexts
+from voltflow.engine.context import Contexts
+from voltflow.engine.timer import VirtualTimer
+from voltflow.engine.turn import isolate
+from voltflow.flow.properties import as_object
 from voltflow.message import Msg
 from voltflow.node import REGISTRY, ConfigError, Context, Node, Transform
-from voltflow.properties import as_object
-from voltflow.timer import VirtualTimer
-from voltflow.turn import isolate
 
 START_S = 1_700_000_000.0
 

@@ -11,9 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voltflow import __version__, editor_cli, flow_cli, flow_record_cli, flow_test_cli, ledger_cli, users_cli
+from voltflow import __version__
+from voltflow.admin import editor_cli, flow_cli, users_cli
 from voltflow.demo import cli as demo
-from voltflow.flow import Flow, FlowError
+from voltflow.flow.flow import Flow, FlowError
+from voltflow.lab import cases_cli as flow_test_cli
+from voltflow.lab import record_cli as flow_record_cli
+from voltflow.ledger import cli as ledger_cli
 from voltflow.node import REGISTRY, NodeSpec, load_installed_nodes, process_env
 from voltflow.telemetry import json_schemas
 

@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from voltflow.circuit import STATES as CIRCUIT_STATES
-from voltflow.engine import Engine, NodeStats
+from voltflow.engine.circuit import STATES as CIRCUIT_STATES
+from voltflow.engine.engine import Engine, NodeStats
 from voltflow.node import Node, Sink
 from voltflow.nodes.mqtt_broker import MqttBroker
 

@@ -30,14 +30,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
-from voltflow.context import Contexts, Memory
-from voltflow.events import Badge, Events
-from voltflow.field import ConfigError, Field, VariableMissing, config
+from voltflow.engine.context import Contexts, Memory
+from voltflow.engine.events import Badge, Events
+from voltflow.engine.timer import Timer, WallTimer
+from voltflow.flow.field import ConfigError, Field, VariableMissing, config
 from voltflow.message import Msg
-from voltflow.timer import Timer, WallTimer
 
 if typing.TYPE_CHECKING:
-    from voltflow.holding import Entry, Holding
+    from voltflow.engine.holding import Entry, Holding
 
 __all__ = [
     "REGISTRY",
@@ -243,7 +243,7 @@ class Worker(Node):
 class Holder(Node):
     """Messages in, messages out later: a delay, a group that is not complete.
 
-    `self.held` keeps messages (`voltflow.holding`): what a node remembers of them beyond that must come back from
+    `self.held` keeps messages (`voltflow.engine.holding`): what a node remembers of them beyond that must come back from
     `restore`. Nothing held is acknowledged and only in memory. `process` gets one message at a time, so that one it fails
     on takes nothing back of what others did: it computes first what may fail, and then changes what it remembers. Where
     nothing can be made of a whole group, `self.held.fail` lets that go.

@@ -14,9 +14,9 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from voltflow.loose import as_text
+from voltflow.flow.properties import UNDEFINED, plain
 from voltflow.node import Node
-from voltflow.properties import UNDEFINED, plain
+from voltflow.nodelib.loose import as_text
 
 LIMIT = 1000
 """Characters of a text, elements of a list, hex digits of bytes."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from voltflow.loose import leading_number
+from voltflow.flow.properties import UNDEFINED
 from voltflow.message import Msg
-from voltflow.properties import UNDEFINED
+from voltflow.nodelib.loose import leading_number
 
 
 def says(msg: Msg, name: str) -> bool:

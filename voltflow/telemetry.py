@@ -314,7 +314,7 @@ def decode_telemetry(data: bytes) -> Telemetry:
 
 def json_schemas() -> dict[str, dict[str, Any]]:
     """The JSON Schema of every contract, by its name, and of the test cases of flows."""
-    from voltflow import flow_cases  # it needs the whole engine
+    from voltflow.lab import cases as flow_cases  # it needs the whole engine
 
     schemas = {name: msgspec.json.schema(struct) for name, struct in CONTRACTS.items()}
     return {**schemas, flow_cases.SCHEMA: flow_cases.json_schema()}

@@ -8,8 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from voltflow.engine.network_sink import NetworkSink
 from voltflow.message import Msg
-from voltflow.network_sink import NetworkSink
 from voltflow.node import Context, Rejected, SinkUnavailable, config, node
 
 if TYPE_CHECKING:

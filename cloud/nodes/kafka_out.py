@@ -8,8 +8,8 @@ from dataclasses import field
 from typing import Any
 
 from cloud.kafka_client import ConfirmedProducer, KafkaNode, KafkaUnavailableError, Outgoing
+from voltflow.engine.network_sink import NetworkSink
 from voltflow.message import Msg
-from voltflow.network_sink import NetworkSink
 from voltflow.node import Context, Rejected, SinkUnavailable, config, node
 
 

@@ -10,7 +10,7 @@ from cloud.mqtt_estate import Estate
 from cloud.presence import Presence
 from voltflow import topics
 from voltflow.message import Msg
-from voltflow.mqtt import Delivery
+from voltflow.mqtt.link import Delivery
 from voltflow.node import Context, Emit, Source, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 

@@ -10,8 +10,8 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from cloud.latency import LatencyHistogram, Tally
+from voltflow.engine.network_sink import NetworkSink
 from voltflow.message import Msg
-from voltflow.network_sink import NetworkSink
 from voltflow.node import Context, Rejected, SinkUnavailable, config, node
 
 if TYPE_CHECKING:

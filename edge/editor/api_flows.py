@@ -13,8 +13,8 @@ from edge.editor import single_flow
 from edge.editor.flow_store import FlowStore, Kind, RevisionMismatch, State
 from edge.editor.http import NO_CONTENT, Api, EditorError, Request
 from edge.editor.loop import Loop
-from voltflow.engine import DeployError
-from voltflow.flow import FlowError
+from voltflow.engine.engine import DeployError
+from voltflow.flow.flow import FlowError
 
 log = logging.getLogger(__name__)
 

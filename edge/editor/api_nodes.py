@@ -15,7 +15,7 @@ from edge.editor.http import NO_CONTENT, Api, EditorError, Reply, Request
 from edge.editor.palette import CORE, OWN, NodeSet, Palette
 from edge.editor.preferences import Preferences
 from voltflow import __version__
-from voltflow.editor_files import VERSION
+from voltflow.admin.editor_files import VERSION
 
 CATEGORIES: Final = (
     "battery", "subflows", "common", "function", "network", "sequence", "parser", "storage",

@@ -7,11 +7,11 @@ from typing import Any, Final, TypeVar
 
 from edge.editor.http import NO_CONTENT, Api, EditorError, Reply, Request
 from edge.editor.loop import Loop
-from voltflow.context import Contexts, Memory
-from voltflow.engine import Engine
+from voltflow.engine.context import Contexts, Memory
+from voltflow.engine.engine import Engine
+from voltflow.flow.properties import UNDEFINED
 from voltflow.nodes.debug import Debug
 from voltflow.nodes.inject import USER_PROPS, Inject
-from voltflow.properties import UNDEFINED
 from voltflow.shown import shown
 
 N = TypeVar("N")

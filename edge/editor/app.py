@@ -28,8 +28,8 @@ from edge.editor.loop import Loop
 from edge.editor.palette import Palette
 from edge.editor.preferences import Preferences
 from edge.editor.static import Files
-from voltflow.context import Contexts
-from voltflow.engine import Engine
+from voltflow.engine.context import Contexts
+from voltflow.engine.engine import Engine
 
 ROOT: Final = "/editor"
 COMMS: Final = f"{ROOT}/comms"

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from voltflow import kept_file
-from voltflow.users import (
+from voltflow.admin import kept_file
+from voltflow.admin.users import (
     Permissions,
     User,
     UserError,

@@ -20,8 +20,8 @@ import msgspec
 from edge.editor.auth import Auth
 from edge.editor.http import EditorError, check_origin
 from edge.editor.statuses import TICK_S, Statuses
-from voltflow.engine import Engine
-from voltflow.events import Badge
+from voltflow.engine.engine import Engine
+from voltflow.engine.events import Badge
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from edge.editor.trial import CRASHES, TRIAL_S, Trial
-from voltflow import kept_file
-from voltflow.credentials import (
+from voltflow.admin import kept_file
+from voltflow.admin.credentials import (
     CompleteFlow,
     Credentials,
     CredentialsError,
@@ -26,9 +26,9 @@ from voltflow.credentials import (
     encrypt,
     plain_credentials,
 )
-from voltflow.expand import RawNode
-from voltflow.flow import Flow, FlowError, Problem
-from voltflow.kept_file import Prepared, Step
+from voltflow.admin.kept_file import Prepared, Step
+from voltflow.flow.expand import RawNode
+from voltflow.flow.flow import Flow, FlowError, Problem
 
 log = logging.getLogger(__name__)
 

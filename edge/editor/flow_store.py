@@ -16,13 +16,13 @@ from typing import Any, Final, Literal, get_args
 
 from edge.editor.flow_files import FlowFiles, Notice, Pending, reason_of
 from edge.editor.trial import TRIAL_S
-from voltflow.credentials import CompleteFlow, cut, shown
-from voltflow.engine import DeployError, Engine
-from voltflow.expand import RawNode
-from voltflow.flow import DRAWING, Flow, FlowError, Problem
-from voltflow.flow_diff import changed_tabs
+from voltflow.admin.credentials import CompleteFlow, cut, shown
+from voltflow.admin.flow_diff import changed_tabs
+from voltflow.admin.users import User, has_permission
+from voltflow.engine.engine import DeployError, Engine
+from voltflow.flow.expand import RawNode
+from voltflow.flow.flow import DRAWING, Flow, FlowError, Problem
 from voltflow.node import REGISTRY
-from voltflow.users import User, has_permission
 
 __all__ = ["FlowStore", "Kind", "RevisionMismatch"]
 

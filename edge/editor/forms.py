@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from voltflow.field import Field
+from voltflow.flow.field import Field
 from voltflow.node import ConfigNode, NodeSpec, Sink
 
 Kind = Literal[

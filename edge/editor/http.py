@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import bottle
 
 from edge.editor.auth import Auth
-from voltflow.users import User
+from voltflow.admin.users import User
 
 log = logging.getLogger(__name__)
 

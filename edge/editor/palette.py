@@ -22,7 +22,7 @@ from typing import Any, Final
 from edge.editor import forms
 from edge.editor.static import Files
 from voltflow import __version__
-from voltflow.editor_files import VERSION
+from voltflow.admin.editor_files import VERSION
 from voltflow.node import REGISTRY, NodeSpec
 
 __all__ = ["CORE", "OWN", "NodeSet", "Palette"]

@@ -15,7 +15,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
-from voltflow import __version__, editor_files
+from voltflow import __version__
+from voltflow.admin import editor_files
 
 OWN: Final = Path(__file__).with_name("assets")
 """What Voltflow adds to the page."""

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from voltflow.engine import Engine
-from voltflow.events import Badge
-from voltflow.sink_queue import NodeStats
+from voltflow.engine.engine import Engine
+from voltflow.engine.events import Badge
+from voltflow.engine.sink_queue import NodeStats
 
 Publish = Callable[[str, Mapping[str, Any]], None]
 

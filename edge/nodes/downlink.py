@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from voltflow import topics
+from voltflow.engine.store_forward import SpoolRegistry
 from voltflow.message import Msg
 from voltflow.node import Context, Transform, node
-from voltflow.store_forward import SpoolRegistry
 from voltflow.telemetry import Downlink as DownlinkMessage
 
 KINDS = frozenset({topics.CMD.kind, topics.TELEMETRY.kind})

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from edge.reading import Reading
 from voltflow import topics
-from voltflow.context import ContextError
+from voltflow.engine.context import ContextError
 from voltflow.message import Msg
 from voltflow.node import Context, Transform, config, node
 from voltflow.telemetry import TwinPrediction

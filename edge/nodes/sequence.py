@@ -14,11 +14,11 @@ from edge.gaps import EVENTS, LATER_MESSAGES, Gaps
 from edge.identity import CONDITIONS, Code, Identity
 from edge.twin import PackTwin, TwinStore
 from voltflow import topics
+from voltflow.engine.timer import WallTimer
 from voltflow.message import Msg
 from voltflow.node import Context, Transform, config, node
 from voltflow.sequence import DUPLICATE, NEW, Seen
 from voltflow.telemetry import Alert, ReplayCommand, State, Telemetry
-from voltflow.timer import WallTimer
 
 _decode_state = msgspec.json.Decoder(State).decode
 KINDS = frozenset({topics.TELEMETRY.kind, topics.STATE.kind})

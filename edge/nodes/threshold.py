@@ -6,7 +6,7 @@ import difflib
 from typing import Any
 
 from edge.reading import Reading
-from voltflow.flow_units import UNITS
+from voltflow.flow.units import UNITS
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Ports, Transform, config, node
 from voltflow.telemetry import Estimate, Telemetry

@@ -15,7 +15,7 @@ from tests.chaos.faults import Fault
 from tests.chaos.house import DATABASE, House
 from tests.chaos.schedule import Act
 from tests.chaos.witness import Boot, Findings, Witness
-from voltflow.ledger import Expected, verify
+from voltflow.ledger.ledger import Expected, verify
 
 SETTLE_S = 60.0
 ASK_EVERY_S = 0.2

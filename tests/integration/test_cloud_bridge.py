@@ -15,7 +15,7 @@ import pytest
 from tests import servers
 from tests.cloud_samples import dead, query, state, twin
 from tests.servers import wait_until
-from voltflow.ledger import verify
+from voltflow.ledger.ledger import verify
 from voltflow.message import Msg
 
 

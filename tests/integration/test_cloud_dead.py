@@ -18,7 +18,7 @@ from tests.cloud_samples import TS_MS, query, run_sink, twin
 from tests.programs import Agent, Bridge
 from tests.servers import wait_until
 from voltflow import topics
-from voltflow.ledger import verify
+from voltflow.ledger.ledger import verify
 from voltflow.message import Msg
 
 

@@ -21,8 +21,8 @@ from tests.programs import Agent, Bridge
 from tests.servers import wait_until
 from voltflow import topics
 from voltflow.cli import main
-from voltflow.ledger import Expected, LedgerError, Report, load_expected, verify
-from voltflow.ledger_sql import PACKS, Filter, Reader, Scope
+from voltflow.ledger.ledger import Expected, LedgerError, Report, load_expected, verify
+from voltflow.ledger.sql import PACKS, Filter, Reader, Scope
 from voltflow.message import Msg
 
 
@@ -266,8 +266,8 @@ def test_verify_agrees_with_counting_whatever_the_order(
     for _ in range(30):
         rows = awkward_rows(source)
         insert(database, rows)
-        monkeypatch.setattr("voltflow.ledger_sql.PAGE_ROWS", source.randint(1, 40))
-        monkeypatch.setattr("voltflow.ledger_sql.RUNS_OF_A_PAGE", source.choice([1, 5, 100]))
+        monkeypatch.setattr("voltflow.ledger.sql.PAGE_ROWS", source.randint(1, 40))
+        monkeypatch.setattr("voltflow.ledger.sql.RUNS_OF_A_PAGE", source.choice([1, 5, 100]))
         report = verify(database)
         counted = Counter(row[:4] for row in rows)
         for entry in report.entries:

@@ -21,7 +21,7 @@ from tests.cloud_samples import BOOT, query, run_sink, twin
 from tests.programs import Bridge
 from tests.servers import wait_until
 from voltflow import topics
-from voltflow.ledger import verify
+from voltflow.ledger.ledger import verify
 from voltflow.message import Msg
 
 KEY = (samples.FLEET, "SIM000001", BOOT)

@@ -16,11 +16,11 @@ import pytest
 from tests import servers
 from tests.flows import Lab, raw, until
 from tests.mqtt import Inbox, linked
-from voltflow import deploy as deploying
-from voltflow.engine import DeployError, Engine
-from voltflow.flow import Flow
+from voltflow.engine import deploy as deploying
+from voltflow.engine.engine import DeployError, Engine
+from voltflow.flow.flow import Flow
 from voltflow.message import Msg
-from voltflow.mqtt import MqttLink
+from voltflow.mqtt.link import MqttLink
 from voltflow.node import Transform, config, load_nodes, node
 
 load_nodes("voltflow.nodes")

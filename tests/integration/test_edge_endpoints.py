@@ -16,10 +16,10 @@ import pytest
 from edge.web import WebServer
 from tests.flows import Lab, raw, running, until
 from tests.gateway import Answer, Gateway, serving
-from voltflow.flow import Flow
-from voltflow.http_endpoints import BODY_BYTES, OPEN_LIMIT, HttpEndpoints
+from voltflow.flow.flow import Flow
 from voltflow.message import Msg
 from voltflow.node import ConfigError, load_nodes
+from voltflow.nodelib.http_endpoints import BODY_BYTES, OPEN_LIMIT, HttpEndpoints
 from voltflow.nodes.http_in import HttpIn
 from voltflow.nodes.http_response import HttpResponse
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests import servers
 from tests.programs import Agent
-from voltflow.admin_client import AdminClient
+from voltflow.admin.client import AdminClient
 
 
 def test_an_agent_that_dies_after_a_deploy_comes_back_with_the_flow_before(

@@ -17,7 +17,7 @@ from tests import servers
 from tests.flows import until
 from tests.mqtt import Inbox, linked
 from tests.programs import Agent
-from voltflow.mqtt import MqttLink
+from voltflow.mqtt.link import MqttLink
 from voltflow.telemetry import Alert, Downlink, ReplayCommand, TwinPrediction
 
 Own = Callable[[AbstractContextManager[Any]], Any]

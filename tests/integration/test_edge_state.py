@@ -18,8 +18,8 @@ from tests import servers
 from tests.programs import Agent
 from tests.servers import wait_until
 from tests.twins import Chain, reading
-from voltflow import state_file
-from voltflow.state_file import CLEAN_FILE, FILE
+from voltflow.state import file as state_file
+from voltflow.state.file import CLEAN_FILE, FILE
 from voltflow.telemetry import Alert, TwinPrediction
 
 PACK = "P0"

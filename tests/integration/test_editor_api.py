@@ -18,7 +18,7 @@ from tests.conftest import do_without
 from tests.editors import PASSWORD, TAB, Gateway, Socket, editing, inject_to_debug, need_files, wait_for
 from tests.gateway import request
 from tests.servers import Missing
-from voltflow.editor_files import VERSION
+from voltflow.admin.editor_files import VERSION
 
 BROKER = {"id": "b", "type": "mqtt-broker", "name": "b", "broker": "127.0.0.1", "port": "1"}
 

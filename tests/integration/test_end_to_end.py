@@ -17,7 +17,7 @@ from kafka import KafkaConsumer
 
 from tests import servers
 from tests.programs import SHARED_DATA, Agent, Bridge, device, finish
-from voltflow.ledger import load_expected, verify
+from voltflow.ledger.ledger import load_expected, verify
 
 MONTH = SHARED_DATA / "field_month"
 VEHICLES = ("V01", "V08", "V09")

@@ -16,10 +16,10 @@ import pytest
 from tests import servers
 from tests.flows import Lab, raw, until
 from tests.mqtt import Inbox, StubBroker, cut, linked
-from voltflow.engine import Engine
-from voltflow.flow import Flow
+from voltflow.engine.engine import Engine
+from voltflow.flow.flow import Flow
 from voltflow.message import Msg
-from voltflow.mqtt import MqttLink, MqttOptions
+from voltflow.mqtt.link import MqttLink, MqttOptions
 from voltflow.node import Context, load_nodes
 from voltflow.nodes import mqtt_in
 from voltflow.telemetry import Dead

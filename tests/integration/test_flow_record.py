@@ -14,7 +14,7 @@ import pytest
 from tests import servers
 from tests.mqtt import linked
 from voltflow.cli import main
-from voltflow.flow_record import files_in, read
+from voltflow.lab.record import files_in, read
 
 
 def command(broker: servers.Mosquitto, *options: str) -> list[str]:

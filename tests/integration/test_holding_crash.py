@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.holding_program import NODES, read_numbers
-from voltflow.held_store import FILE
+from voltflow.engine.held_store import FILE
 
 KILLS = 6
 DEADLINE_S = 60.0

@@ -23,7 +23,7 @@ from tests.flows import until
 from tests.mqtt import Inbox, StubBroker, cut, linked, reconnected
 from voltflow.demo.relay import Relay
 from voltflow.message import Msg
-from voltflow.mqtt import (
+from voltflow.mqtt.link import (
     Delivery,
     LinkClosed,
     MqttLink,

@@ -10,8 +10,8 @@ import pytest
 from tests import servers
 from tests.flows import Lab, raw, until
 from tests.mqtt import Inbox, cut, linked, reconnected
-from voltflow.engine import Engine
-from voltflow.flow import Flow
+from voltflow.engine.engine import Engine
+from voltflow.flow.flow import Flow
 from voltflow.message import Msg
 from voltflow.node import load_nodes
 

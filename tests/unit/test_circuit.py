@@ -7,7 +7,7 @@ import random
 import pytest
 
 from voltflow.backoff import Backoff
-from voltflow.circuit import STEADY_S, Circuit
+from voltflow.engine.circuit import STEADY_S, Circuit
 
 
 class Clock:

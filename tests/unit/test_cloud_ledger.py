@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltflow.cli import main
-from voltflow.ledger import Expected, LedgerError, Range, load_expected
-from voltflow.ledger_cli import moment
-from voltflow.ledger_ranges import Numbers, explain, flattened, holes
+from voltflow.ledger.cli import moment
+from voltflow.ledger.ledger import Expected, LedgerError, Range, load_expected
+from voltflow.ledger.ranges import Numbers, explain, flattened, holes
 
 ranges = st.builds(lambda first, size: Range(first, first + size), st.integers(0, 60), st.integers(0, 12))
 

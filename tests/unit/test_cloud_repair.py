@@ -15,8 +15,8 @@ from cloud.repair import (
     Repairs,
     Request,
 )
-from voltflow.ledger_ranges import Range
-from voltflow.ledger_sql import Key
+from voltflow.ledger.ranges import Range
+from voltflow.ledger.sql import Key
 
 KEY: Key = ("demo", "SIM000001", 7)
 

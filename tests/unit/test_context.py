@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.flows import Do
-from voltflow.context import ContextError, Contexts
+from voltflow.engine.context import ContextError, Contexts
 from voltflow.node import Context
 
 JSON = st.recursive(

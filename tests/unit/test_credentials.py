@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bench.systems import NODE, node_red_missing
 from tests.conftest import do_without
 from tests.servers import REPOSITORY
-from voltflow.credentials import (
+from voltflow.admin.credentials import (
     CompleteFlow,
     CredentialsError,
     cut,
@@ -25,7 +25,7 @@ from voltflow.credentials import (
     plain_credentials,
     shown,
 )
-from voltflow.flow import Flow, FlowError
+from voltflow.flow.flow import Flow, FlowError
 from voltflow.node import REGISTRY, ConfigNode, config, load_nodes, node
 
 OF_NODE_RED = {

@@ -56,7 +56,7 @@ def words() -> set[str]:
                 and "npm" not in path.parts
             ):
                 found.update(re.findall(r"\w+_\w+", path.read_text("utf-8", "replace")))
-    found |= {f"voltflow_state_{word}" for word in found}  # how voltflow/state_metrics.py puts names together
+    found |= {f"voltflow_state_{word}" for word in found}  # how voltflow/state/metrics.py puts names together
     return found | {f"{word}_total" for word in found if word.startswith("voltflow_")}
 
 

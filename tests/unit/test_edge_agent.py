@@ -14,9 +14,9 @@ from edge.editor.flow_files import Notice
 from edge.editor.flow_store import FlowStore
 from edge.settings import AgentSettings
 from tests.gateway import Gateway, ask, request
-from voltflow.credentials import CompleteFlow
+from voltflow.admin.credentials import CompleteFlow
+from voltflow.admin.users import make_user, write_users
 from voltflow.settings import SettingsError
-from voltflow.users import make_user, write_users
 
 
 def settings(folder: Path, **given: Any) -> AgentSettings:

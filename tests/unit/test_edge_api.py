@@ -21,7 +21,7 @@ from edge.routes import ROUTES
 from edge.web import MetricsServer, PortTakenError, WebServer
 from tests import servers
 from tests.gateway import START_MS, TOKEN, Gateway, ask, request, running, serving
-from voltflow.engine import NodeStats
+from voltflow.engine.engine import NodeStats
 from voltflow.settings import SettingsError
 from voltflow.telemetry import Session
 

@@ -13,12 +13,12 @@ from edge.agent import load_flow
 from edge.nodes.downlink import Downlink
 from edge.settings import AgentSettings
 from voltflow import topics
+from voltflow.engine.network_sink import NetworkSink
+from voltflow.engine.sink_queue import NodeStats
+from voltflow.engine.store_forward import SpoolingQueue, SpoolRegistry
 from voltflow.message import Msg
-from voltflow.network_sink import NetworkSink
 from voltflow.node import Context, Sink, node
-from voltflow.sink_queue import NodeStats
-from voltflow.spool import Record, Spool, SpoolOptions
-from voltflow.store_forward import SpoolingQueue, SpoolRegistry
+from voltflow.spool.spool import Record, Spool, SpoolOptions
 from voltflow.telemetry import Downlink as DownlinkMessage
 from voltflow.telemetry import ReplayCommand
 

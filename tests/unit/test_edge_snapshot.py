@@ -32,7 +32,7 @@ from tests.twins import START_MS, Chain, reading
 from voltflow.battery.features import WINDOW_S
 from voltflow.battery.twin_states import TwinStates
 from voltflow.sequence import Boot, Hole, Sequence
-from voltflow.state import StateStore
+from voltflow.state.state import StateStore
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
 
 

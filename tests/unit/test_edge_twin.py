@@ -16,11 +16,11 @@ from edge.nodes.twin import Twin
 from edge.twin import FLEET_LIMIT, JOIN_TOLERANCE_MS, PENDING_LIMIT, FleetFullError, TwinStore
 from tests.gateway import START_MS, Gateway
 from voltflow.clock import Clock
+from voltflow.engine.turn import FailedMsg
 from voltflow.message import Msg
 from voltflow.node import Context
 from voltflow.sequence import DUPLICATE
 from voltflow.telemetry import Prediction, State, Telemetry
-from voltflow.turn import FailedMsg
 
 
 def _birth(pack: str) -> State:

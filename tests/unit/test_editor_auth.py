@@ -11,7 +11,7 @@ import bcrypt
 import pytest
 
 from edge.editor.auth import TOKEN_LIFE_S, TRY_WINDOW_S, Auth, LoginRefused
-from voltflow.users import (
+from voltflow.admin.users import (
     User,
     UserError,
     has_permission,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from voltflow import editor_files
+from voltflow.admin import editor_files
+from voltflow.admin.editor_files import EditorFilesError, install, installed
 from voltflow.cli import main
-from voltflow.editor_files import EditorFilesError, install, installed
 
 CLIENT = {
     "package/LICENSE": "Apache",

@@ -13,7 +13,7 @@ import pytest
 
 from edge.editor.palette import ALWAYS, CORE, OWN, Palette, help_of
 from edge.editor.static import Files
-from voltflow import editor_files
+from voltflow.admin import editor_files
 from voltflow.message import Msg
 from voltflow.node import REGISTRY, ConfigNode, NodeSpec, Sink, Transform, config, load_nodes, node
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.flows import Lab, messages, raw, running, until
-from voltflow.flow import Flow, FlowError
+from voltflow.engine.sink_queue import MAX_WRITE
+from voltflow.flow.flow import Flow, FlowError
 from voltflow.message import Msg
 from voltflow.node import Failure, Rejected, SinkUnavailable
-from voltflow.sink_queue import MAX_WRITE
 
 LINE = (raw("s", "source", ["k"]), raw("k", "sink"))
 """A source wired to a sink."""

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.flows import Lab, messages, raw, running, until
-from voltflow import deploy as deploying
-from voltflow.context import Contexts
-from voltflow.engine import DeployError
-from voltflow.flow import Flow, FlowError
+from voltflow.engine import deploy as deploying
+from voltflow.engine.context import Contexts
+from voltflow.engine.engine import DeployError
+from voltflow.flow.flow import Flow, FlowError
 from voltflow.message import Msg
 from voltflow.node import (
     ConfigNode,

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from voltflow import expand as expansion
-from voltflow.environment import Environment
-from voltflow.expand import ExpandError, Part, active, expand
-from voltflow.flow import Flow
+from voltflow.flow import expand as expansion
+from voltflow.flow.environment import Environment
+from voltflow.flow.expand import ExpandError, Part, active, expand
+from voltflow.flow.flow import Flow
 from voltflow.node import load_nodes
 
 load_nodes("voltflow.nodes")

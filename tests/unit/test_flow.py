@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.flows  # the node types of the tests
-from voltflow.flow import Flow, FlowError
-from voltflow.flow_lines import lines_of
+from voltflow.flow.flow import Flow, FlowError
+from voltflow.flow.line_numbers import lines_of
 from voltflow.node import ConfigNode, Transform, config, load_installed_nodes, node
 
 ROOT = Path(__file__).parents[2]

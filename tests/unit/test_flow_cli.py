@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.editors import PASSWORD, TAB, editing, inject_to_debug
-from voltflow.admin_client import AdminClient, AdminError
+from voltflow.admin.client import AdminClient, AdminError
+from voltflow.admin.users import is_password, read_users
 from voltflow.cli import main
-from voltflow.users import is_password, read_users
 
 
 class Cli:

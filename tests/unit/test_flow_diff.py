@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltflow.flow_diff import changed_tabs, differences, in_words
+from voltflow.admin.flow_diff import changed_tabs, differences, in_words
 from voltflow.node import load_nodes
 
 load_nodes("voltflow.nodes")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from voltflow.flow import Flow, FlowError
-from voltflow.flow_lab import FlowLab, LabError
+from voltflow.flow.flow import Flow, FlowError
+from voltflow.lab.lab import FlowLab, LabError
 from voltflow.message import Msg
 from voltflow.node import Context, Emit, Holder, Source, Transform, Worker, config, load_nodes, node
 
@@ -341,7 +341,7 @@ def test_work_in_threads_is_waited_for(lab: Any) -> None:
 
 
 def test_node_that_never_comes_back_is_named(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voltflow.flow_lab.PATIENCE_S", 0.2)
+    monkeypatch.setattr("voltflow.lab.lab.PATIENCE_S", 0.2)
     found = lab(n("w", "lab hangs", [], name="the thing"))
     with pytest.raises(LabError, match=r"the flow does not come to rest in 0\.2 s: the thing"):
         found.send("w", 1)
@@ -383,7 +383,7 @@ def test_fixture_of_the_pytest_plugin(tmp_path: Path) -> None:
     (tmp_path / "flows.json").write_text(Flow([n("in", "link in", ["d"]), n("d", "debug")]).dumps())
     (tmp_path / "test_it.py").write_text(PYTEST)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "voltflow.pytest_plugin", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path],
+        [sys.executable, "-m", "pytest", "-q", "-p", "voltflow.lab.pytest_plugin", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.splitlines()[-1][:8]) == (0, "2 passed"), done.stdout

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltflow.flow_record import (
+from voltflow.lab.record import (
     FILE_S,
     FolderWriter,
     Recorded,

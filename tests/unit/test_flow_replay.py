@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from voltflow.cli import main
-from voltflow.flow import Flow
-from voltflow.flow_record import Recorded, Writer
-from voltflow.flow_replay import filters_of, in_words, replay, run
+from voltflow.flow.flow import Flow
+from voltflow.lab.record import Recorded, Writer
+from voltflow.lab.replay import filters_of, in_words, replay, run
 
 START_MS = 1_767_225_600_000
 ROOT = Path(__file__).parents[2]

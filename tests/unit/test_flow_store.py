@@ -18,12 +18,12 @@ from edge.editor.flow_files import CredentialSecret, FlowFiles
 from edge.editor.flow_store import FlowStore, RevisionMismatch
 from edge.editor.trial import CRASHES, TRIAL_S
 from tests.flows import Feed, Lab, raw, until
-from voltflow.credentials import CompleteFlow, decrypt, encrypt
-from voltflow.engine import DeployError, Engine
-from voltflow.flow import FlowError
+from voltflow.admin.credentials import CompleteFlow, decrypt, encrypt
+from voltflow.admin.users import User
+from voltflow.engine.engine import DeployError, Engine
+from voltflow.engine.timer import VirtualTimer
+from voltflow.flow.flow import FlowError
 from voltflow.node import REGISTRY, ConfigNode, Context, Sink, config, load_nodes, node
-from voltflow.timer import VirtualTimer
-from voltflow.users import User
 
 TAB = {"id": "t", "type": "tab", "label": "Depot"}
 FEED = [TAB, raw("s", "source", ["k"], z="t"), raw("k", "sink", z="t")]

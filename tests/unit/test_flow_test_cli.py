@@ -10,10 +10,10 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from voltflow import flow_cases
 from voltflow.cli import main
-from voltflow.flow_match import MatchError, differences
-from voltflow.flow_test_cli import junit
+from voltflow.lab import cases as flow_cases
+from voltflow.lab.cases_cli import junit
+from voltflow.lab.match import MatchError, differences
 
 FLOW = [
     {"id": "b", "type": "mqtt-broker"},

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from voltflow.cli import main
-from voltflow.expand import expand
-from voltflow.flow import Flow
-from voltflow.flow_units import SUFFIXES, UNITS, mismatches, unit_of_name
+from voltflow.flow.expand import expand
+from voltflow.flow.flow import Flow
+from voltflow.flow.units import SUFFIXES, UNITS, mismatches, unit_of_name
 from voltflow.message import Msg
 from voltflow.node import Transform, config, load_nodes, node
 from voltflow.telemetry import CONTRACTS

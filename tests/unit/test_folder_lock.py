@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from voltflow.folder_lock import FolderInUse, FolderLock
-from voltflow.spool import Spool, SpoolOptions
-from voltflow.state import StateStore
+from voltflow.spool.spool import Spool, SpoolOptions
+from voltflow.state.state import StateStore
 
 HOLD = """
 import sys

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from tests.flows import raw, running, until
 from tests.holders import START_S, Held, flow_of, holding, msg, run, turns
-from voltflow import holder_line, keeper
-from voltflow.held_store import FILE, HeldStore, decode, encode
+from voltflow.engine import holder_line, keeper
+from voltflow.engine.held_store import FILE, HeldStore, decode, encode
+from voltflow.engine.timer import VirtualTimer
 from voltflow.message import Key, Msg
 from voltflow.node import Failure, Holder, node
-from voltflow.timer import VirtualTimer
 
 HOUR_S = 3600.0
 Process = Callable[[Any, Msg], list[Msg]]

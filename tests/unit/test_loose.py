@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltflow.js_regex import compile_regex, replacement
-from voltflow.loose import as_cell, as_number, as_text, at_most, equal, json_text, leading_number, less
-from voltflow.properties import UNDEFINED
+from voltflow.flow.properties import UNDEFINED
+from voltflow.nodelib.js_regex import compile_regex, replacement
+from voltflow.nodelib.loose import (
+    as_cell,
+    as_number,
+    as_text,
+    at_most,
+    equal,
+    json_text,
+    leading_number,
+    less,
+)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from gmqtt.mqtt.utils import unpack_variable_byte_integer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltflow.mqtt_codec import DUP, PUBLISH, check_filter, matches, publish_packet, reason_text, varint
+from voltflow.mqtt.codec import DUP, PUBLISH, check_filter, matches, publish_packet, reason_text, varint
 
 LEVEL = st.sampled_from(["a", "b", "", "ä", "$x"])
 TOPICS = st.lists(LEVEL, min_size=1, max_size=5).map("/".join).filter(bool)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from voltflow.mqtt_report import Report
+from voltflow.mqtt.report import Report
 
 
 class Clock:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from voltflow.mqtt_session import SessionMemory
+from voltflow.mqtt.session import SessionMemory
 
 
 def test_a_disk_that_takes_nothing_is_said_and_keeps_nobody_from_the_broker(

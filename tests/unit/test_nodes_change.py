@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transforms import START_S, Bench, batch_is_one_by_one, msg, refused
+from voltflow.flow.properties import UNDEFINED, as_object
 from voltflow.message import Msg
-from voltflow.properties import UNDEFINED, as_object
 
 
 def set_(p: str, to: Any, tot: str = "str", pt: str = "msg", **more: Any) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.flows import raw, running, until
 from tests.transforms import Bench, batch_is_one_by_one, build, msg, refused
-from voltflow.csv_text import CsvError, after_lines, quoted, rows
 from voltflow.message import Msg, message_id
 from voltflow.node import Holder
+from voltflow.nodelib.csv_text import CsvError, after_lines, quoted, rows
 
 
 def reader(**properties: Any) -> Bench:

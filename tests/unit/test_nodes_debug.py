@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.flows import raw, running, until
-from voltflow.events import Events
+from voltflow.engine.events import Events
+from voltflow.flow.properties import UNDEFINED
 from voltflow.message import Msg, message_id
 from voltflow.node import ConfigError, Context
 from voltflow.nodes.debug import TOLD_PER_S, Debug
-from voltflow.properties import UNDEFINED
 from voltflow.shown import DEPTH, LIMIT, shown
 from voltflow.telemetry import Prediction
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from edge.nodes.dtc import Dtc
 from tests.readings import START_MS, reading
-from voltflow.context import Contexts
+from voltflow.engine.context import Contexts
+from voltflow.engine.turn import isolate
 from voltflow.message import Msg
 from voltflow.node import Context
-from voltflow.turn import isolate
 
 
 def dtc(contexts: Contexts | None = None, **properties: Any) -> Dtc:

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.flows import raw, running, until
-from voltflow.files import READ_LIMIT_BYTES, Files, OutsideError
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, SinkUnavailable
+from voltflow.nodelib.files import READ_LIMIT_BYTES, Files, OutsideError
+from voltflow.nodelib.once import Once
 from voltflow.nodes.file import File
 from voltflow.nodes.file_in import CHUNK_BYTES, FileIn
-from voltflow.once import Once
 
 
 def started(cls: type[Any], folder: Path, **properties: Any) -> Any:

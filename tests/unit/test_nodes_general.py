@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from voltflow.message import Msg
-from voltflow.mqtt_codec import check_topic
+from voltflow.mqtt.codec import check_topic
 from voltflow.node import ConfigError, Context, Node, load_nodes
 from voltflow.nodes.dead_letter import DeadLetter
 from voltflow.nodes.debug import RECENT, TEXT_LIMIT, Debug

@@ -13,11 +13,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.flows import Lab, raw, running, until
+from voltflow.engine.timer import VirtualTimer
+from voltflow.flow.properties import as_object
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, load_nodes
 from voltflow.nodes.inject import UNDER_WAY_LIMIT, Inject, _next_time
-from voltflow.properties import as_object
-from voltflow.timer import VirtualTimer
 
 load_nodes("voltflow.nodes")
 

@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.flows import raw, running, until
-from voltflow.context import Contexts
-from voltflow.events import Events
+from voltflow.engine.context import Contexts
+from voltflow.engine.events import Events
+from voltflow.engine.turn import FailedMsg, isolate
+from voltflow.flow.properties import as_object
 from voltflow.message import Msg, message_id
 from voltflow.node import ConfigError, Context, load_nodes
+from voltflow.nodelib.python_code import Message, copied
+from voltflow.nodelib.time_limit import TimeLimit
 from voltflow.nodes.python_node import STRIKES, Python
-from voltflow.properties import as_object
-from voltflow.python_code import Message, copied
-from voltflow.time_limit import TimeLimit
-from voltflow.turn import FailedMsg, isolate
 
 load_nodes("voltflow.nodes")
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tests.flows import Lab, raw, running, until
 from tests.transforms import Bench, batch_is_one_by_one, build, msg, refused
-from voltflow.flow import Flow
+from voltflow.flow.flow import Flow
+from voltflow.flow.properties import UNDEFINED
 from voltflow.message import Msg
 from voltflow.node import Holder
-from voltflow.properties import UNDEFINED
-from voltflow.switch_rules import is_type
+from voltflow.nodelib.switch_rules import is_type
 
 
 def rule(

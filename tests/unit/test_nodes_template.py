@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transforms import Bench, batch_is_one_by_one, msg, refused
+from voltflow.flow.properties import UNDEFINED
 from voltflow.message import Msg
-from voltflow.mustache import parse, render
-from voltflow.properties import UNDEFINED
+from voltflow.nodelib.mustache import parse, render
 
 
 def filled(template: str, payload: Any, **options: Any) -> Any:

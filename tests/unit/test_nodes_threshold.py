@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from edge.nodes.threshold import Threshold
 from tests.readings import reading
+from voltflow.engine.turn import isolate
 from voltflow.message import Msg
 from voltflow.node import ConfigError
-from voltflow.turn import isolate
 
 
 def threshold(**properties: Any) -> Threshold:

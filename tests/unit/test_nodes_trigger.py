@@ -9,7 +9,7 @@ import pytest
 
 from tests.flows import raw
 from tests.holders import START_S, Step, holding, msg, outcome, run
-from voltflow.context import Contexts
+from voltflow.engine.context import Contexts
 from voltflow.message import Msg
 from voltflow.node import REGISTRY, ConfigError
 

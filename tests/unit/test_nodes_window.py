@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.holders import START_S, Held, flow_of, holding, msg, outcome, run, turns
-from voltflow.aggregate import FUNCTIONS, aggregated, percentile
-from voltflow.held_store import HeldStore
+from voltflow.engine.held_store import HeldStore
 from voltflow.message import Msg
 from voltflow.node import ConfigError
+from voltflow.nodelib.aggregate import FUNCTIONS, aggregated, percentile
 from voltflow.nodes.window import WindowNode
 
 T = 1_699_999_980

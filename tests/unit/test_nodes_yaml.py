@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.transforms import Bench, batch_is_one_by_one, msg, refused
 from voltflow.message import Msg
-from voltflow.yaml_text import YamlError, dump, load
+from voltflow.nodelib.yaml_text import YamlError, dump, load
 
 
 @pytest.mark.parametrize(

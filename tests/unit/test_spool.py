@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from voltflow.spool import Record, Spool, SpoolFull, SpoolOptions
+from voltflow.spool.spool import Record, Spool, SpoolFull, SpoolOptions
 
 
 @asynccontextmanager
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_made_fails_the_start_and_names_it(tmp_path: Pat
 DIES = """
 import asyncio, os, sys
 from pathlib import Path
-from voltflow.spool import Record, Spool, SpoolOptions
+from voltflow.spool.spool import Record, Spool, SpoolOptions
 
 async def main():
     spool = Spool(SpoolOptions(Path(sys.argv[1]), 10**8, 1e6, 10**7))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voltflow.spool_crc import mend
+from voltflow.spool.crc import mend
 
 DATA = st.binary(min_size=1, max_size=3000)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from voltflow.spool_format import Record
-from voltflow.spool_store import SpoolFull, SpoolOptions, SpoolStore
+from voltflow.spool.format import Record
+from voltflow.spool.store import SpoolFull, SpoolOptions, SpoolStore
 
 MB = 1024 * 1024
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from voltflow.spool_format import Record, encode_group
-from voltflow.spool_store import SpoolOptions, SpoolStore
+from voltflow.spool.format import Record, encode_group
+from voltflow.spool.store import SpoolOptions, SpoolStore
 from voltflow.telemetry import Loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from voltflow.spool_format import HEADER_BYTES, Record
-from voltflow.spool_read import READERS, decode_header, frames
-from voltflow.spool_store import SpoolOptions, SpoolStore
+from voltflow.spool.format import HEADER_BYTES, Record
+from voltflow.spool.read import READERS, decode_header, frames
+from voltflow.spool.store import SpoolOptions, SpoolStore
 from voltflow.telemetry import Loss
 
 Key = tuple[str, str, int]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.spools import MB, NOW_MS, alert, drained, kept, losses, segments, store_of, twin
-from voltflow.spool_format import Record
-from voltflow.spool_store import SpoolFull
+from voltflow.spool.format import Record
+from voltflow.spool.store import SpoolFull
 
 IN_MEMORY = Path("/dev/shm")
 

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from tests.spools import MB, NOW_MS, alert, damage, drained, kept, losses, segments, store_of, twin
-from voltflow.spool_format import Record
-from voltflow.spool_store import SpoolFull
+from voltflow.spool.format import Record
+from voltflow.spool.store import SpoolFull
 from voltflow.telemetry import Loss
 
 # Order and the cursor
@@ -227,7 +227,7 @@ def test_whatever_lies_in_the_folder_the_store_starts(
 def test_a_file_of_a_newer_version_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from zlib import crc32
 
-    from voltflow.spool_format import HEADER, MAGIC, SUM
+    from voltflow.spool.format import HEADER, MAGIC, SUM
 
     store = store_of(tmp_path)
     kept(store, [twin(1)])

@@ -20,11 +20,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from tests import servers
 from tests.flows import raw, running, until
-from voltflow import state_file
 from voltflow.message import now_ms
-from voltflow.state import DAY_S, Restored, StateStore
-from voltflow.state_file import CLEAN_FILE, FILE, StateFile, StateFileError, dump
-from voltflow.state_metrics import StateCollector, disk_written_bytes
+from voltflow.state import file as state_file
+from voltflow.state.file import CLEAN_FILE, FILE, StateFile, StateFileError, dump
+from voltflow.state.metrics import StateCollector, disk_written_bytes
+from voltflow.state.state import DAY_S, Restored, StateStore
 
 PERIOD_S = 0.02
 
@@ -364,7 +364,7 @@ def test_a_disk_that_refuses_is_said_once_and_the_old_state_stays(
     store = _store(tmp_path, value)
     _write(store)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr("voltflow.state_file._LEVEL", 0)
+    monkeypatch.setattr("voltflow.state.file._LEVEL", 0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
     try:
         value.data = os.urandom(50_000)

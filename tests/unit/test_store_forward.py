@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from tests.flows import Lab, raw, running, until
+from voltflow.engine.network_sink import REPLAYED
+from voltflow.engine.store_forward import SpoolingQueue, _Pace
 from voltflow.message import Key, Msg, now_ms
-from voltflow.network_sink import REPLAYED
 from voltflow.node import Rejected, SinkUnavailable
-from voltflow.store_forward import SpoolingQueue, _Pace
 
 KINDS = ["network sink", "pipelined network sink"]
 

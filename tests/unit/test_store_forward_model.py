@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.flows import Feed, Lab, raw, until
-from voltflow import store_forward
-from voltflow.engine import Engine
-from voltflow.flow import Flow
+from voltflow.engine import store_forward
+from voltflow.engine.engine import Engine
+from voltflow.engine.network_sink import REPLAYED
+from voltflow.engine.store_forward import SpoolingQueue
+from voltflow.flow.flow import Flow
 from voltflow.message import Key, Msg, now_ms
-from voltflow.network_sink import REPLAYED
 from voltflow.node import SinkUnavailable
-from voltflow.store_forward import SpoolingQueue
 from voltflow.telemetry import Loss
 
 PACKS = ("a", "b")

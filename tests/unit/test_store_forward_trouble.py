@@ -14,7 +14,7 @@ from tests.flows import raw, running, until
 from tests.unit.test_store_forward import KINDS, Far, fast, lab_of, queue_of, run, twin
 from voltflow.message import Msg
 from voltflow.node import Rejected
-from voltflow.spool import SpoolFull
+from voltflow.spool.spool import SpoolFull
 
 
 @pytest.mark.parametrize("kind", KINDS)

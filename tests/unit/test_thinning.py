@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from voltflow.spool_format import Record
+from voltflow.spool.format import Record
+from voltflow.spool.thinning import keep
 from voltflow.telemetry import Estimate, Joined, Prediction, Session, Telemetry, TwinPrediction
-from voltflow.thinning import keep
 
 START_MS = 1_764_000_000_000
 

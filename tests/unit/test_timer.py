@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from voltflow.timer import Timer, VirtualTimer, WallTimer
+from voltflow.engine.timer import Timer, VirtualTimer, WallTimer
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltflow import topics
-from voltflow.mqtt_codec import matches
+from voltflow.mqtt.codec import matches
 
 NAMES = st.from_regex(re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII), fullmatch=True)
 KINDS = [

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.flows import Lab, raw, running, until
-from voltflow.flow import Flow
+from voltflow.engine.timer import VirtualTimer
+from voltflow.flow.flow import Flow
 from voltflow.message import Msg
 from voltflow.node import Holder, Transform, Worker, config, load_nodes, node
-from voltflow.timer import VirtualTimer
 
 load_nodes("voltflow.nodes")
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from voltflow.demo.settings import DemoSettings
-from voltflow.mqtt import MqttLink, MqttOptions
+from voltflow.mqtt.link import MqttLink, MqttOptions
 from voltflow.settings import SettingsError
 
 SEGMENT_BYTES = 8 * 2**20

@@ -76,7 +76,7 @@ def _run(settings: DemoSettings, summary: Path | None) -> int:
     logging.getLogger("voltflow.mqtt").setLevel(logging.ERROR)  # the demo itself is a client only to clean up
     from voltflow.demo.parts import PartFailedError
     from voltflow.demo.run import Demo, Stopped
-    from voltflow.ledger import LedgerError
+    from voltflow.ledger.ledger import LedgerError
 
     try:
         outcome = asyncio.run(Demo(settings, Console()).run())

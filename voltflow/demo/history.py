@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from voltflow.ledger import Expected, verify
+from voltflow.ledger.ledger import Expected, verify
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection
@@ -64,7 +64,7 @@ class History:
         return int(self._value(sql, {"fleet": self.fleet, "boots": boots}))
 
     def counts(self, published: Mapping[str, Expected]) -> Counts:
-        """The run's result; `published` is what the devices say, by pack. Raises voltflow.ledger.LedgerError."""
+        """The run's result; `published` is what the devices say, by pack. Raises voltflow.ledger.ledger.LedgerError."""
         report = verify(self.dsn, published)
         boots = {(pack, item.boot) for pack, item in published.items()}
         entries = [e for e in report.entries if (e.pack, e.boot) in boots and e.fleet in (self.fleet, "?")]

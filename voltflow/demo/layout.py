@@ -16,7 +16,7 @@ from voltflow.demo import broker
 from voltflow.demo.figures import Endpoints
 from voltflow.demo.parts import Part
 from voltflow.demo.settings import DemoSettings
-from voltflow.mqtt import MqttOptions
+from voltflow.mqtt.link import MqttOptions
 from voltflow.setting import toml_value
 from voltflow.settings import SettingsError
 

@@ -21,7 +21,7 @@ from voltflow.demo.parts import Part, PartFailedError, error_lines
 from voltflow.demo.relay import Relay
 from voltflow.demo.settings import DemoSettings
 from voltflow.demo.view import Facts, Rates, Snapshot, View, make_view
-from voltflow.ledger import Expected
+from voltflow.ledger.ledger import Expected
 from voltflow.message import now_ms
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import base64
 import binascii
 import re
 
-from voltflow.loose import as_cell
+from voltflow.flow.properties import UNDEFINED, get, plain, put
+from voltflow.flow.typed import check
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Transform, config, node
-from voltflow.properties import UNDEFINED, get, plain, put
-from voltflow.typed import check
+from voltflow.nodelib.loose import as_cell
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*")
 

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from voltflow.holding import Entry
+from voltflow.engine.holding import Entry
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, config, node
-from voltflow.sequences import Gathered, new_sequence, parts_of, with_parts
+from voltflow.nodelib.sequences import Gathered, new_sequence, parts_of, with_parts
 from voltflow.signals import says
 
 

@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from voltflow.context import Memory
-from voltflow.context_writes import Writes, writes
-from voltflow.js_regex import compile_regex, replacement
-from voltflow.loose import as_cell, as_number, as_text
+from voltflow.engine.context import Memory
+from voltflow.flow.properties import UNDEFINED, PathError, as_object, get, of_parts, parse, plain, put
+from voltflow.flow.typed import TYPES, Value, check, compile_value, context_get, context_key
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Transform, config, node
-from voltflow.properties import UNDEFINED, PathError, as_object, get, of_parts, parse, plain, put
-from voltflow.typed import TYPES, Value, check, compile_value, context_get, context_key
+from voltflow.nodelib.context_writes import Writes, writes
+from voltflow.nodelib.js_regex import compile_regex, replacement
+from voltflow.nodelib.loose import as_cell, as_number, as_text
 
 Rule = Mapping[str, Any]
 Step = Callable[[Msg, Writes], Msg]

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Self, cast
 
-from voltflow import csv_text
-from voltflow.csv_text import CsvError, columns_of, columns_text, line_ends, quoted
-from voltflow.loose import NAN, as_cell, as_number, is_object
+from voltflow.flow.properties import plain
 from voltflow.message import Msg, message_id
 from voltflow.node import ConfigError, Context, Holder, Ports, Transform, config, node
-from voltflow.parts import parts_of
-from voltflow.properties import plain
+from voltflow.nodelib import csv_text
+from voltflow.nodelib.csv_text import CsvError, columns_of, columns_text, line_ends, quoted
+from voltflow.nodelib.loose import NAN, as_cell, as_number, is_object
+from voltflow.nodelib.parts import parts_of
 
 Columns = Sequence[str | None]
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from voltflow import topics
+from voltflow.engine.network_sink import REPLAYED, NetworkSink
 from voltflow.message import Key, Msg, encode_payload
-from voltflow.network_sink import REPLAYED, NetworkSink
 from voltflow.node import Context, DeadLetterSink, Failure, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.nodes.mqtt_out import Publisher, link_trouble

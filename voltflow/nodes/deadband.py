@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from voltflow.aggregate import check_path, is_missing, is_number
+from voltflow.flow.properties import get, plain
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Transform, config, node
-from voltflow.properties import get, plain
+from voltflow.nodelib.aggregate import check_path, is_missing, is_number
 
 MOST_KEYS = 20_000
 """Groups whose last value is known; the one that has passed nothing for longest is forgotten first."""

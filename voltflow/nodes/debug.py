@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from voltflow.events import Badge
+from voltflow.engine.events import Badge
+from voltflow.flow.properties import UNDEFINED, PathError, as_object, parse, plain
+from voltflow.flow.typed import Value, compile_value, expression
 from voltflow.message import Msg, encode_payload
 from voltflow.node import ConfigError, Context, Sink, config, node
-from voltflow.properties import UNDEFINED, PathError, as_object, parse, plain
 from voltflow.shown import shown
-from voltflow.typed import Value, compile_value, expression
 
 log = logging.getLogger("voltflow.debug")
 

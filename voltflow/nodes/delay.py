@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import random
 
-from voltflow.delaying import Later, Limit, Passing, Turns, Way
-from voltflow.events import Badge
-from voltflow.holding import Entry
+from voltflow.engine.events import Badge
+from voltflow.engine.holding import Entry
 from voltflow.message import Msg
 from voltflow.node import Context, Holder, Ports, config, node
+from voltflow.nodelib.delaying import Later, Limit, Passing, Turns, Way
 from voltflow.signals import number_of, says, without
 
 UNITS_S = {"milliseconds": 0.001, "seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}

@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-from voltflow.files import FULL, Files
-from voltflow.loose import as_text
+from voltflow.flow.properties import UNDEFINED, get, plain
+from voltflow.flow.typed import check, compile_value
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, SinkUnavailable, Worker, config, node
-from voltflow.once import Once
-from voltflow.properties import UNDEFINED, get, plain
-from voltflow.typed import check, compile_value
+from voltflow.nodelib.files import FULL, Files
+from voltflow.nodelib.loose import as_text
+from voltflow.nodelib.once import Once
 
 NAME_TYPES = ("str", "msg", "env", "jsonata")
 

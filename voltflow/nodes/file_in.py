@@ -6,11 +6,11 @@ import asyncio
 import re
 from typing import Any
 
-from voltflow.files import Files
 from voltflow.message import Msg, message_id
 from voltflow.node import Context, Worker, config, node
+from voltflow.nodelib.files import Files
+from voltflow.nodelib.once import Once
 from voltflow.nodes.file import NAME_TYPES, check_encoding, check_name, decoded, name_of
-from voltflow.once import Once
 
 CHUNK_BYTES = 64 * 1024
 

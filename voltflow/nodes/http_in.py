@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from voltflow.clock import receive_clock
-from voltflow.http_endpoints import METHODS, Exchange, HttpEndpoints, parse_path
-from voltflow.http_parts import FORM
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Emit, Source, config, node
+from voltflow.nodelib.http_endpoints import METHODS, Exchange, HttpEndpoints, parse_path
+from voltflow.nodelib.http_parts import FORM
 
 log = logging.getLogger(__name__)
 

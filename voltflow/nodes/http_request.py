@@ -10,7 +10,11 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-from voltflow.http_parts import (
+from voltflow.flow.properties import UNDEFINED, as_object, plain
+from voltflow.message import Msg
+from voltflow.mqtt.options import tls_context
+from voltflow.node import ConfigError, Context, Worker, config, node
+from voltflow.nodelib.http_parts import (
     OWN_HEADERS,
     TIMEOUT_S,
     content_of,
@@ -22,14 +26,10 @@ from voltflow.http_parts import (
     timeout_of,
     with_query,
 )
-from voltflow.loose import as_text
-from voltflow.message import Msg
-from voltflow.mqtt_options import tls_context
-from voltflow.mustache import TemplateError, parse, render
-from voltflow.node import ConfigError, Context, Worker, config, node
+from voltflow.nodelib.loose import as_text
+from voltflow.nodelib.mustache import TemplateError, parse, render
+from voltflow.nodelib.once import Once
 from voltflow.nodes.tls_config import TlsConfig
-from voltflow.once import Once
-from voltflow.properties import UNDEFINED, as_object, plain
 
 if TYPE_CHECKING:
     import httpx

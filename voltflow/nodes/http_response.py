@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from voltflow.http_endpoints import HttpEndpoints
-from voltflow.http_parts import OWN_HEADERS, headers_mark
-from voltflow.loose import as_text
+from voltflow.flow.properties import plain
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Rejected, Sink, config, node
-from voltflow.properties import plain
+from voltflow.nodelib.http_endpoints import HttpEndpoints
+from voltflow.nodelib.http_parts import OWN_HEADERS, headers_mark
+from voltflow.nodelib.loose import as_text
 
 FORBIDDEN = {"content-length", "transfer-encoding", "connection"}
 """Headers that the web server makes."""

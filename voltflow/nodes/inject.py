@@ -10,10 +10,10 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
+from voltflow.flow.properties import PathError, parse, put
+from voltflow.flow.typed import TYPES, Value, check, compile_value
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Emit, Source, config, node
-from voltflow.properties import PathError, parse, put
-from voltflow.typed import TYPES, Value, check, compile_value
 
 log = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from voltflow.due import DueTimes
-from voltflow.joining import Group, Reduction, values_of
+from voltflow.flow.properties import UNDEFINED, as_object, get, plain
+from voltflow.flow.typed import check, compile_value, evaluation_of
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, config, node
-from voltflow.properties import UNDEFINED, as_object, get, plain
-from voltflow.sequences import Gathered, parts_of, separator, with_parts
+from voltflow.nodelib.due import DueTimes
+from voltflow.nodelib.joining import Group, Reduction, values_of
+from voltflow.nodelib.sequences import Gathered, parts_of, separator, with_parts
 from voltflow.signals import says
-from voltflow.typed import check, compile_value, evaluation_of
 
 BUILDS = ("object", "string", "buffer", "array", "merged")
 KINDS = ("flow", "global", "str", "num", "bool", "json", "bin", "date", "jsonata", "env")

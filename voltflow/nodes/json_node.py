@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from voltflow.loose import json_text
+from voltflow.flow.properties import UNDEFINED, get, plain, put
+from voltflow.flow.typed import check
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Transform, config, node
-from voltflow.properties import UNDEFINED, get, plain, put
-from voltflow.typed import check
+from voltflow.nodelib.loose import json_text
 
 
 @node("json", category="parser", color="#debd5c", icon="parser-json.svg")

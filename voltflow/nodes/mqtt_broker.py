@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from voltflow.mqtt import MqttLink, MqttOptions, Publication, tls_context
-from voltflow.mqtt_codec import check_topic
+from voltflow.mqtt.codec import check_topic
+from voltflow.mqtt.link import MqttLink, MqttOptions, Publication, tls_context
 from voltflow.node import ConfigError, ConfigNode, Context, Node, config, node
 from voltflow.nodes.tls_config import TlsConfig
 

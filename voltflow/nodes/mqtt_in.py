@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from voltflow.message import Msg
-from voltflow.mqtt import Delivery, MqttLink
-from voltflow.mqtt_codec import check_filter
+from voltflow.mqtt.codec import check_filter
+from voltflow.mqtt.link import Delivery, MqttLink
 from voltflow.node import ConfigError, Context, Emit, Ports, Source, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 

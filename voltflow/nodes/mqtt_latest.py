@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from voltflow.message import Msg, encode_payload
-from voltflow.mqtt_codec import check_topic
+from voltflow.mqtt.codec import check_topic
 from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.nodes.mqtt_out import Publisher

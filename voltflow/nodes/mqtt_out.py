@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from voltflow.engine.network_sink import NetworkSink
 from voltflow.message import Msg, encode_payload
-from voltflow.mqtt import LinkClosed, MqttLink, PublishRefused
-from voltflow.mqtt_codec import NO_SUBSCRIBER, TRY_AGAIN, check_topic, reason_text
-from voltflow.network_sink import NetworkSink
+from voltflow.mqtt.codec import NO_SUBSCRIBER, TRY_AGAIN, check_topic, reason_text
+from voltflow.mqtt.link import LinkClosed, MqttLink, PublishRefused
 from voltflow.node import ConfigError, Context, Rejected, SinkUnavailable, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 

@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from voltflow.events import Badge
+from voltflow.engine.events import Badge
+from voltflow.engine.turn import Partly
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Ports, Transform, config, node
-from voltflow.python_code import Code, Message, PythonError, messages_of
+from voltflow.nodelib.python_code import Code, Message, PythonError, messages_of
+from voltflow.nodelib.time_limit import TimeIsUp, TimeLimit
 from voltflow.shown import ERROR, WARN, log_message
-from voltflow.time_limit import TimeIsUp, TimeLimit
-from voltflow.turn import Partly
 
 log = logging.getLogger("voltflow.python")
 

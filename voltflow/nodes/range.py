@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from voltflow.loose import as_number
+from voltflow.flow.properties import UNDEFINED, get, plain, put
+from voltflow.flow.typed import check
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Transform, config, node
-from voltflow.properties import UNDEFINED, get, plain, put
-from voltflow.typed import check
+from voltflow.nodelib.loose import as_number
 
 LIMIT = 1e15
 """Beyond it a double has no fractions left to scale."""

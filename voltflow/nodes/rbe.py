@@ -6,11 +6,11 @@ import math
 import re
 from typing import Any
 
-from voltflow.loose import as_number, is_object, leading_number
+from voltflow.flow.properties import UNDEFINED, get, plain
+from voltflow.flow.typed import check
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Transform, config, node
-from voltflow.properties import UNDEFINED, get, plain
-from voltflow.typed import check
+from voltflow.nodelib.loose import as_number, is_object, leading_number
 
 FUNCTIONS = ("rbe", "rbei", "deadband", "deadbandEq", "narrowband", "narrowbandEq")
 MOST_TOPICS = 100_000

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from voltflow.aggregate import check_path, is_missing, is_number, mean
+from voltflow.flow.properties import PathError, get, plain, put
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Ports, Transform, config, node
-from voltflow.properties import PathError, get, plain, put
+from voltflow.nodelib.aggregate import check_path, is_missing, is_number, mean
 
 MOST_POINTS = 10_000
 """Points between two messages."""

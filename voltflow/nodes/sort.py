@@ -6,12 +6,12 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from voltflow.loose import as_number, less
+from voltflow.flow.properties import get, plain, put
+from voltflow.flow.typed import check, compile_value, evaluation_of
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, config, node
-from voltflow.properties import get, plain, put
-from voltflow.sequences import Gathered, parts_of, with_parts
-from voltflow.typed import check, compile_value, evaluation_of
+from voltflow.nodelib.loose import as_number, less
+from voltflow.nodelib.sequences import Gathered, parts_of, with_parts
 
 
 @node("sort", category="sequence", color="#E2D96E", icon="sort.svg")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from voltflow.holding import Entry
+from voltflow.engine.holding import Entry
+from voltflow.flow.properties import get, plain, put
+from voltflow.flow.typed import check
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, config, node
-from voltflow.properties import get, plain, put
-from voltflow.sequences import new_sequence, parts_of, separator, with_parts
-from voltflow.typed import check
+from voltflow.nodelib.sequences import new_sequence, parts_of, separator, with_parts
 
 Text = str | bytes
 

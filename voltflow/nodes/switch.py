@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self, cast
 
+from voltflow.flow.properties import plain
+from voltflow.flow.typed import check, compile_value
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, Ports, Transform, config, node
-from voltflow.parts import parts_of, with_parts
-from voltflow.properties import plain
-from voltflow.switch_rules import check_rule, match_of
-from voltflow.typed import check, compile_value
+from voltflow.nodelib.parts import parts_of, with_parts
+from voltflow.nodelib.switch_rules import check_rule, match_of
 
 
 @node("switch", category="function", color="#e2d96e", icon="switch.svg")

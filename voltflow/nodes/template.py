@@ -6,14 +6,14 @@ import json
 import re
 from typing import Any
 
-from voltflow.context_writes import Writes, writes
-from voltflow.loose import as_cell, as_text
+from voltflow.flow.properties import UNDEFINED, as_object, put
+from voltflow.flow.typed import check, context_get
 from voltflow.message import Msg
-from voltflow.mustache import TemplateError, parse, render
 from voltflow.node import ConfigError, Context, Transform, config, node
-from voltflow.properties import UNDEFINED, as_object, put
-from voltflow.typed import check, context_get
-from voltflow.yaml_text import load
+from voltflow.nodelib.context_writes import Writes, writes
+from voltflow.nodelib.loose import as_cell, as_text
+from voltflow.nodelib.mustache import TemplateError, parse, render
+from voltflow.nodelib.yaml_text import load
 
 _IN_CONTEXT = re.compile(r"(flow|global)(\[\w*\])?\.(.+)", re.DOTALL)
 

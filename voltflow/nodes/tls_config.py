@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from voltflow.mqtt import tls_context
+from voltflow.mqtt.link import tls_context
 from voltflow.node import ConfigNode, config, node
 
 

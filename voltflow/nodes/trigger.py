@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from voltflow.due import DueTimes
-from voltflow.holding import Entry
-from voltflow.loose import as_text
+from voltflow.engine.holding import Entry
+from voltflow.flow.properties import UNDEFINED, as_object, get
+from voltflow.flow.typed import Value, check, compile_value
 from voltflow.message import Msg
-from voltflow.mustache import TemplateError, parse, render
 from voltflow.node import ConfigError, Context, Holder, Ports, config, node
-from voltflow.properties import UNDEFINED, as_object, get
+from voltflow.nodelib.due import DueTimes
+from voltflow.nodelib.loose import as_text
+from voltflow.nodelib.mustache import TemplateError, parse, render
 from voltflow.signals import number_of, says
-from voltflow.typed import Value, check, compile_value
 
 UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "hr": 3600.0}
 TYPED = ("flow", "global", "str", "num", "bool", "json", "bin", "date", "env")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from voltflow.aggregate import Rule, aggregated, check_path, is_missing, is_number
-from voltflow.holding import Entry
+from voltflow.engine.holding import Entry
+from voltflow.flow.properties import get, plain
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, Ports, config, node
-from voltflow.properties import get, plain
-from voltflow.windows import Track, Window
+from voltflow.nodelib.aggregate import Rule, aggregated, check_path, is_missing, is_number
+from voltflow.nodelib.windows import Track, Window
 
 MOST_COPIES = 100
 """Sliding windows that a message may be in: each of them holds it."""

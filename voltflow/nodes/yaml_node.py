@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from voltflow.loose import is_object
+from voltflow.flow.properties import UNDEFINED, get, plain, put
+from voltflow.flow.typed import check
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Transform, config, node
-from voltflow.properties import UNDEFINED, get, plain, put
-from voltflow.typed import check
-from voltflow.yaml_text import YamlError, dump, load
+from voltflow.nodelib.loose import is_object
+from voltflow.nodelib.yaml_text import YamlError, dump, load
 
 
 @node("yaml", category="parser", color="#debd5c", icon="parser-yaml.svg")

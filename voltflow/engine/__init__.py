@@ -1,0 +1,1 @@
+"""A flow as it runs: wires, batches and their acknowledgement, nodes that hold messages, sinks, deploys."""

@@ -1,0 +1,1 @@
+"""What was delivered, lost and why, doubled, late; by pack and boot."""

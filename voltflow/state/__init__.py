@@ -1,0 +1,1 @@
+"""What survives a restart: parts of the state, their snapshots, and what writing them costs."""
