@@ -324,6 +324,8 @@ class NodeSpec:
     inputs: int
     fields: tuple[Field, ...]
     help: str
+    label: str
+    """What the palette calls it."""
 
     @property
     def summary(self) -> str:
@@ -375,8 +377,12 @@ def node(
     icon: str = "font-awesome/fa-cog",
     outputs: int = 1,
     inputs: int = 1,
+    label: str = "",
 ) -> Callable[[type[N]], type[N]]:
-    """Register a class as a node type: makes it a dataclass and its fields the configuration."""
+    """Register a class as a node type: makes it a dataclass and its fields the configuration.
+
+    `label` is what the palette calls it, where that is not its type.
+    """
 
     def register(cls: builtins.type[N]) -> builtins.type[N]:
         if not cls.__doc__:  # asked before dataclass() puts a signature there
@@ -389,7 +395,7 @@ def node(
             type, cls, category, color, icon,
             outputs=0 if is_sink or is_config else outputs,
             inputs=0 if is_source or is_config else inputs,
-            fields=tuple(_fields(cls)), help=inspect.cleandoc(cls.__doc__ or ""),
+            fields=tuple(_fields(cls)), help=inspect.cleandoc(cls.__doc__ or ""), label=label or type,
         )  # fmt: skip
         REGISTRY[type] = cls.spec
         return cls

@@ -29,6 +29,7 @@ def describe(spec: NodeSpec) -> dict[str, Any]:
     """What the page's script registers the type with."""
     return {
         "type": spec.type,
+        "label": spec.label,
         "category": "config" if issubclass(spec.cls, ConfigNode) else spec.category,
         "color": spec.color,
         "icon": spec.icon if "/" in spec.icon else f"node-red/{spec.icon}",

@@ -31,7 +31,7 @@ def registry() -> dict[str, NodeSpec]:
     """Node types of these tests, which no other test sees."""
     before = dict(REGISTRY)
 
-    @node("editor gauge", category="battery", color="#123456", icon="font-awesome/fa-bolt")
+    @node("editor gauge", category="battery", color="#123456", icon="font-awesome/fa-bolt", label="gauge")
     class Gauge(Transform):
         """Measure what </script> and <b>others</b> pass, with `a < b`.
 
@@ -183,6 +183,14 @@ def test_every_field_is_declared_so_that_the_editor_drops_none(
 ) -> None:
     spec = call_of(palette.html("voltflow/editor-gauge"), "register")
     assert [field["name"] for field in spec["fields"]] == [f.name for f in registry["editor gauge"].fields]
+
+
+def test_palette_calls_a_type_by_its_label(palette: Palette) -> None:
+    labels = [
+        call_of(palette.html(set_id), "register")["label"]
+        for set_id in ("voltflow/editor-gauge", "voltflow/editor-meter")
+    ]
+    assert labels == ["gauge", "editor meter"]
 
 
 def test_kinds_of_fields(palette: Palette) -> None:

@@ -18,7 +18,7 @@ MOST_TOPICS = 100_000
 NO_TOPIC = "_no_topic"
 
 
-@node("rbe", category="function", color="#e2d96e", icon="rbe.png")
+@node("rbe", category="function", color="#e2d96e", icon="rbe.png", label="filter")
 class Filter(Transform):
     """Pass a message only when its value has changed, or has changed by enough, or by not too much.
 

@@ -196,11 +196,11 @@ const Voltflow = (function () {
       inputs: spec.inputs,
       outputs: spec.outputs,
       align: spec.align,
-      paletteLabel: spec.type,
+      paletteLabel: spec.label,
       defaults: { name: { value: "" }, ...defaultsOf(spec, spec.fields) },
       credentials: credentialsOf(spec.fields),
       label() {
-        return this.name || spec.type;
+        return this.name || spec.label;
       },
       labelStyle() {
         return this.name ? "node_label_italic" : "";
