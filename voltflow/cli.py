@@ -19,7 +19,7 @@ from voltflow.lab import cases_cli as flow_test_cli
 from voltflow.lab import record_cli as flow_record_cli
 from voltflow.ledger import cli as ledger_cli
 from voltflow.node import REGISTRY, NodeSpec, load_installed_nodes, process_env
-from voltflow.telemetry import json_schemas
+from voltflow.schemas import json_schemas
 
 EXAMPLES = """\
 examples:

@@ -7,7 +7,7 @@ named in `quality.invalid`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -310,11 +310,3 @@ def decode_telemetry(data: bytes) -> Telemetry:
     msgspec.ValidationError: Expected `int` >= 0 - at `$.seq`
     """
     return _telemetry_decoder.decode(data)
-
-
-def json_schemas() -> dict[str, dict[str, Any]]:
-    """The JSON Schema of every contract, by its name, and of the test cases of flows."""
-    from voltflow.lab import cases as flow_cases  # it needs the whole engine
-
-    schemas = {name: msgspec.json.schema(struct) for name, struct in CONTRACTS.items()}
-    return {**schemas, flow_cases.SCHEMA: flow_cases.json_schema()}

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voltflow import cli
-from voltflow.telemetry import CONTRACTS, State, Telemetry, decode_telemetry, json_schemas
+from voltflow.schemas import json_schemas
+from voltflow.telemetry import CONTRACTS, State, Telemetry, decode_telemetry
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 LEAST = {"schema": "bms.telemetry/1", "pack": "SIM000001", "boot": 1, "seq": 0, "ts_ms": 0}
