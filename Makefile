@@ -13,7 +13,7 @@ APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2
 
 # What is installed first is used by what follows.
 .NOTPARALLEL:
-.PHONY: help demo test lint format chaos bench clean install-test
+.PHONY: help demo test lint format chaos bench wheel clean install-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ chaos: install-test ## random faults on real processes, every message checked: m
 
 bench: install-test ## measure beside others (docs/benchmarks.md): make bench ARGS="--only agent,bare"
 	$(BIN)/python -m bench $(ARGS)
+
+wheel: $(STAMPS)/venv $(STAMPS)/editor ## build dist/voltflow-*.whl with the flow editor in it, for gateways without npm
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 clean: ## forget everything that was installed, built or measured here
 	rm -rf .venv build dist *.egg-info tests/npm/node_modules bench/*/node_modules

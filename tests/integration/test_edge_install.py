@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from tests.editors import need_files
 from tests.programs import Agent
 
 HEAVY = ("pandas", "sklearn", "mlflow", "kafka", "psycopg2", "influxdb_client", "matplotlib", "onnx", "rich")
@@ -22,6 +23,7 @@ HEAVY = ("pandas", "sklearn", "mlflow", "kafka", "psycopg2", "influxdb_client", 
 @pytest.fixture(scope="module")
 def gateway_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment with `.[edge]` alone, installed from a built wheel as on a gateway."""
+    need_files()
     folder = tmp_path_factory.mktemp("gateway")
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
@@ -99,6 +101,15 @@ def test_edge_alone_runs_beside_a_broker(
         print(f"\nagent without packs: {agent.rss_mb:.0f} MB resident")
         agent.stop()
         assert agent.exit_code == 0
+
+
+@pytest.mark.timeout(600)
+def test_wheel_brings_the_editor_along(gateway_python: Path, tmp_path: Path) -> None:
+    """A gateway that gets a wheel from a machine with npm needs neither npm nor a network."""
+    program = "from voltflow.admin import editor_files as files; print(files.folder(), files.installed())"
+    folder, whole = run(gateway_python, "-c", program, cwd=tmp_path).split()
+    assert Path(folder).is_relative_to(gateway_python.parents[1])
+    assert whole == "True"
 
 
 def test_the_list_of_the_gateway_stays_short() -> None:
