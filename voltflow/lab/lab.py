@@ -357,9 +357,12 @@ def surroundings(timer: VirtualTimer) -> Surroundings:
         if importlib.util.find_spec(name) is None:
             continue
         try:
-            found: Surroundings = importlib.import_module(name).surroundings(timer)
+            make = getattr(importlib.import_module(name), "surroundings", None)
         except ImportError:
             continue  # a program that is not installed with all it needs; its nodes are left out too
+        if make is None:  # this package, beside the general nodes
+            continue
+        found: Surroundings = make(timer)
         env |= found.env
         services |= found.services
     return Surroundings(env, services)
