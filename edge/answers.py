@@ -166,7 +166,8 @@ class FlowNode(msgspec.Struct):
 
 class Flow(msgspec.Struct):
     """The running flow. `state` is `stop` where the editor stopped it; in `safe_mode` the flow before the last deploy runs,
-    because that one ended the gateway again and again; `notices` says so, and what else is wrong with the flow's files."""
+    because that one ended the gateway again and again; `notices` says so, and what else is wrong with the flow's files.
+    `last_pause_s`, `longest_pause_s`: how long deploys let the sources wait."""
 
     revision: str
     state: Literal["start", "stop"]
@@ -176,6 +177,9 @@ class Flow(msgspec.Struct):
     messages: int
     in_flight_batches: int
     stalls: int
+    deploys: int
+    last_pause_s: float
+    longest_pause_s: float
     dropped: dict[str, int]
     nodes: list[FlowNode]
 

@@ -51,6 +51,10 @@ class EngineCollector(Collector):
             "voltflow_oldest_batch_seconds", "Age of the oldest batch that is not yet safe.", oldest_s
         )
         yield CounterMetricFamily("voltflow_stalls", "Nodes or batches the watchdog reported.", engine.stalls)
+        yield CounterMetricFamily("voltflow_deploys", "Deploys of the flow.", engine.deploys)
+        yield GaugeMetricFamily(
+            "voltflow_deploy_longest_pause_seconds", "Longest time a deploy let the sources wait.", engine.longest_pause_s
+        )  # fmt: skip
         dropped = CounterMetricFamily("voltflow_dropped", "Messages dropped, by reason.", labels=["reason"])
         for reason, count in sorted(self._dropped().items()):
             dropped.add_metric([reason], count)

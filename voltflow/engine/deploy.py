@@ -157,7 +157,8 @@ class Deploy:
             else:
                 engine.gate.open()
             if paused is not None:
-                engine.longest_pause_s = max(engine.longest_pause_s, time.monotonic() - paused)
+                engine.last_pause_s = time.monotonic() - paused
+                engine.longest_pause_s = max(engine.longest_pause_s, engine.last_pause_s)
         await engine.spools.look_for_orphans(spools_folder(engine.state_dir))
 
     # -- what may fail --------------------------------------------------------------------------------------------

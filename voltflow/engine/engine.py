@@ -84,7 +84,8 @@ class Engine:
         self.dropped: dict[str, int] = {}
         self.stalls = self.batches = self.messages = self.abandoned = 0
         self.deploys = 0
-        self.longest_pause_s = 0.0
+        self.longest_pause_s = self.last_pause_s = 0.0
+        """How long deploys let the sources wait."""
         """For which a deploy held up the sources."""
         self.grace_s, self.watchdog_s = grace_s, watchdog_s
         self.timer: Timer = timer or WallTimer()
@@ -631,6 +632,9 @@ class Engine:
             "messages": self.messages,
             "in_flight_batches": len(self.transactions),
             "stalls": self.stalls,
+            "deploys": self.deploys,
+            "last_pause_s": self.last_pause_s,
+            "longest_pause_s": self.longest_pause_s,
             "dropped": dict(self.dropped),
             "nodes": [
                 {
