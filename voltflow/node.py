@@ -146,6 +146,10 @@ class Node:
     id: str = ""
     name: str = ""
     tab: str = ""
+    path: str = ""
+    """Where it is: its tab, and the subflow instances it is in, the outermost first, by `/`."""
+    drawn_as: str = ""
+    """Its id in the file, which it shares with its likes in other instances of a subflow."""
     ports: int = 0
     """How many outputs it has: `outputs_of` its properties."""
     badge: Badge = {}  # noqa: RUF012 - never changed, only replaced
@@ -161,6 +165,11 @@ class Node:
             return int(field.coerce(properties.get("outputs")))
         except ConfigError:  # its own check names it
             return cls.spec.outputs
+
+    @classmethod
+    def inputs_of(cls, properties: Mapping[str, Any]) -> int:
+        """How many inputs a node with these properties has: 0 or 1."""
+        return cls.spec.inputs
 
     async def start(self, ctx: Context) -> None:
         """Open what the node needs; called once before the flow's sources run."""
@@ -189,7 +198,10 @@ class Node:
 
 
 class Source(Node):
-    """Where messages enter. It may have several `emit` under way; it acknowledges when each returns."""
+    """Where messages enter. It may have several `emit` under way; it acknowledges when each returns.
+
+    One that takes messages as well is a `Worker` too, and says by `inputs_of` that it has an input.
+    """
 
     async def run(self, emit: Emit) -> None:
         """Emit until cancelled; then wait for what is under way (the engine bounds that) and return."""
@@ -345,7 +357,8 @@ class NodeSpec:
         built: Node = self.cls(**values)
         built.id = node_id
         built.name = str(properties.get("name", ""))
-        built.tab = str(properties.get("z", ""))
+        built.tab = built.path = str(properties.get("z", ""))
+        built.drawn_as = node_id
         built.ports = self.cls.outputs_of(properties)
         return built
 

@@ -59,11 +59,17 @@ def _shown(value: Any) -> tuple[str, Any]:
     return type(value).__name__, _short.repr(value)[:LIMIT]
 
 
+def origin(node: Node) -> dict[str, Any]:
+    """Who says something, so that the sidebar finds the node, in a subflow too."""
+    found = {"id": node.id, "z": node.tab, "path": node.path, "name": node.name}
+    return found if node.drawn_as == node.id else {**found, "_alias": node.drawn_as}
+
+
 def log_message(node: Node, level: int, value: Any, now_s: float) -> dict[str, Any]:
     """What a node says by itself, for the sidebar."""
     format, text = shown(value)
-    return {"level": level, "id": node.id, "type": node.type, "z": node.tab, "path": node.tab, "name": node.name, "msg": text,
-            "format": format, "timestamp": int(now_s * 1000)}  # fmt: skip
+    return {**origin(node), "level": level, "type": node.type, "msg": text, "format": format,
+            "timestamp": int(now_s * 1000)}  # fmt: skip
 
 
 def utf16_length(text: str) -> int:

@@ -1,7 +1,9 @@
 """What stands below each node in the editor: its own badge, and where it has none what flows through it.
 
 Node-RED shows only what nodes say. Here a node that says nothing shows messages per second, what waits at it and how
-many it failed on, at most once a second and only while somebody looks.
+many it failed on, at most once a second and only while somebody looks. A node inside of a subflow, which is drawn once and
+runs in every instance, shows the sum of them, and what it says where all say the same; an instance shows what comes into it
+and what waits and failed inside.
 
     >>> traffic_badge(Traffic(120.4, 0, 0))
     {'fill': 'grey', 'shape': 'ring', 'text': '120/s'}
@@ -12,13 +14,14 @@ many it failed on, at most once a second and only while somebody looks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from voltflow.engine.engine import Engine
 from voltflow.engine.events import Badge
 from voltflow.engine.sink_queue import NodeStats
+from voltflow.engine.wiring import Wiring
 
 Publish = Callable[[str, Mapping[str, Any]], None]
 
@@ -33,6 +36,16 @@ class Traffic:
     waiting: int
     failures: int
 
+    @staticmethod
+    def sum_of(parts: Iterable[Traffic]) -> Traffic | None:
+        """Of several nodes; None where there is nothing."""
+        found = list(parts)
+        if not found:
+            return None
+        return Traffic(
+            sum(t.rate for t in found), sum(t.waiting for t in found), sum(t.failures for t in found)
+        )
+
 
 def traffic_badge(traffic: Traffic) -> Badge:
     """What it looks like: red with errors, yellow while something waits."""
@@ -46,6 +59,48 @@ def traffic_badge(traffic: Traffic) -> Badge:
     return {"fill": fill, "shape": "ring", "text": ", ".join(parts)}
 
 
+class Drawing:
+    """Which running nodes stand behind what is drawn, by its id in the file."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self.wiring = wiring
+        self.nodes: dict[str, list[str]] = {}
+        self.instances: dict[str, list[str]] = {}
+        self._inside: dict[str, set[str]] = {id: set() for id in wiring.instances}
+        for id, wired in wiring.nodes.items():
+            self.nodes.setdefault(wired.part.source_id, []).append(id)
+            for instance in wiring.around(wired.part):
+                self._inside[instance.id].add(id)
+        for id, part in wiring.instances.items():
+            self.instances.setdefault(part.source_id, []).append(id)
+
+    def said(self, id: str) -> Badge:
+        """What the nodes behind a drawn one say of themselves, where they agree."""
+        first, *others = (self.wiring.nodes[running].node.badge for running in self.nodes[id])
+        return first if all(badge == first for badge in others) else {}
+
+    def inside(self, id: str, traffic: Mapping[str, Traffic]) -> Traffic | None:
+        """What flows through a drawn subflow instance; None where nothing does."""
+        return Traffic.sum_of(
+            found
+            for instance in self.instances[id]
+            if (found := self._through(instance, traffic)) is not None
+        )
+
+    def _through(self, instance: str, traffic: Mapping[str, Traffic]) -> Traffic | None:
+        inside = self._inside[instance]
+        found = Traffic.sum_of(traffic[id] for id in inside if id in traffic)
+        if found is None:
+            return None
+        # all that comes in goes to each of them, and to some also what comes from others inside
+        entries = [
+            traffic[id].rate if id in traffic else 0.0
+            for id in self.wiring.instances[instance].entries
+            if id in inside
+        ]
+        return Traffic(min(entries, default=0.0), found.waiting, found.failures)
+
+
 class Statuses:
     """Knows what every open editor shows, and tells only what changes. Lives in the event loop."""
 
@@ -55,6 +110,7 @@ class Statuses:
         self._shown: dict[str, Badge] = {}
         self._counted: dict[str, tuple[NodeStats, int]] = {}
         self._counted_at_s = 0.0
+        self._known_drawing: Drawing | None = None
 
     def begin(self) -> None:
         """Somebody looks, after nobody did."""
@@ -68,7 +124,11 @@ class Statuses:
 
     def heard(self, node_id: str, badge: Badge) -> None:
         """A node has said something."""
-        self._show(node_id, badge)
+        wired = self._engine.nodes.get(node_id)
+        if wired is None or wired.part.source_id == node_id:  # also one that a deploy is starting
+            self._show(node_id, badge)
+        else:
+            self._show(wired.part.source_id, self._drawing.said(wired.part.source_id))
 
     def tick(self) -> None:
         """Once a second, and after a deploy: what has changed since."""
@@ -88,11 +148,20 @@ class Statuses:
         self._publish(f"status/{node_id}", badge)
 
     def _wanted(self, traffic: Mapping[str, Traffic]) -> Iterator[tuple[str, Badge]]:
-        for node_id, wired in self._engine.nodes.items():
-            badge = wired.node.badge
-            if not badge and node_id in traffic:
-                badge = traffic_badge(traffic[node_id])
-            yield node_id, badge
+        drawing = self._drawing
+        for id, running in drawing.nodes.items():
+            flows = Traffic.sum_of(traffic[node_id] for node_id in running if node_id in traffic)
+            yield id, drawing.said(id) or (traffic_badge(flows) if flows else {})
+        for id in drawing.instances:
+            flows = drawing.inside(id, traffic)
+            yield id, traffic_badge(flows) if flows else {}
+
+    @property
+    def _drawing(self) -> Drawing:
+        """Of the flow that runs now."""
+        if self._known_drawing is None or self._known_drawing.wiring is not self._engine.wiring:
+            self._known_drawing = Drawing(self._engine.wiring)
+        return self._known_drawing
 
     def _count(self) -> dict[str, Traffic]:
         """What flowed since the last call, for nodes that had anything since they run. What comes in counts, at a source

@@ -109,6 +109,18 @@ def test_inner_node_knows_its_source_instance_and_groups() -> None:
     assert (found.instances["n"].tab, found.instances["n"].source_id) == ("t", "n")
 
 
+def test_instance_knows_the_nodes_that_get_what_comes_into_it() -> None:
+    flow = (
+        node("n", ["b"], type="subflow:p"), node("b"),
+        {"id": "p", "type": "subflow", "in": [{"wires": [{"id": "inner"}, {"id": "i"}]}],
+         "out": [{"wires": [{"id": "p", "port": 0}]}]},
+        node("inner", [], type="subflow:s", z="p"), node("i", [], z="p"), *DOUBLE,
+    )  # fmt: skip
+    instances = expand(list(flow)).instances
+    assert instances["n"].entries == ("n-inner-i", "n-i", "b")
+    assert instances["n-inner"].entries == ("n-inner-i",)
+
+
 def test_references_within_a_subflow_lead_to_the_instance_and_texts_stay() -> None:
     """A topic or a name may be spelled as the id of a node is."""
     flow = (

@@ -22,6 +22,7 @@ from voltflow.engine.call_lines import CallLine, ReturnLine
 from voltflow.engine.circuit import Circuit
 from voltflow.engine.deploy import Deploy, DeployError, Gate, start_order, tasks_of
 from voltflow.engine.events import Badge, Events
+from voltflow.engine.failure_notes import FailureNotes
 from voltflow.engine.held_store import HeldStore
 from voltflow.engine.holder_line import HolderLine
 from voltflow.engine.keeper import Keeper
@@ -90,6 +91,7 @@ class Engine:
         self.grace_s, self.watchdog_s = grace_s, watchdog_s
         self.timer: Timer = timer or WallTimer()
         self.events = Events()
+        self._failure_notes = FailureNotes(self.events, self.timer)
         self.transactions: set[Transaction] = set()
         self.running: tuple[Node, Msg, float] | None = None
         self.state_dir = state_dir
@@ -252,6 +254,7 @@ class Engine:
         """Start a node of a wiring that need not be the running one yet."""
         node.on_badge = self._on_badge
         self._homes[node] = wiring
+        wiring.place(node)
         try:
             await node.start(self._context(wiring, node.id))
         except BaseException:
@@ -277,7 +280,7 @@ class Engine:
         """From now on messages go the ways of this wiring, where they come from a node that is in it."""
         self.wiring = wiring
         for wired in wiring.nodes.values():
-            wired.node.name = str(wired.part.raw.get("name", ""))
+            wiring.place(wired.node)
             self._homes[wired.node] = wiring
         self._introduce()
         self._tell_badges()
@@ -485,6 +488,7 @@ class Engine:
             self._run_listener(listener, [msg for _, msg in caught if msg is not None], transaction)
         left = [item for item, msg in caught if msg is None]
         if left:
+            self._failure_notes.tell(node, left)
             self._dead_letter(node, [_failed(node, item) for item in left], transaction)
 
     def _is_completed(self, node: Node) -> bool:

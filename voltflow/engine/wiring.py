@@ -54,16 +54,30 @@ class Wiring:
     ) -> None:
         self.nodes = nodes
         self.lines = lines
-        self._instances = instances
+        self.instances = instances
         self._plans: dict[str, tuple[Step, ...]] = {}
         self._heard: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def tab_of(self, node_id: str) -> str:
         """The tab a node is on, also through subflow instances."""
-        tab = self.nodes[node_id].part.tab
-        while tab in self._instances:
-            tab = self._instances[tab].tab
-        return tab
+        around = self.around(self.nodes[node_id].part)
+        return around[-1].tab if around else self.nodes[node_id].part.tab
+
+    def around(self, part: Part) -> list[Part]:
+        """The subflow instances a node is in, the innermost first."""
+        found: list[Part] = []
+        while part.tab in self.instances:
+            part = self.instances[part.tab]
+            found.append(part)
+        return found
+
+    def place(self, node: Node) -> None:
+        """Tell a node what the flow calls it and where it is drawn, for what it says to people."""
+        part = self.nodes[node.id].part
+        instances = [instance.source_id for instance in self.around(part)]
+        node.name = str(part.raw.get("name", ""))
+        node.path = "/".join([self.tab_of(node.id), *reversed(instances)])
+        node.drawn_as = part.source_id
 
     def plan(self, node_id: str) -> tuple[Step, ...]:
         """What messages from a node's outputs can reach, in topological order."""
@@ -101,7 +115,7 @@ class Wiring:
 
     def _find_listeners(self, kind: str, node_id: str) -> Iterator[str]:
         wired = self.nodes.get(node_id)
-        part = wired.part if wired else self._instances.get(node_id)
+        part = wired.part if wired else self.instances.get(node_id)
         if part is None:
             return
         if kind == "complete":
@@ -119,7 +133,7 @@ class Wiring:
             found = _in_scope([item for item in self._kinds[kind] if item.tab == part.tab], part)
             if found:
                 return found
-            part = self._instances.get(part.tab)
+            part = self.instances.get(part.tab)
         return []
 
     def _users(self, config_id: str) -> Iterator[Part]:

@@ -36,7 +36,7 @@ class Part:
     """A node as it runs. `raw` has its id and wires as they are then; `source_id` is the node's id in the file.
 
     `tab`: the tab, or the subflow instance it is in; `groups`: those it is in, the innermost first; `env`: what its groups,
-    subflows and tab declare (`voltflow.flow.environment`).
+    subflows and tab declare (`voltflow.flow.environment`); `entries`: the nodes that get what comes into a subflow instance.
     """
 
     raw: RawNode
@@ -44,6 +44,7 @@ class Part:
     tab: str
     groups: tuple[str, ...] = ()
     env: Declared = field(default_factory=dict)
+    entries: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -128,7 +129,8 @@ class _Expansion:
                 if len(parts) > MOST_PARTS:
                     raise ExpandError(raw["id"], f"with it the flow has more than {MOST_PARTS:,} nodes")
         _link(parts)
-        return Expanded(_without_junctions(parts), self.instances)
+        instances = {id: replace(item, entries=_entries(parts, id)) for id, item in self.instances.items()}
+        return Expanded(_without_junctions(parts), instances)
 
     def _parts_of(
         self, raw: RawNode, source_id: str, tab: str, env: Declared, above: tuple[str, ...]
@@ -181,6 +183,13 @@ def _entry(instance: Part, definition: RawNode, ids: Mapping[str, str]) -> Part:
         if any(wire["id"] == subflow_id for wire in port):
             wires += _port(instance.raw, index)
     return replace(instance, raw={"id": instance.id, "type": "junction", "z": instance.tab, "wires": [wires]})
+
+
+def _entries(parts: Mapping[str, Part], instance_id: str) -> tuple[str, ...]:
+    """Where what comes into an instance goes first; also outside of it, where it is led through."""
+    entry = parts[instance_id]
+    wires = [target for port in list_of(entry.raw, "wires") for target in _texts(port)]
+    return tuple(dict.fromkeys(_ends(entry, wires, parts)))
 
 
 def _leaving(instance: Part, definition: RawNode, subflow_id: str) -> dict[str, dict[int, list[str]]]:

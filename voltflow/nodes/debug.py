@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import reprlib
-import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from voltflow.engine.allowance import Allowance
 from voltflow.engine.events import Badge
 from voltflow.flow.properties import UNDEFINED, PathError, as_object, parse, plain
 from voltflow.flow.typed import Value, compile_value, expression
 from voltflow.message import Msg, encode_payload
 from voltflow.node import ConfigError, Context, Sink, config, node
-from voltflow.shown import shown
+from voltflow.shown import origin, shown
 
 log = logging.getLogger("voltflow.debug")
 
@@ -73,7 +73,7 @@ class Debug(Sink):
         self._status_value = self._value
         if self.statusType in ("msg", "jsonata") and self.statusVal:
             self._status_value = compile_value(self.statusVal, self.statusType, ctx, self)
-        self._allowed, self._allowed_at_s = float(TOLD_PER_S), time.monotonic()
+        self._allowance = Allowance(TOLD_PER_S)
         self.show({"fill": "grey", "shape": "ring"} if self.tostatus else {})
 
     async def write(self, msgs: list[Msg]) -> None:
@@ -86,7 +86,9 @@ class Debug(Sink):
             if self.console:
                 log.info("%s: %s %s", self.label, msg.topic, text)
         if self.active and self.tosidebar and self._events.heard:
-            for msg in msgs[: self._take(len(msgs))]:
+            allowed = self._allowance.take(len(msgs))
+            self.not_told += len(msgs) - allowed
+            for msg in msgs[:allowed]:
                 self._events.tell("debug", self._told(msg))
         if self.tostatus and msgs:
             self._show_status(msgs[-1])
@@ -105,24 +107,8 @@ class Debug(Sink):
 
     # -- the sidebar ----------------------------------------------------------------------------------------------
 
-    def _take(self, wanted: int) -> int:
-        """How many of so many messages may be told now."""
-        now_s = time.monotonic()
-        self._allowed = min(TOLD_PER_S, self._allowed + (now_s - self._allowed_at_s) * TOLD_PER_S)
-        self._allowed_at_s = now_s
-        taken = min(wanted, int(self._allowed))
-        self._allowed -= taken
-        self.not_told += wanted - taken
-        return taken
-
     def _told(self, msg: Msg) -> dict[str, Any]:
-        told: dict[str, Any] = {
-            "id": self.id,
-            "z": self.tab,
-            "path": self.tab,
-            "name": self.name,
-            "topic": msg.topic,
-        }
+        told = {**origin(self), "topic": msg.topic}
         if self._value is None:
             value = as_object(msg) if self.complete == "true" else msg.payload
         else:
