@@ -103,7 +103,7 @@ def test_request_is_a_message_and_its_answer_goes_back(tmp_path: Path) -> None:
             here.answering(process)
             answer = await here.ask("/packs/P%2F1/cells?low=3&x=1&x=2", X_Asked="yes", Cookie="a=1")
             assert (answer.status, answer.body) == (201, b"hello")
-            assert (answer.headers["x-mine"], answer.headers["content-type"]) == ("1", "text/plain")
+            assert (answer.headers["x-mine"], answer.headers["content-type"]) == ("1", "text/plain; charset=utf-8")
             [msg] = seen
             request = props_of(msg)["req"]
             assert msg.payload == request["query"] == {"low": "3", "x": ["1", "2"]}
@@ -139,7 +139,7 @@ def test_body_is_parsed_as_its_type_says(
     ("payload", "body", "kind"),
     [
         ("<b>", b"<b>", "text/html; charset=utf-8"), (b"\x00", b"\x00", "application/octet-stream"),
-        ({"a": 1}, b'{"a":1}', "application/json; charset=utf-8"), (5, b"5", "application/json; charset=utf-8"),
+        ({"a": 1}, b'{"a":1}', "application/json; charset=utf-8"), (5.0, b"5", "text/html; charset=utf-8"),
         (None, b"", "text/plain; charset=utf-8"),
     ],
     ids=repr,
@@ -152,6 +152,37 @@ def test_payload_is_the_body_of_the_answer(tmp_path: Path, payload: Any, body: b
             assert (answer.status, answer.body, answer.headers["content-type"]) == (200, body, kind)
             head = await here.ask("/x", "HEAD")
             assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(len(body)))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("payload", "given", "said"),
+    [
+        ("{}", "application/json", "application/json; charset=utf-8"), ("ä", "text/csv; charset=latin1", "text/csv; charset=utf-8"),
+        ([], "application/problem+json", "application/problem+json; charset=utf-8"), (b"{}", "application/json", "application/json; charset=utf-8"),
+        (b"x", "text/plain; charset=latin1", "text/plain; charset=latin1"), (b"\x00", "image/png", "image/png"),
+    ],
+)  # fmt: skip
+def test_text_says_how_it_is_encoded(tmp_path: Path, payload: Any, given: str, said: str) -> None:
+    """As Express, which Node-RED answers with, says it."""
+
+    async def scenario() -> None:
+        async with house(tmp_path, inlet("/x"), raw("t", "transform", ["out"]), RESPONSE) as here:
+            headers = {"Content-Type": given}
+            here.answering(lambda msg: msg.derive(payload=payload, props={**props_of(msg), "headers": headers}))
+            assert (await here.ask("/x")).headers["content-type"] == said
+
+    run(scenario)
+
+
+def test_cookies_of_a_request_are_read(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with house(tmp_path, inlet("/x"), raw("t", "transform", ["out"]), RESPONSE) as here:
+            here.answering(lambda msg: msg.derive(payload=props_of(msg)["req"]["cookies"]))
+            answer = await here.ask("/x", Cookie='a=1; b=x%3D%20y; a=2;c="q" ; odd; d=')
+            assert answer.json() == {"a": "1", "b": "x= y", "c": "q", "d": ""}
+            assert (await here.ask("/x")).json() == {}
 
     run(scenario)
 

@@ -257,6 +257,42 @@ def test_message_that_the_broker_cannot_take_now_is_published_again(
     run(scenario)
 
 
+def test_message_says_whether_it_is_retained_where_the_node_does_not(bench: Bench) -> None:
+    """And keeps its place among the others."""
+
+    async def scenario() -> None:
+        lab = Lab(bench.engine(bench.broker(), raw("s", "source", ["out"]), bench.out(retain="")))
+        await until(lambda: lab.run.done() or hasattr(lab["s"], "emit"), "the start")
+        said: list[Any] = [True, None, "true", False, True, "false"]
+        msgs = [Msg(f"{bench.name}/{i}", b"%d" % i, props={"retain": said}) for i, said in enumerate(said * 3)]
+        async with linked(bench.port) as watcher:
+            live = Inbox(watcher, f"{bench.name}/#")
+            await until(lambda: watcher._client.subscriptions[0].acknowledged, "the watcher")
+            await asyncio.gather(*(lab["s"].feed(msgs[i : i + 6]) for i in (0, 6, 12)))
+            assert [int(payload) for payload in await live.have(18)] == list(range(18))
+        async with linked(bench.port) as later:
+            kept = Inbox(later, f"{bench.name}/#")
+            await kept.have(9)
+            assert sorted(int(payload) for payload in kept.payloads) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+        await lab.end()
+
+    run(scenario)
+
+
+def test_refused_message_is_found_among_retained_ones_and_others(unique: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with StubBroker() as broker:
+            bench = Bench(broker.port, unique, tmp_path)
+            lab = Lab(bench.engine(bench.broker(), raw("s", "source", ["out"]), bench.out("t")))
+            await until(lambda: lab.run.done() or hasattr(lab["s"], "emit"), "the start")
+            broker.reasons.extend([0, 0, 0x97, 0])
+            await lab["s"].feed([Msg("t", b"%d" % i, props={"retain": i % 3 == 0}) for i in range(4)])
+            assert broker.published == [b"0", b"1", b"2", b"3", b"2"]
+            await lab.end()
+
+    run(scenario)
+
+
 def test_original_larger_than_the_broker_takes_is_cut_so_that_the_dead_letter_arrives(
     own: Own, unique: str, tmp_path: Path
 ) -> None:

@@ -143,6 +143,8 @@ def test_header_that_is_malformed_fails() -> None:
         ([{"a": 1, "b": 2}, {"b": 3}], {}, "1,2\n,3\n"),
         ([{"a": 1}, {"a": 2}], dict(temp="a", hdrout="all"), "a\n1\n2\n"),
         ([{"a": 1, "b": 2}], dict(hdrout="all", sep=";"), "a;b\n1;2\n"),
+        ([{"a": 1}], dict(temp="a", hdrout=True), "a\n1\n"),
+        ([{"a": 1}], dict(temp="a", hdrout=False), "1\n"),
         ({"a;b": 1}, dict(temp='"a;b"', hdrout="all", sep=";"), '"a;b"\n1\n'),
         ([1, "x,y", 'q"r', "l\nm", None], {}, '1,"x,y","q""r","l\nm",null\n'),
         ([[1, 2], [3]], {}, "1,2\n3\n"),
@@ -209,6 +211,7 @@ def test_wrong_properties_are_named() -> None:
     assert refused("csv", temp="a\nb") == 'property "temp": column names are one line, but these are 2'
     assert refused("csv", skip=-1).startswith('property "skip": -1 is out of range')
     assert "property \"spec\": 'excel' is not one of" in refused("csv", spec="excel")
+    assert "property \"hdrout\": 'never' is not one of" in refused("csv", hdrout="never")
 
 
 # -- properties ---------------------------------------------------------------------------------------------------

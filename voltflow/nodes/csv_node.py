@@ -44,8 +44,9 @@ class Csv(Transform):
     )
     sep: str = config(",", help="what stands between cells, one letter; \\t is a tab")
     hdrin: bool = config(False, help="the first line of a text has the column names")
-    hdrout: str = config(
-        "none", help="write a header line: never, for each message, once", choices=("none", "all", "once", "")
+    hdrout: Any = config(
+        "none",
+        help="write a header line: none, all (for each message), once; flows of old say true for all, or false",
     )
     multi: str = config(
         "one", help="of a text make a message for each row, or one with a list", choices=("one", "mult")
@@ -62,6 +63,8 @@ class Csv(Transform):
         return cast("Self", object.__new__(_GatheringCsv if gathers else cls))
 
     def __post_init__(self) -> None:
+        if self.hdrout not in ("none", "all", "once", "", True, False):
+            raise ConfigError(f"property \"hdrout\": {self.hdrout!r} is not one of 'none', 'all', 'once'")
         self._sep, self._ret = _unescaped(self.sep or ","), _unescaped(self.ret or "\\r\\n")
         if len(self._sep) != 1 or self._sep in '"\r\n':
             raise ConfigError(f'property "sep": {self.sep!r} is not one letter other than " and a line end')
@@ -177,7 +180,7 @@ class Csv(Transform):
         return [_with(msg, columns=columns_text(columns)).derive(payload=text)], state
 
     def _writes_header(self, state: State) -> bool:
-        return self.hdrout == "all" or (self.hdrout == "once" and not state.header_sent)
+        return self.hdrout in ("all", True) or (self.hdrout == "once" and not state.header_sent)
 
     def _line(self, cells: Any) -> str:
         return self._sep.join(quoted(cell, self._sep) for cell in cells)

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import deque
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from voltflow.clock import receive_clock
 from voltflow.message import Msg
@@ -23,8 +23,8 @@ class HttpIn(Source):
     """Take HTTP requests, which an `http response` node answers.
 
     They come to the address of the gateway's page, below `/endpoint`: `/hello` is `/endpoint/hello`, asked for with the token
-    of the API. A part of the path such as `:pack` may be anything and is in `msg.req.params`. The payload is the query
-    of a GET, and otherwise the body: parsed where it is JSON or a form, text, or bytes.
+    of the API. A part of the path such as `:pack` may be anything and is in `msg.req.params`, beside `query`, `headers`,
+    `cookies`. The payload is the query of a GET, and otherwise the body: parsed where it is JSON or a form, text, or bytes.
 
     A request that got no answer within 30 s is answered with 504. Requests are in memory: after a crash nobody knows
     of them, and who asked has no answer.
@@ -123,7 +123,7 @@ class HttpIn(Source):
         body = _body(exchange)
         request = {
             "method": exchange.method, "url": exchange.path, "params": dict(exchange.params), "query": query,
-            "headers": dict(exchange.headers), "body": body,
+            "headers": dict(exchange.headers), "cookies": _cookies(exchange.headers.get("cookie", "")), "body": body,
         }  # fmt: skip
         payload = query if exchange.method in {"GET", "HEAD"} else body
         props = {"req": request, "res": {"id": exchange.id}}
@@ -137,6 +137,16 @@ def _values(query: str) -> dict[str, Any]:
     """The names of a query or form with their values; a list where one is there several times."""
     found = parse_qs(query, keep_blank_values=True)
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def _cookies(header: str) -> dict[str, str]:
+    """The values of a Cookie header (RFC 6265, 5.4) by name; where a name is there twice the first counts."""
+    found: dict[str, str] = {}
+    for pair in header.split(";"):
+        name, given, value = pair.partition("=")
+        if given:
+            found.setdefault(name.strip(), unquote(value.strip().removeprefix('"').removesuffix('"')))
+    return found
 
 
 def _body(exchange: Exchange) -> Any:

@@ -16,6 +16,7 @@ from voltflow.nodelib.http_endpoints import HttpEndpoints
 from voltflow.nodelib.http_parts import OWN_HEADERS, headers_mark
 from voltflow.nodelib.loose import as_text
 
+BYTES = "application/octet-stream"
 FORBIDDEN = {"content-length", "transfer-encoding", "connection"}
 """Headers that the web server makes."""
 
@@ -24,8 +25,8 @@ FORBIDDEN = {"content-length", "transfer-encoding", "connection"}
 class HttpResponse(Sink):
     """Answer the request that a message was made of.
 
-    The payload is the body: bytes and text as they are, anything else as JSON. Status and headers are the node's own,
-    then `msg.statusCode` and `msg.headers`; `msg.cookies` sets cookies. A message whose request is not waiting any more, because
+    The payload is the body: bytes, texts and numbers as they are, anything else as JSON. Status and headers are the node's own,
+    then `msg.statusCode` and `msg.headers`; what is text says that it is UTF-8. `msg.cookies` sets cookies. A message whose request is not waiting any more, because
     it was answered, took too long, or was made before a restart, becomes a dead letter.
     """
 
@@ -58,6 +59,7 @@ class HttpResponse(Sink):
         status = _status(self.statusCode or props.get("statusCode") or 200)
         body, kind = _body(plain(msg.payload))
         headers = {"content-type": kind, **_headers(props.get("headers")), **_headers(self.headers)}
+        headers["content-type"] = _with_charset(headers["content-type"], made_here=kind != BYTES)
         pairs = [(name, value) for name, values in headers.items() for value in _listed(values)]
         pairs += [("set-cookie", cookie) for cookie in _set_cookies(props.get("cookies"))]
         if exchange is None or not exchange.answer(status, pairs, body):
@@ -77,12 +79,24 @@ def _status(value: Any) -> int:
 def _body(payload: Any) -> tuple[bytes, str]:
     """The bytes and what they are."""
     if isinstance(payload, bytes | bytearray):
-        return bytes(payload), "application/octet-stream"
-    if isinstance(payload, str):
-        return payload.encode(), "text/html; charset=utf-8"
+        return bytes(payload), BYTES
+    if isinstance(payload, str | int | float) and not isinstance(payload, bool):
+        return as_text(payload).encode(), "text/html; charset=utf-8"
     if payload is None:
         return b"", "text/plain; charset=utf-8"
     return msgspec.json.encode(payload), "application/json; charset=utf-8"
+
+
+def _with_charset(kind: Any, *, made_here: bool) -> Any:
+    """The content type of a text with its encoding, which is ours where the bytes were `made_here`; others do not change."""
+    if not isinstance(kind, str):
+        return kind
+    parts = [part.strip() for part in kind.split(";")]
+    others = [part for part in parts if not part.lower().startswith("charset")]
+    is_text = parts[0].lower().startswith(("text/", "application/json", "application/javascript"))
+    if not made_here and (not is_text or others != parts):
+        return kind
+    return "; ".join([*others, "charset=utf-8"])
 
 
 def _headers(given: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, ClassVar
 
 from voltflow.engine.network_sink import NetworkSink
@@ -38,7 +39,10 @@ class MqttOut(NetworkSink):
 
     topic: str = config("", help="topic; empty: the message's own", example="ev/v1/demo/SIM000001/cmd")
     qos: int = config(1, help="quality of service", choices=(0, 1, 2))
-    retain: bool = config(False, help="the broker keeps the last message of the topic")
+    retain: Any = config(
+        "",
+        help="the broker keeps the last message of the topic: true, false, or empty: as msg.retain says; with a spool no",
+    )
     needsSubscriber: bool = config(
         False, help="not safe before somebody subscribes to it; for brokers that forget subscriptions"
     )
@@ -50,6 +54,8 @@ class MqttOut(NetworkSink):
     broker: str = config(help="the broker", reference="mqtt-broker")
 
     def __post_init__(self) -> None:
+        if self.retain not in (True, False, "true", "false", ""):
+            raise ConfigError(f'property "retain": {self.retain!r} is not true, false or empty')
         if self.topic:
             try:
                 check_topic(self.topic)
@@ -66,9 +72,10 @@ class MqttOut(NetworkSink):
 
     async def start(self, ctx: Context) -> None:
         self._link = link = await ctx.config_node(self.broker, MqttBroker).open_sender()
+        as_message = self.retain == "" and not self.spool
         self._publisher = Publisher(
-            link, self._item, qos=self.qos, retain=self.retain, needs_subscriber=self.needsSubscriber,
-            patient=self.patient and not self.retain,
+            link, self._item, qos=self.qos, retain=None if as_message else _is_true(self.retain),
+            needs_subscriber=self.needsSubscriber, patient=self.patient,
         )  # fmt: skip
 
     async def write(self, msgs: list[Msg]) -> None:
@@ -110,7 +117,10 @@ class _Write:
 
 
 class Publisher:
-    """Publishes batches for a sink, as `item` makes topic and payload of a message (None: nothing to publish)."""
+    """Publishes batches for a sink, as `item` makes topic and payload of a message (None: nothing to publish).
+
+    `retain` None: as `msg.retain` says. What is retained needs no subscriber to come, so it is not patient.
+    """
 
     def __init__(
         self,
@@ -118,15 +128,14 @@ class Publisher:
         item: Callable[[Msg], Item | None],
         *,
         qos: int = 1,
-        retain: bool = False,
+        retain: bool | None = False,
         needs_subscriber: bool = False,
         patient: bool = True,
     ) -> None:
         self._link = link
         self._item = item
-        self._how: dict[str, Any] = {
-            "qos": qos, "retain": retain, "needs_subscriber": needs_subscriber, "patient": patient,
-        }  # fmt: skip
+        self._retain, self._patient = retain, patient
+        self._how: dict[str, Any] = {"qos": qos, "needs_subscriber": needs_subscriber}
         self._unfinished: dict[int, _Write] = {}
         """By the id of its list: the engine writes that list again after SinkUnavailable."""
 
@@ -138,7 +147,7 @@ class Publisher:
         """
         write = self._unfinished.pop(id(msgs), None) or self._prepare(msgs)
         try:
-            await self._link.publish_batch([item for _, item in write.left], **self._how)
+            await self._publish(write.left)
         except PublishRefused as error:
             left = write.left
             write.refused += [
@@ -163,6 +172,32 @@ class Publisher:
             raise Rejected(write.refused)
         return write.published
 
+    async def _publish(self, entries: list[tuple[Msg, Item]]) -> None:
+        if self._retain is not None:
+            await self._send(entries, retain=self._retain)
+            return
+        runs = [(retain, list(run)) for retain, run in groupby(entries, key=_says_retain)]
+        # all of them in line before anything is awaited: another batch must not come in between
+        answers = await asyncio.gather(
+            *(self._send(run, retain=retain) for retain, run in runs), return_exceptions=True
+        )
+        refused: list[tuple[int, int]] = []
+        begin = 0
+        for (_, run), answer in zip(runs, answers, strict=True):
+            if isinstance(answer, PublishRefused):
+                refused += [(begin + i, code) for i, code in answer.refused]
+            elif isinstance(answer, BaseException):
+                raise answer
+            begin += len(run)
+        if refused:
+            raise PublishRefused(refused)
+
+    def _send(self, entries: list[tuple[Msg, Item]], *, retain: bool) -> asyncio.Future[None]:
+        items = [item for _, item in entries]
+        return self._link.publish_batch(
+            items, **self._how, retain=retain, patient=self._patient and not retain
+        )
+
     def forget(self, msgs: list[Msg]) -> None:
         """This list will not be written again."""
         self._unfinished.pop(id(msgs), None)
@@ -178,6 +213,14 @@ class Publisher:
                 if item is not None:
                     write.left.append((msg, item))
         return write
+
+
+def _says_retain(entry: tuple[Msg, Item]) -> bool:
+    return _is_true((entry[0].props or {}).get("retain"))
+
+
+def _is_true(value: Any) -> bool:
+    return value in (True, "true")
 
 
 def _why_later(topic: str, code: int) -> str:
