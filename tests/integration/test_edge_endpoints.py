@@ -103,7 +103,10 @@ def test_request_is_a_message_and_its_answer_goes_back(tmp_path: Path) -> None:
             here.answering(process)
             answer = await here.ask("/packs/P%2F1/cells?low=3&x=1&x=2", X_Asked="yes", Cookie="a=1")
             assert (answer.status, answer.body) == (201, b"hello")
-            assert (answer.headers["x-mine"], answer.headers["content-type"]) == ("1", "text/plain; charset=utf-8")
+            assert (answer.headers["x-mine"], answer.headers["content-type"]) == (
+                "1",
+                "text/plain; charset=utf-8",
+            )
             [msg] = seen
             request = props_of(msg)["req"]
             assert msg.payload == request["query"] == {"low": "3", "x": ["1", "2"]}
@@ -170,7 +173,9 @@ def test_text_says_how_it_is_encoded(tmp_path: Path, payload: Any, given: str, s
     async def scenario() -> None:
         async with house(tmp_path, inlet("/x"), raw("t", "transform", ["out"]), RESPONSE) as here:
             headers = {"Content-Type": given}
-            here.answering(lambda msg: msg.derive(payload=payload, props={**props_of(msg), "headers": headers}))
+            here.answering(
+                lambda msg: msg.derive(payload=payload, props={**props_of(msg), "headers": headers})
+            )
             assert (await here.ask("/x")).headers["content-type"] == said
 
     run(scenario)

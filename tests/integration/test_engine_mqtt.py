@@ -264,7 +264,9 @@ def test_message_says_whether_it_is_retained_where_the_node_does_not(bench: Benc
         lab = Lab(bench.engine(bench.broker(), raw("s", "source", ["out"]), bench.out(retain="")))
         await until(lambda: lab.run.done() or hasattr(lab["s"], "emit"), "the start")
         said: list[Any] = [True, None, "true", False, True, "false"]
-        msgs = [Msg(f"{bench.name}/{i}", b"%d" % i, props={"retain": said}) for i, said in enumerate(said * 3)]
+        msgs = [
+            Msg(f"{bench.name}/{i}", b"%d" % i, props={"retain": said}) for i, said in enumerate(said * 3)
+        ]
         async with linked(bench.port) as watcher:
             live = Inbox(watcher, f"{bench.name}/#")
             await until(lambda: watcher._client.subscriptions[0].acknowledged, "the watcher")
