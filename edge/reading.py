@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from voltflow.message import Msg
 from voltflow.telemetry import Prediction, TwinPrediction
 
 if TYPE_CHECKING:
@@ -49,3 +51,14 @@ class Reading(msgspec.Struct, gc=False):
     def get(self, name: str) -> Any:
         """A field of the telemetry, for nodes that look at one by its name."""
         return getattr(self.twin.telemetry, name, None)
+
+
+_only_readings = frozenset({Reading}).issuperset
+
+
+def readings_of(msgs: Iterable[Msg]) -> list[Reading]:
+    """The payloads; raises TypeError where one is no reading."""
+    payloads = [msg.payload for msg in msgs]
+    if not _only_readings(map(type, payloads)):
+        raise TypeError("expected a twin's reading: wire a twin node before this one")
+    return payloads

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edge.reading import Reading
+from edge.reading import Reading, readings_of
 from edge.twin import PackTwin, TwinStore
 from voltflow import topics
 from voltflow.message import Msg
@@ -74,8 +74,7 @@ class Alert(Transform):
     def process(self, msgs: list[Msg]) -> tuple[list[Msg], list[Msg]]:
         alerts: list[Msg] = []
         packs, is_calm = self._store.packs, self._is_calm
-        for msg in msgs:
-            reading: Reading = msg.payload
+        for msg, reading in zip(msgs, readings_of(msgs), strict=True):
             twin = reading.twin
             if not twin.late and (packs[reading.slot].alerts or not is_calm(twin)):
                 self._look(msg, reading, alerts)

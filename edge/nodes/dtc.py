@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from edge.reading import Reading
+from edge.reading import readings_of
 from voltflow import topics
 from voltflow.engine.context import ContextError
 from voltflow.message import Msg
@@ -48,13 +48,11 @@ class Dtc(Transform):
         """Packs in which a code stands."""
 
     def process(self, msgs: list[Msg]) -> tuple[list[Msg], list[Msg]]:
-        for msg in msgs:
-            if not isinstance(msg.payload, Reading):
-                raise TypeError("expected a twin's reading: wire a twin node before this one")
+        readings = readings_of(msgs)
         # nothing fails from here on
         told: list[Msg] = []
-        for msg in msgs:
-            twin = msg.payload.twin
+        for msg, reading in zip(msgs, readings, strict=True):
+            twin = reading.twin
             if not twin.late and "dtc" not in twin.telemetry.quality.invalid:
                 name = f"{twin.fleet}/{twin.pack}"
                 if twin.telemetry.dtc or name in self._packs:

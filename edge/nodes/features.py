@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.reading import FeatureVector, Reading
+from edge.reading import FeatureVector, readings_of
 from voltflow.battery.features import FEATURES
 from voltflow.battery.twin_states import Outputs
 from voltflow.message import Msg
@@ -30,8 +30,7 @@ class Features(Transform):
     def process(self, msgs: list[Msg]) -> list[Msg]:
         by_batch: dict[int, dict[int, dict[str, FeatureVector]]] = {}
         result = []
-        for msg in msgs:
-            reading: Reading = msg.payload
+        for msg, reading in zip(msgs, readings_of(msgs), strict=True):
             due = by_batch.get(id(reading.outputs))
             if due is None:
                 due = by_batch[id(reading.outputs)] = self._due(reading.outputs)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge.model import Model, ModelError, load_model, released_models
-from edge.reading import Reading
+from edge.reading import Reading, readings_of
 from edge.twin import TwinStore
 from edge.warming import warming
 from voltflow.battery import features
@@ -45,13 +45,14 @@ class Onnx(Transform):
             raise ConfigError(f"{self.label}: {error}") from None
 
     def process(self, msgs: list[Msg]) -> list[Msg]:
-        due = [index for index, msg in enumerate(msgs) if self.model in msg.payload.features]
+        readings = readings_of(msgs)
+        due = [index for index, reading in enumerate(readings) if self.model in reading.features]
         if not due:
             return msgs
-        predictions = self._predict([msgs[index].payload for index in due])
+        predictions = self._predict([readings[index] for index in due])
         result = list(msgs)
         for index, prediction in zip(due, predictions, strict=True):
-            reading: Reading = msgs[index].payload
+            reading = readings[index]
             result[index] = msgs[index].derive(payload=reading.with_prediction(self.model, prediction))
             self._store.on_prediction(self._store.packs[reading.slot], self.model, prediction)
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from edge.reading import Reading
+from edge.reading import Reading, readings_of
 from voltflow.flow.units import UNITS
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Ports, Transform, config, node
@@ -50,7 +50,7 @@ class Threshold(Transform):
         self._outside: set[tuple[str, str]] = set()
 
     def process(self, msgs: list[Msg]) -> Ports:
-        seen = [(msg, *self._look(msg.payload)) for msg in msgs]
+        seen = [(msg, *self._look(reading)) for msg, reading in zip(msgs, readings_of(msgs), strict=True)]
         # nothing fails from here on
         ports: tuple[list[Msg], list[Msg]] = ([], [])
         for msg, pack, value in seen:
@@ -62,12 +62,10 @@ class Threshold(Transform):
                 ports[outside].append(msg)
         return ports
 
-    def _look(self, payload: Any) -> tuple[tuple[str, str], float | None]:
+    def _look(self, reading: Reading) -> tuple[tuple[str, str], float | None]:
         """The pack, and the value that counts."""
-        if not isinstance(payload, Reading):
-            raise TypeError("expected a twin's reading: wire a twin node before this one")
-        twin = payload.twin
-        value = None if twin.late else _value(payload, self._path)
+        twin = reading.twin
+        value = None if twin.late else _value(reading, self._path)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise TypeError(f"{self.field} is {value!r:.100}, expected is a number")
         return (twin.fleet, twin.pack), value

@@ -15,6 +15,7 @@ from edge.metrics import make_registry
 from edge.nodes.twin import Twin
 from edge.twin import FLEET_LIMIT, JOIN_TOLERANCE_MS, PENDING_LIMIT, FleetFullError, TwinStore
 from tests.gateway import START_MS, Gateway
+from tests.twins import Chain
 from voltflow.clock import Clock
 from voltflow.engine.turn import FailedMsg
 from voltflow.message import Msg
@@ -185,3 +186,9 @@ def test_skews_of_the_packs_are_a_metric(tmp_path: Path) -> None:
     assert registry.get_sample_value("voltflow_device_skew_seconds", {"of": "median"}) == 0.1
     assert registry.get_sample_value("voltflow_device_skew_seconds", {"of": "farthest"}) == -4.0
     assert "clock_unknown" not in {reason.code for reason in health.health(gateway.state).reasons}
+
+
+def test_nodes_behind_the_twin_say_what_they_need() -> None:
+    for node in Chain().nodes[2:]:
+        with pytest.raises(TypeError, match="wire a twin node before this one"):
+            node.process([Msg("t", {"features": {}})])
