@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from voltflow.admin import kept_file
+from voltflow import kept_file
 from voltflow.admin.users import (
     Permissions,
     User,

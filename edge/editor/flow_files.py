@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from edge.editor.trial import CRASHES, TRIAL_S, Trial
-from voltflow.admin import kept_file
+from voltflow import kept_file
 from voltflow.admin.credentials import (
     CompleteFlow,
     Credentials,
@@ -26,9 +26,9 @@ from voltflow.admin.credentials import (
     encrypt,
     plain_credentials,
 )
-from voltflow.admin.kept_file import Prepared, Step
 from voltflow.flow.expand import RawNode
 from voltflow.flow.flow import Flow, FlowError, Problem
+from voltflow.kept_file import Prepared, Step
 
 log = logging.getLogger(__name__)
 

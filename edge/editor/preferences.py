@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from voltflow.admin import kept_file
+from voltflow import kept_file
 
 log = logging.getLogger(__name__)
 

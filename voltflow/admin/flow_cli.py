@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from voltflow.admin import kept_file
+from voltflow import kept_file
 from voltflow.admin.client import DEFAULT_URL, AdminClient, AdminError
 from voltflow.admin.flow_diff import differences, in_words
 from voltflow.flow.expand import RawNode

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from voltflow.admin import kept_file
+from voltflow import kept_file
 
 Permissions = str | Sequence[str]
 
