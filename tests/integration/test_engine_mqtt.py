@@ -281,6 +281,19 @@ def test_message_says_whether_it_is_retained_where_the_node_does_not(bench: Benc
     run(scenario)
 
 
+def test_payloads_are_published_as_node_red_publishes_them(unique: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with StubBroker() as broker:
+            bench = Bench(broker.port, unique, tmp_path)
+            lab = Lab(bench.engine(bench.broker(), raw("s", "source", ["out"]), bench.out("t")))
+            await until(lambda: lab.run.done() or hasattr(lab["s"], "emit"), "the start")
+            await lab.feed("s", b"\xff", "ä", 5, True, {"a": None}, [None], None)
+            assert broker.published == [b"\xff", "ä".encode(), b"5", b"true", b'{"a":null}', b"[null]", b""]
+            await lab.end()
+
+    run(scenario)
+
+
 def test_refused_message_is_found_among_retained_ones_and_others(unique: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with StubBroker() as broker:

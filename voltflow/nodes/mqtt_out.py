@@ -21,7 +21,7 @@ Item = tuple[str, bytes]
 
 @node("mqtt out", category="network", color="#d8bfd8", icon="bridge.svg")
 class MqttOut(NetworkSink):
-    """Publish messages to an MQTT broker.
+    """Publish messages to an MQTT broker: bytes and texts as they are, anything else as JSON, null as nothing at all.
 
     With QoS 1 or 2 a batch is safe when the broker has confirmed it, and waits while the broker is away, on disk with
     `spool`; after a reconnect an unconfirmed message is sent again, so a receiver may see it twice at QoS 1. With QoS 0
@@ -82,7 +82,8 @@ class MqttOut(NetworkSink):
         await self._publisher.write(msgs)
 
     def _item(self, msg: Msg) -> Item:
-        return check_topic(self.topic or msg.topic), encode_payload(msg.payload)
+        payload = b"" if msg.payload is None else encode_payload(msg.payload)
+        return check_topic(self.topic or msg.topic), payload
 
     def to_spool(self, msg: Msg) -> Item:
         return self._item(msg)
