@@ -424,6 +424,21 @@ def test_connection_that_is_lost_again_and_again_piles_nothing_up(
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("datatype", "data", "payload"),
+    [
+        ("auto-detect", b' {"a": 1}', {"a": 1}), ("auto-detect", b"12", 12), ("auto-detect", b"open", "open"),
+        ("auto-detect", b"\xff", b"\xff"), ("auto-detect", b"a\x00", b"a\x00"), ("auto-detect", b"a\tb\r\n", "a\tb\r\n"),
+        ("auto", b"12", "12"), ("auto", b"{}", "{}"), ("auto", b"\x7f", b"\x7f"), ("auto", b"", ""),
+        ("utf8", b"a\x00", "a\x00"), ("json", b"12", 12), ("base64", b"\xff", "/w=="), ("buffer", b"12", b"12"),
+    ],
+)  # fmt: skip
+def test_bytes_become_what_the_datatype_says(datatype: str, data: bytes, payload: Any) -> None:
+    source = mqtt_in.MqttIn(topic="t", broker="b", datatype=datatype)
+    [msg] = source.process([Msg("t", data)])
+    assert msg.payload == payload
+
+
 def test_decoding_that_fails_is_a_dead_letter_with_the_original_bytes(bench: Bench) -> None:
     async def scenario() -> None:
         lab = Lab(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,8 @@ class MqttIn(Source):
     qos: int = config(1, help="highest quality of service", choices=(0, 1, 2))
     datatype: str = config(
         "auto-detect",
-        help="what the payload becomes: bytes, text, parsed JSON, base64 text; auto-detect tries JSON, then text",
+        help="what the payload becomes: bytes, text, parsed JSON, base64 text; auto is text, or bytes where it is "
+        "none; auto-detect tries JSON before",
         choices=("auto-detect", "auto", "buffer", "utf8", "json", "base64"),
     )
     broker: str = config(help="the broker", reference="mqtt-broker")
@@ -170,17 +172,24 @@ def _auto(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        pass
+        return _text(data)
+
+
+def _text(data: bytes) -> str | bytes:
+    """What is no UTF-8, or has characters that only steer, is no text, as Node-RED sees it."""
     try:
-        return data.decode()
+        return data if _STEERING.search(data) else data.decode()
     except UnicodeDecodeError:
         return data
+
+
+_STEERING = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 _DECODERS: dict[str, Callable[[bytes], Any] | None] = {
     "buffer": None,
     "auto-detect": _auto,
-    "auto": _auto,
+    "auto": _text,
     "utf8": bytes.decode,
     "json": msgspec.json.decode,
     "base64": lambda data: base64.b64encode(data).decode(),
