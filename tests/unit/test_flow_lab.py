@@ -390,7 +390,7 @@ def test_fixture_of_the_pytest_plugin(tmp_path: Path) -> None:
 
 
 def test_nothing_else_imports_pytest() -> None:
-    code = "import sys, voltflow.cli, voltflow.flow_lab, edge.lab; sys.exit('pytest' in sys.modules)"
+    code = "import sys, voltflow.cli, voltflow.lab.lab, edge.lab; sys.exit('pytest' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode
         == 0
