@@ -15,7 +15,7 @@ import pytest
 
 from tests import servers
 from tests.flows import Lab, raw, until
-from tests.mqtt import Inbox, linked
+from tests.mqtt import Inbox, cut, linked, reconnected
 from voltflow.engine import deploy as deploying
 from voltflow.engine.engine import DeployError, Engine
 from voltflow.flow.flow import Flow
@@ -239,5 +239,53 @@ def test_deploy_while_the_uplink_is_away_is_refused_and_the_old_flow_goes_on(
             assert lab.engine.wiring is not before
             assert await lab.end()
             assert set(map(int, inbox.payloads)) == set(range(count))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("first", ["in", "out"])
+def test_broker_that_gets_its_other_connection_by_a_deploy_says_birth_and_will_once(
+    mosquitto: servers.Mosquitto, unique: str, tmp_path: Path, first: str
+) -> None:
+    state = f"{unique}/state"
+    said = {f"{what}{name}": value for what in ("birth", "will") for name, value in {
+        "Topic": state, "Payload": what, "Retain": False}.items()}  # fmt: skip
+
+    def flow(*kinds: str) -> Flow:
+        nodes = [
+            {"id": "b", "type": "mqtt-broker", "port": mosquitto.port, "clientid": unique, **said},
+            raw("s", "source", ["out"] if "out" in kinds else []),
+            {"id": "in", "type": "mqtt in", "topic": f"{unique}/in", "datatype": "utf8", "broker": "b", "wires": [["k"]]},
+            {"id": "out", "type": "mqtt out", "topic": f"{unique}/in", "broker": "b"},
+            raw("k", "sink"),
+            raw("dead", "dead letters"),
+        ]  # fmt: skip
+        return Flow([each for each in nodes if each["id"] not in {"in", "out"} - set(kinds)])
+
+    async def scenario() -> None:
+        async with linked(mosquitto.port) as watcher:
+            inbox = Inbox(watcher, state)
+            await until(lambda: watcher._client.subscriptions[0].acknowledged, "the watcher")
+            lab = Lab(Engine(flow(first), env={}, state_dir=tmp_path, gateway="gw"))
+            assert await inbox.have(1) == [b"birth"]
+            broker = lab["b"]
+            await lab.engine.deploy(flow("in", "out"))
+            assert lab["b"] is broker, "it goes on as it was"
+            await until(
+                lambda: broker.status()["connected"] and len(broker.status()["client_ids"]) == 2, "both", 20
+            )
+            lab.feed("s", "through both")
+            await until(lambda: lab["k"].payloads() == ["through both"], "the message", 20)
+            speaks, is_silent = (
+                (broker.receiver, broker.sender) if first == "in" else (broker.sender, broker.receiver)
+            )
+            for link in (is_silent, speaks):
+                before = link.reconnects
+                cut(link)
+                await reconnected(link, before)
+            assert await inbox.have(3) == [b"birth", b"will", b"birth"]
+            assert await lab.end()
+            await watcher.publish(state, b"end")  # what the others said was before it
+            assert await inbox.have(4) == [b"birth", b"will", b"birth", b"end"]
 
     run(scenario)

@@ -367,7 +367,7 @@ class _Checker:
             yield self._problem(raw, f'a wire leads to "{target}", which is not in the flow', "wires")
             return
         spec = REGISTRY.get(self.all_ids[target]["type"])
-        if spec is not None and spec.inputs == 0 and target in self.active:
+        if spec is not None and not spec.cls.inputs_of(self.all_ids[target]) and target in self.active:
             yield self._problem(raw, f'a wire leads to "{target}", which has no input', "wires")
 
     def _expansion(self) -> Iterator[Problem]:

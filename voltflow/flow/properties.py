@@ -12,6 +12,7 @@ and `remove` give a new message that shares what did not change.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -167,13 +168,26 @@ def _replace(msg: Msg, name: str, value: Any) -> Msg:
     if name == "payload":
         return msg.derive(payload=None if value is UNDEFINED else value)
     if name == "topic":
-        return msg.derive(topic="" if value is UNDEFINED or value is None else str(value))
+        return msg.derive(topic=topic_text(value))
     props = dict(msg.props or {})
     if value is UNDEFINED:
         props.pop(name, None)
     else:
         props[name] = value
     return msg.derive(props=props)
+
+
+def topic_text(value: Any) -> str:
+    """What becomes of a value as a topic, which is always a text: a list or an object is JSON.
+
+    >>> topic_text(["ev/+", {"topic": "gw/#", "qos": 1}]), topic_text(True), topic_text(None)
+    ('["ev/+",{"topic":"gw/#","qos":1}]', 'true', '')
+    """
+    if value is UNDEFINED or value is None:
+        return ""
+    if isinstance(value, bool | list | dict):
+        return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), default=str)
+    return str(value)
 
 
 def put_parts(value: Any, parts: list[Any], new: Any, path: str) -> Any:
@@ -246,7 +260,4 @@ def of_object(value: Mapping[str, Any], msg: Msg) -> Msg:
     props = {name: item for name, item in value.items() if name not in {"topic", "payload"}}
     if props.get("_msgid") == message_id(msg):
         del props["_msgid"]
-    topic = value.get("topic")
-    return msg.derive(
-        topic="" if topic is None else str(topic), payload=value.get("payload"), props=props or None
-    )
+    return msg.derive(topic=topic_text(value.get("topic")), payload=value.get("payload"), props=props or None)

@@ -112,6 +112,10 @@ class WorkerStandIn(_StandIn, Worker):
         return [_answered(msg, answer) for msg, answer in zip(msgs, self._answers, strict=False)]
 
 
+class SourceWorkerStandIn(WorkerStandIn, SourceStandIn):
+    """Both: for a source that takes messages too."""
+
+
 def _answered(msg: Msg, answer: Mapping[str, Any]) -> Msg:
     props = {**(msg.props or {}), **{k: v for k, v in answer.items() if k not in ("topic", "payload")}}
     return msg.derive(
@@ -167,6 +171,8 @@ class LabFlow(Flow):
             raise FlowError([Problem(part.source_id, f"{part.type} {part.source_id!r}", text)]) from None
 
     def _stand_in(self, part: Part, spec: NodeSpec, real: Node | None) -> Node:
+        if issubclass(spec.cls, Source) and issubclass(spec.cls, Worker):
+            return _standing(SourceWorkerStandIn(self._answers.get(part.id, ())), part, spec, real)
         if issubclass(spec.cls, Source):
             return _standing(SourceStandIn(), part, spec, real)
         if issubclass(spec.cls, DeadLetterSink):

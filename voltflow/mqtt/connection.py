@@ -291,6 +291,8 @@ class Connection:
             if identifier is not None and self._takes_identifiers:
                 options["subscription_identifier"] = identifier
         self.client._remove_subscriptions(topic_filter)
+        self._inbound.confirmed.discard(topic_filter)
+        self._inbound.refused.pop(topic_filter, None)
         qos = self._inbound.qos_of(topic_filter)
         self.client.subscribe(topic_filter, qos=2 if qos < 0 else qos, **options)
 
@@ -318,11 +320,13 @@ class Connection:
         refused = self._inbound.refused
         subscriptions = self.client._package_handler.get_subscriptions_by_mid(mid)
         for subscription, code in zip(subscriptions, granted, strict=False):
-            refused.pop(subscription.topic, None)
-            if code >= 0x80:
+            if code < 0x80:
+                self._inbound.confirmed.add(subscription.topic)
+            else:
                 refused[subscription.topic] = code
                 log.error("%s: the broker refused the subscription to %s with reason code %#x (%s)", self.name,
                           subscription.topic, code, REASONS.get(code, "see its log"))  # fmt: skip
+        self._inbound.tell()
 
     # -- its end --------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,9 @@ class Inbound:
         """The subscription identifier by topic filter, of those that overlap with another."""
         self.refused: dict[str, int] = {}
         """The broker's reason code by topic filter."""
+        self.confirmed: set[str] = set()
+        """Filters whose SUBACK came over this connection."""
+        self._answered = asyncio.Event()
         self.connection = 0
         """The number of the connection: acknowledgements of an earlier one count for nothing."""
         self.room = asyncio.Event()
@@ -68,6 +71,17 @@ class Inbound:
         self.connection += 1
         self._unacked.clear()
         self._at_qos2.clear()
+        self.confirmed.clear()
+        self.tell()
+
+    def tell(self) -> None:
+        """Something that `answered` waits for has happened."""
+        self._answered.set()
+        self._answered = asyncio.Event()
+
+    async def answered(self) -> None:
+        """Wait until the broker has answered anything about a subscription, or the connection's state is another."""
+        await self._answered.wait()
 
     def add(self, topic_filter: str, qos: int, receiver: Receiver) -> list[str]:
         """One more receiver. The filters whose subscription the broker has to hear of, in this order: others that
@@ -101,6 +115,8 @@ class Inbound:
         left = [item for item in self.receivers.pop(topic_filter, ()) if receiver and item[0] != receiver]
         if left:
             self.receivers[topic_filter] = left
+        else:
+            self.refused.pop(topic_filter, None)
         self._routes.clear()
 
     def ended(self, topic_filters: Iterable[str]) -> None:

@@ -24,7 +24,7 @@ import gmqtt
 
 from voltflow.backoff import Backoff
 from voltflow.message import Msg
-from voltflow.mqtt.codec import DISCONNECT_WITH_WILL
+from voltflow.mqtt.codec import DISCONNECT_WITH_WILL, reason_text
 from voltflow.mqtt.connection import Connection, MqttError, Version
 from voltflow.mqtt.inbound import Delivery, Inbound, Receiver
 from voltflow.mqtt.options import MqttOptions, Publication, tls_context
@@ -41,6 +41,7 @@ __all__ = [
     "Publication",
     "PublishRefused",
     "Receiver",
+    "SubscriptionRefused",
     "tls_context",
 ]
 
@@ -56,6 +57,10 @@ client had the same client id. One of MQTT 3.1.1 cannot say so, and mosquitto be
 
 TAKEN_OVER_FIRST_S, TAKEN_OVER_LIMIT_S = 30.0, 300.0
 """The back-off of a client that was told that another one came with its client id: they get to work in turns."""
+
+
+class SubscriptionRefused(Exception):
+    """The broker does not grant a subscription."""
 
 
 class MqttLink:
@@ -89,6 +94,11 @@ class MqttLink:
         self._free = asyncio.Event()
         """Not set while this link is held: another is to take over its session."""
         self._free.set()
+        self._wanted = asyncio.Event()
+        """Not set while it is to have no connection."""
+        self._wanted.set()
+        self._parted = asyncio.Event()
+        self._parted.set()
         self._writer = Writer()
         self._inbound = Inbound(self._writer, options.receive_maximum)
         self._outbound = Outbound(self._writer, name)
@@ -185,6 +195,27 @@ class MqttLink:
         await self._disconnect(0 if said else DISCONNECT_WITH_WILL)
         self._outbound.close()
 
+    async def suspend(self, reason: str, timeout_s: float = 5.0) -> None:
+        """Say farewell, disconnect, and have no connection until `resume`. What is unconfirmed or unacknowledged goes on
+        then; what is published meanwhile waits as while the broker is away."""
+        self._wanted.clear()
+        if self.is_up and self.options.farewell:
+            await self._say(self.options.farewell, asyncio.get_running_loop().time() + timeout_s)
+        if self._connection is not None:  # also one that is being made
+            self._connection.give_up(reason)
+        self._inbound.tell()
+        await self._parted.wait()
+
+    async def resume(self) -> None:
+        """Connect again, and wait until that is so, or it is suspended again; one that is not open connects when it is."""
+        self._wanted.set()
+        while self.is_open and not self.connected.is_set() and not self.suspended:
+            await self._inbound.answered()
+
+    @property
+    def suspended(self) -> bool:
+        return not self._wanted.is_set()
+
     async def _say(self, own: Publication, deadline: float) -> bool:
         """Publish one of the client's own messages; whether the broker confirmed it in time."""
         said = self._outbound.say(own)
@@ -197,6 +228,7 @@ class MqttLink:
         while True:
             backoff = usual
             await self._free.wait()
+            await self._wanted.wait()
             try:
                 connection = await self._connect()
                 since = time.monotonic()
@@ -233,12 +265,14 @@ class MqttLink:
             self.options, self.client_id, self._version, self.name, self._inbound, self._outbound,
             clean_start=self.options.clean_start or self._has_stale_session,
         )  # fmt: skip
+        self._parted.clear()
         await connection.open()
         connection.deaf = self.held
         self.last_error = ""
         self._writer.attach(connection.client._connection)
         self._subscribe_all(connection)
         self.connected.set()
+        self._inbound.tell()
         self._report.connected("5" if self._version.is_5 else "3.1.1")
         if self._was_connected and self.options.persistent and not connection.session_present:
             self.sessions_lost += 1
@@ -291,6 +325,7 @@ class MqttLink:
         self._outbound.end()
         if connection is not None:
             await connection.leave(reason_code)
+        self._parted.set()
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
@@ -320,6 +355,22 @@ class MqttLink:
         ):  # 3.1.1 would send what is retained
             assert self._connection is not None
             self._connection.subscribe(topic_filter, again=True)
+
+    async def subscribed(self, topic_filter: str) -> None:
+        """Wait for the broker's answer to `subscribe`, also over reconnects; while suspended there is none to wait for.
+        Raises SubscriptionRefused."""
+        while topic_filter not in self._inbound.confirmed and not self.suspended:
+            if (code := self.refused_subscriptions.get(topic_filter)) is not None:
+                raise SubscriptionRefused(
+                    f"the broker refuses the subscription to {topic_filter}: {reason_text(code)}"
+                )
+            await self._inbound.answered()
+
+    async def released(self, topic_filter: str) -> None:
+        """Wait for the answer to `release`. While there is no connection there is none to wait for: the next one says it
+        anew."""
+        while self._leaving[topic_filter] > 0 and self.is_up and not self.suspended:
+            await self._inbound.answered()
 
     @property
     def held(self) -> bool:
@@ -377,6 +428,7 @@ class MqttLink:
         self._leaving -= Counter(filters)
         self._inbound.ended(filters - set(self._leaving))
         self._remember_subscriptions()
+        self._inbound.tell()
 
     def _remember_subscriptions(self) -> None:
         self._memory.remember(set(self._inbound.receivers) | set(self._leaving))

@@ -18,7 +18,7 @@ from types import CodeType
 from typing import Any
 
 from voltflow.flow.field import ConfigError
-from voltflow.flow.properties import UNDEFINED, plain
+from voltflow.flow.properties import UNDEFINED, plain, topic_text
 from voltflow.message import Msg, message_id
 from voltflow.nodelib.time_limit import TimeIsUp
 
@@ -214,7 +214,7 @@ class Message(MutableMapping[str, Any]):
             elif name not in {"topic", "payload"} and not (name == "_msgid" and value == message_id(base)):
                 props[name] = copied(value)
         return base.derive(
-            topic="" if topic is UNDEFINED or topic is None else str(topic),
+            topic=topic_text(topic),
             payload=self._payload(),
             props=props or None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ class MqttBroker(ConfigNode):
     clientid: str = config("", help="client id; empty: made from the gateway's name and this node's id")
     user: str = config("", help="user name; empty: none", secret="text")  # noqa: S106 - how it is shown
     password: str = config("", help="password", secret=True)
+    autoConnect: bool = config(True, help="connect at once; else when a message to an mqtt in node says so")
     usetls: bool = config(False, help="encrypt the connection with TLS")
     tls: str = config("", help="certificates for TLS", reference="tls-config")
     keepalive: int = config(30, help="keep-alive interval", unit="s", low=1, high=3600)
@@ -84,23 +86,30 @@ class MqttBroker(ConfigNode):
             will=_publication(self.willTopic, self.willPayload, self.willQos, self.willRetain),
             memory=None if self.cleansession else ctx.state_dir / f"mqtt-{self.id}.json",
         )  # fmt: skip
-        self.receiver = MqttLink(options, name=self.label)
         self._options = options
+        self._wanted = self.autoConnect
+        self.receiver = await self._link(options, self.label)
+
+    async def _link(self, options: MqttOptions, name: str) -> MqttLink:
+        link = MqttLink(options, name=name)
+        if not self._wanted:
+            await link.suspend("")
+        return link
 
     def _client_id(self, host: str) -> str:
         return f"voltflow-{host}-{self.id}"
 
     def link_of(self, host: str) -> MqttLink:
         """A link, not open yet, with the client id that this node has at another host: to take over its session."""
-        options = replace(
-            self._options, client_id=self._client_id(host), memory=None, birth=None, farewell=None, will=None
-        )
+        options = replace(_silent(self._options), client_id=self._client_id(host), memory=None)
         return MqttLink(options, name=f"{self.label} (for {host})")
 
     async def open_receiver(self) -> MqttLink:
         """The connection of the `mqtt in` nodes. They subscribe before: the engine starts sources first."""
         assert self.receiver is not None, "started before use"
         if not self.receiver.is_open:
+            if self.sender is not None and self.sender.is_open and not _is_silent(self.sender.options):
+                self.receiver.options = _silent(self.receiver.options)  # the other one says birth and will
             await self.receiver.open()
         return self.receiver
 
@@ -114,15 +123,27 @@ class MqttBroker(ConfigNode):
             options = replace(
                 self._options, client_id=f"{self._options.client_id}-out", memory=None, sends_only=True
             )
-            self.sender = MqttLink(options, name=f"{self.label} (out)")
+            self.sender = await self._link(options, f"{self.label} (out)")
             await self._connect_sender()
         return self.sender
 
     async def _connect_sender(self) -> None:
         if self.alone and self.sender is not None and not self.sender.is_open:
             if self._receives:  # birth and will are said by the other one
-                self.sender.options = replace(self.sender.options, birth=None, farewell=None, will=None)
+                self.sender.options = _silent(self.sender.options)
             await self.sender.open()
+
+    async def disconnect(self, reason: str) -> None:
+        """Have no connection until `connect`: what comes meanwhile waits in the broker's session, what goes out waits here."""
+        self._wanted = False
+        await asyncio.gather(
+            *(link.suspend(reason) for link in (self.sender, self.receiver) if link is not None)
+        )
+
+    async def connect(self) -> None:
+        """Connect again after `disconnect`; returns when that is so."""
+        self._wanted = True
+        await asyncio.gather(*(link.resume() for link in (self.receiver, self.sender) if link is not None))
 
     async def take_over(self) -> None:
         self.alone = True
@@ -141,7 +162,7 @@ class MqttBroker(ConfigNode):
 
     @property
     def _receives(self) -> bool:
-        return self.receiver is not None and self.receiver.has_subscriptions
+        return self.receiver is not None and (self.receiver.is_open or self.receiver.has_subscriptions)
 
     async def stop(self) -> None:
         for link in (self.sender, self.receiver):
@@ -168,6 +189,15 @@ class MqttBroker(ConfigNode):
             "refused_subscriptions": {k: v for link in links for k, v in link.refused_subscriptions.items()},
             "error": next((link.last_error for link in links if not link.connected.is_set()), ""),
         }
+
+
+def _silent(options: MqttOptions) -> MqttOptions:
+    """For a client that says nothing of itself."""
+    return replace(options, birth=None, farewell=None, will=None)
+
+
+def _is_silent(options: MqttOptions) -> bool:
+    return _silent(options) == options
 
 
 def _publication(topic: str, payload: str, qos: int, retain: bool) -> Publication | None:

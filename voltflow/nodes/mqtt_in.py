@@ -6,15 +6,17 @@ import asyncio
 import base64
 import logging
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+from urllib.parse import quote
 
 import msgspec
 
 from voltflow.message import Msg
 from voltflow.mqtt.codec import check_filter
 from voltflow.mqtt.link import Delivery, MqttLink
-from voltflow.node import ConfigError, Context, Emit, Ports, Source, config, node
+from voltflow.node import ConfigError, Context, Emit, Ports, SinkUnavailable, Source, Worker, config, node
+from voltflow.nodelib.mqtt_subscriptions import DATATYPES, Subscription, Subscriptions
 from voltflow.nodes.mqtt_broker import MqttBroker
 
 log = logging.getLogger(__name__)
@@ -31,24 +33,43 @@ MAX_BATCH = 250
 and again, and it holds the event loop for longer."""
 
 
+class _Typed(Msg, gc=False):
+    """A message of a subscription that says itself what its payloads become."""
+
+    datatype: str = ""
+
+
 @node("mqtt in", category="network", color="#d8bfd8", icon="bridge.svg")
-class MqttIn(Source):
+class MqttIn(Source, Worker):
     """Subscribe to an MQTT topic filter.
 
     A message is acknowledged only when every sink of the flow has made it safe, so a crash loses nothing that was
     sent with QoS 1 or 2; the broker sends it again. At QoS 0 a crash loses what was under way. A shared subscription
     (`$share/group/filter`) splits the messages over several bridges.
+
+    With dynamic subscription it has an input, and messages to it say by `msg.action` what to do: `subscribe` and
+    `unsubscribe` with `msg.topic` (a topic filter, an object with `topic`, `qos`, `datatype`, or a list of them; to
+    unsubscribe from all, `true`), `getSubscriptions`, which gives them out, `disconnect` and `connect`, which are for all that use
+    the broker. Such a message is done with when the broker has confirmed it. The subscriptions are kept on disk, over
+    restarts and deploys, until they are ended.
     """
 
-    topic: str = config(help="topic filter", example="ev/v1/+/+/telemetry")
+    parallel: ClassVar[int] = (
+        100  # they take their turns in `work`; those that wait for the broker hold up no others
+    )
+
+    topic: str = config(help="topic filter; with dynamic subscription empty", example="ev/v1/+/+/telemetry")
     qos: int = config(1, help="highest quality of service", choices=(0, 1, 2))
     datatype: str = config(
         "auto-detect",
         help="what the payload becomes: bytes, text, parsed JSON, base64 text; auto is text, or bytes where it is "
         "none; auto-detect tries JSON before",
-        choices=("auto-detect", "auto", "buffer", "utf8", "json", "base64"),
+        choices=DATATYPES,
     )
     broker: str = config(help="the broker", reference="mqtt-broker")
+    inputs: int = config(
+        0, help="1: dynamic subscription, messages say what to subscribe to", choices=(0, 1), advanced=True
+    )
 
     # state
     dropped_qos0: int = 0
@@ -56,9 +77,14 @@ class MqttIn(Source):
 
     def __post_init__(self) -> None:
         try:
-            check_filter(self.topic)
+            if not self.inputs:
+                check_filter(self.topic)
         except ValueError as error:
             raise ConfigError(f'property "topic": {error}') from None
+
+    @classmethod
+    def inputs_of(cls, properties: Mapping[str, Any]) -> int:
+        return int(str(properties.get("inputs")) == "1")
 
     async def start(self, ctx: Context) -> None:
         self._broker = ctx.config_node(self.broker, MqttBroker)
@@ -71,10 +97,15 @@ class MqttIn(Source):
         self._retired = False
         self._aside: list[Delivery] = []
         """What came while it was retired: asked for again where it is attached again, else another node's, or nobody's."""
+        path = ctx.state_dir / f"subscriptions-{quote(self.id, safe='')}.json"
+        self._dynamic = Subscriptions(self._broker, self._link, path, self._receive_of, self.label)
 
     def attach(self) -> None:
         if not self._retired:
-            self._link.subscribe(self.topic, self.qos, self._receive)
+            if self.inputs:
+                self._dynamic.attach()
+            else:
+                self._link.subscribe(self.topic, self.qos, self._receive)
             return
         self._retired = False
         aside, self._aside = self._aside, []
@@ -89,7 +120,10 @@ class MqttIn(Source):
 
     def detach(self) -> None:
         left = [delivery for _, delivery in self._waiting if delivery is not None]
-        self._link.release(self.topic, self._receive)
+        if self.inputs:
+            self._dynamic.detach()
+        else:
+            self._link.release(self.topic, self._receive)
         if not self._link.held:  # else it is left to the session's next connection
             self._link.acknowledge([*self._aside, *left])
 
@@ -160,12 +194,31 @@ class MqttIn(Source):
             self._in_flow -= len(batch)
 
     def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
+        if self.inputs:
+            return [_decoded(msg, msg.datatype if isinstance(msg, _Typed) else self.datatype) for msg in msgs]
         decode = _DECODERS[self.datatype]
         return msgs if decode is None else [msg.derive(payload=decode(msg.payload)) for msg in msgs]
 
+    async def work(self, msgs: list[Msg]) -> list[Msg]:
+        if self._retired:  # the node that takes its place has its subscriptions already
+            raise SinkUnavailable("a deploy replaces it")
+        return await self._dynamic.work(msgs)
+
+    def _receive_of(self, subscription: Subscription, msg: Msg, delivery: Delivery | None) -> None:
+        if subscription.datatype:
+            msg = _Typed(
+                msg.topic, msg.payload, None, msg.received_ms, msg.props, datatype=subscription.datatype
+            )
+        self._receive(msg, delivery)
+
     def status(self) -> dict[str, Any]:
-        return {"topic": self.topic, "dropped_qos0": self.dropped_qos0, "in_flow": self._in_flow,
+        return {"topic": ", ".join(self._dynamic.topics) if self.inputs else self.topic, "dropped_qos0": self.dropped_qos0, "in_flow": self._in_flow,
                 "failed_batches": self.failed_batches}  # fmt: skip
+
+
+def _decoded(msg: Msg, datatype: str) -> Msg:
+    decode = _DECODERS[datatype]
+    return msg.derive(payload=msg.payload if decode is None else decode(msg.payload))
 
 
 def _auto(data: bytes) -> Any:
