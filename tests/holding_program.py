@@ -1,7 +1,7 @@
 """A program that a test kills: queues in files, each through a node that holds messages, into a file.
 
 `python -m tests.holding_program FOLDER`, which says when its queues run. The source of a node forgets what was acknowledged, and nothing else: it appends
-the numbers to `NODE.acknowledged`. Its sink appends the numbers it gets to `NODE.out`.
+the numbers to `NODE.acknowledged`. Its sink appends the numbers it gets to `NODE.out`, and what the node gave up is in `NODE.dead`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from typing import Any
 from voltflow.engine.engine import Engine
 from voltflow.flow.flow import Flow
 from voltflow.message import Msg
-from voltflow.node import Emit, Sink, Source, config, load_nodes, node
+from voltflow.node import REGISTRY, DeadLetterSink, Emit, Sink, Source, config, load_nodes, node
 
 COUNT = 2000
 """Messages of each queue: whole sequences of SEQUENCE, APART."""
 SEQUENCE = 4
+BEGIN_MS = 1_700_000_040_000
+"""Of a minute."""
 APART = 250
 """Messages between two of a sequence: more than a second."""
 EVERY_S = 0.005
+FEWER = 700
+GIVE_UP_S = 20.0
+"""What does not get complete in that time: above all a part that comes again when its sequence has left."""
 WINDOW = 300
 """Unacknowledged messages of a source at most."""
 
@@ -40,16 +45,43 @@ def in_sequence(number: int) -> Msg:
     return Msg(str(number), number, props={"parts": parts})
 
 
+def line(number: int) -> Msg:
+    """A line of CSV."""
+    msg = in_sequence(number)
+    return msg.derive(payload=f"{number}\n")
+
+
+def measured(number: int) -> Msg:
+    """Two messages of a key, some time apart, which are of one window."""
+    block, rest = divmod(number, 2 * APART)
+    index, place = divmod(rest, APART)
+    return Msg(str(number), {"key": f"{block}.{place}", "n": number, "ts_ms": BEGIN_MS + 1000 * index})
+
+
+def window(**properties: Any) -> tuple[dict[str, Any], Callable[[int], Msg], int]:
+    """One with the two numbers of a key."""
+    rules = [{"function": name, "property": "payload.n", "name": name} for name in ("min", "max")]
+    return dict(type="window", key="payload.key", rules=rules, **properties), measured, FEWER
+
+
 Make = Callable[[int], Msg]
 NODES: dict[str, tuple[dict[str, Any], Make, int]] = {
     "delay": (dict(type="delay", timeout=1.5), numbered, COUNT),
-    "limit": (dict(type="delay", pauseType="rate", rate=60), numbered, 700),
+    "limit": (dict(type="delay", pauseType="rate", rate=60), numbered, FEWER),
     "trigger": (
         dict(type="trigger", bytopic="topic", op1type="nul", op2type="payl", duration=1.5, units="s"), numbered, COUNT,
     ),
     "batch": (dict(type="batch", mode="interval", interval=2), numbered, COUNT),
-    "join": (dict(type="join"), in_sequence, COUNT),
-    "sort": (dict(type="sort", targetType="seq"), in_sequence, COUNT),
+    "join": (dict(type="join", giveUpAfter=GIVE_UP_S), in_sequence, COUNT),
+    "sort": (dict(type="sort", targetType="seq", giveUpAfter=GIVE_UP_S), in_sequence, COUNT),
+    "switch": (
+        dict(type="switch", repair=True, rules=[{"t": "nnull"}], giveUpAfter=GIVE_UP_S), in_sequence, COUNT,
+    ),
+    "csv": (dict(type="csv", multi="mult", temp="n", giveUpAfter=GIVE_UP_S), line, COUNT),
+    "tumbling": window(size=4, idle=1),
+    "sliding": window(mode="sliding", size=4, every=2, idle=1),
+    "session": window(mode="session", gap=2, idle=1),
+    "receive": window(time="receive", size=2),
 }  # fmt: skip
 """By name: the node's properties, its messages by number, and how many there are."""
 
@@ -98,19 +130,43 @@ class FileSink(Sink):
     folder: str = config(help="where its file is")
 
     async def write(self, msgs: list[Msg]) -> None:
-        numbers: list[int] = []
+        append_numbers(
+            Path(self.folder) / f"{self.id[:-2]}.out",
+            [number for msg in msgs for number in numbers_of(msg.payload)],
+        )
+
+
+def numbers_of(payload: Any) -> list[int]:
+    """What came out: a number, several, the first and last of a window, or a message that was too late for one."""
+    if isinstance(payload, list):
+        return [number for item in payload for number in numbers_of(item)]
+    if isinstance(payload, dict):
+        return [payload[name] for name in ("n", "min", "max") if name in payload]
+    return [payload]
+
+
+@node("test file dead letters", category="test")
+class FileDead(DeadLetterSink):
+    """Appends the numbers of messages that a node gave up."""
+
+    folder: str = config(help="where its files are")
+
+    async def write(self, msgs: list[Msg]) -> None:
         for msg in msgs:
-            numbers += msg.payload if isinstance(msg.payload, list) else [msg.payload]
-        append_numbers(Path(self.folder) / f"{self.id[:-2]}.out", numbers)
+            append_numbers(Path(self.folder) / f"{msg.payload.node}.dead", [int(msg.topic)])
 
 
 async def main(folder: Path) -> None:
     load_nodes("voltflow.nodes")
-    nodes: list[dict[str, Any]] = []
+    nodes: list[dict[str, Any]] = [{"id": "dead", "type": "test file dead letters", "folder": str(folder)}]
     for name, (properties, _, _) in NODES.items():
         nodes += [
             {"id": f"{name}.s", "type": "test file queue", "folder": str(folder), "wires": [[name]]},
-            {"id": name, "wires": [[f"{name}.k"]], **properties},
+            {
+                "id": name,
+                "wires": [[f"{name}.k"]] * REGISTRY[properties["type"]].cls.outputs_of(properties),
+                **properties,
+            },
             {"id": f"{name}.k", "type": "test file sink", "folder": str(folder)},
         ]
     await Engine(Flow(nodes), env={}, state_dir=folder).run(asyncio.Event())

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from voltflow.engine.holding import Holding
 from voltflow.flow.properties import UNDEFINED, as_object, put
 from voltflow.flow.typed import Value
 from voltflow.message import Msg
+from voltflow.nodelib.due import DueTimes
+from voltflow.nodelib.gathering import GatherLimits, Patience
 from voltflow.nodelib.loose import as_number, as_text
-from voltflow.nodelib.sequences import as_bytes, parts_of, with_parts
+from voltflow.nodelib.parts import parts_of
+from voltflow.nodelib.sequences import as_bytes, with_parts
 
+ALL = "_"
+"""The one group of messages that are told apart by nothing."""
 Expression = Callable[[Any, Mapping[str, Any] | None], Any]
 """What a JSONata expression gives for a value and variables."""
 
@@ -81,6 +87,69 @@ class Group:
         if isinstance(self.size, int) and self.size > 1:
             return [part for item in items for part in (item if isinstance(item, list | tuple) else [item])]
         return items
+
+
+class Groups(dict[str, Group]):
+    """Groups that go on, by name, with what is held of them."""
+
+    def __init__(self, held: Holding, limits: GatherLimits) -> None:
+        super().__init__()
+        self.due = DueTimes()
+        """When what there is of a group is to be sent."""
+        self.sent: set[str] = set()
+        """Held messages that have come out already, and are part of what is sent next."""
+        self._held, self._limits = held, limits
+        self._patience = Patience(limits.giveUpAfter)
+        """Which sequences wait for another part."""
+
+    def add(self, name: str, msg: Msg, original: Msg, values: Mapping[Any, Any]) -> None:
+        """Hold a message, and add its values to a group that is there."""
+        holder = self._held.new_group()
+        self._held.keep(original, holder)
+        for old in self[name].add(msg, holder, values):
+            self._held.release(old)
+            self.sent.discard(old)
+        if name != ALL:
+            self._patience.came(name, self._held.now_s)
+
+    def heed_limit(self, name: str) -> None:
+        """Give up others, and in the end this one, where too much is held."""
+        while self._held.size > self._limits.mostHeld and name in self:
+            self.give_up(self._patience.longest_but(name), self._limits.too_many)
+
+    def has_sent(self, name: str) -> None:
+        """What a group has was sent, and it goes on."""
+        self.sent.update(self[name].holders)
+
+    def forget(self, name: str) -> None:
+        for holder in self._taken(name):
+            self._held.release(holder)
+
+    def give_up(self, name: str, why: str) -> None:
+        """What has not come out of a group becomes dead letters."""
+        for holder in self._taken(name):
+            if holder in self.sent:
+                self._held.release(holder)
+            else:
+                self._held.fail(holder, why)
+
+    def give_up_overdue(self, now_s: float) -> None:
+        for name in self._patience.overdue(now_s):
+            self.give_up(name, self._limits.too_long)
+
+    def due_s(self) -> float | None:
+        """When something is to be done."""
+        times = (self.due.next_s(), self._patience.due_s())
+        return min((time_s for time_s in times if time_s is not None), default=None)
+
+    def _taken(self, name: str) -> Iterator[str]:
+        """The held messages of a group, which is no longer there."""
+        self.due.pop(name, None)
+        self._patience.pop(name, None)
+        group = self.pop(name, None)
+        for holder in group.holders if group is not None else ():
+            yield holder
+            self.sent.discard(holder)
 
 
 def values_of(kind: str, value: Any, key: Any, place: Any, next_place: int) -> dict[Any, Any]:

@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from voltflow.engine.holding import Holding
 from voltflow.flow.field import ConfigError
 from voltflow.message import Msg
 
@@ -24,12 +23,6 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "e": "\x1b", "f": "\f", "0": "\0"}
 def new_sequence() -> str:
     """A name for a sequence, as Node-RED's ids."""
     return secrets.token_hex(8)
-
-
-def parts_of(msg: Msg) -> Mapping[str, Any]:
-    """What a message says of its sequence: id, index, count, and what a join node needs; empty where it says nothing."""
-    found = (msg.props or {}).get("parts")
-    return found if isinstance(found, dict) else {}
 
 
 def with_parts(msg: Msg, parts: Mapping[str, Any] | None, **others: Any) -> Msg:
@@ -59,55 +52,3 @@ def as_bytes(value: Any) -> bytes:
             f"a {type(value).__name__} cannot be part of a buffer, only bytes, text and lists of bytes"
         )
     return bytes(value)
-
-
-class Gathered:
-    """Sequences that are not complete yet, by any key; what a node holds of them.
-
-    A message that comes twice, as after a crash, counts once.
-    """
-
-    def __init__(self, held: Holding) -> None:
-        self._held = held
-        self._sequences: dict[Any, _Sequence] = {}
-
-    def add(self, key: Any, msg: Msg) -> None:
-        """Hold a message of a sequence."""
-        sequence = self._sequences.setdefault(key, _Sequence())
-        group, parts = self._held.new_group(), parts_of(msg)
-        index = parts.get("index")
-        if not isinstance(index, int | float | str):
-            index = group
-        if index in sequence.groups:
-            self._held.release(sequence.groups[index])
-        sequence.groups[index] = group
-        sequence.count = parts.get("count", sequence.count)
-        self._held.keep(msg, group)
-
-    def is_complete(self, key: Any) -> bool:
-        sequence = self._sequences.get(key)
-        return sequence is not None and sequence.count == len(sequence.groups)
-
-    def messages(self, key: Any) -> list[Msg]:
-        """In the order in which they came."""
-        return [msg for group in self._sequences[key].groups.values() for msg in self._held.messages(group)]
-
-    def release(self, key: Any) -> None:
-        for group in self._sequences.pop(key).groups.values():
-            self._held.release(group)
-
-    def fail(self, key: Any, error: Exception) -> None:
-        """Nothing can be made of a sequence."""
-        for group in self._sequences.pop(key).groups.values():
-            self._held.fail(group, f"{type(error).__name__}: {error}")
-
-    def clear(self) -> None:
-        for key in list(self._sequences):
-            self.release(key)
-
-
-class _Sequence:
-    def __init__(self) -> None:
-        self.groups: dict[Any, str] = {}
-        """By the message's place."""
-        self.count: Any = None

@@ -11,18 +11,21 @@ from typing import Any
 from voltflow.engine.holding import Entry
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, config, node
-from voltflow.nodelib.sequences import Gathered, new_sequence, parts_of, with_parts
+from voltflow.nodelib.gathering import Gathered, GatherLimits
+from voltflow.nodelib.parts import parts_of
+from voltflow.nodelib.sequences import new_sequence, with_parts
 from voltflow.signals import says
 
 
 @node("batch", category="sequence", color="#E2D96E", icon="batch.svg")
-class Batch(Holder):
+class Batch(GatherLimits, Holder):
     """Make sequences of messages: of so many, of those of an interval, or of other sequences by their topics.
 
     Each message gets `msg.parts` with the sequence's id, its place and how many there are; a join node can make one message of
     them. `msg.reset` clears what was gathered.
 
-    What is gathered survives a crash; what was just sent may come again then, and an overlap with it.
+    What is gathered survives a crash; what was just sent may come again then, and an overlap with it. A sequence for `concat`
+    that does not get complete becomes dead letters in time.
     """
 
     mode: str = config(
@@ -57,7 +60,7 @@ class Batch(Holder):
         self._order = list(dict.fromkeys(item["topic"] for item in self.topics))
         self._sequences: dict[str, dict[str, None]] = {topic: {} for topic in self._order}
         """Of each topic the ids of its sequences, in order."""
-        self._parts = Gathered(self.held)
+        self._parts = Gathered(self.held, self, self._forget_sequence)
 
     def process(self, msgs: list[Msg]) -> list[Msg]:
         return [found for msg in msgs for found in self._take(msg)]
@@ -104,16 +107,21 @@ class Batch(Holder):
         if not {"id", "index", "count"} <= parts.keys():
             raise ValueError("msg.parts with id, index and count is missing: its sequence is not known")
         name = str(parts["id"])
+        self.check_count(parts["count"])
         self._sequences[msg.topic][name] = None
         self._parts.add((msg.topic, name), msg)
         first = [(topic, next(iter(self._sequences[topic]), "")) for topic in self._order]
         if not all(self._parts.is_complete(key) for key in first):
             return []
         msgs = [found for key in first for found in self._parts.messages(key)]
-        for topic, name in first:
-            self._parts.release((topic, name))
-            del self._sequences[topic][name]
+        for key in first:
+            self._parts.release(key)
+            self._forget_sequence(key)
         return _numbered(msgs)
+
+    def _forget_sequence(self, key: tuple[str, str]) -> None:
+        topic, name = key
+        del self._sequences[topic][name]
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -127,10 +135,15 @@ class Batch(Holder):
         return group not in itertools.islice(self._gathered, self._sent)
 
     def due_s(self) -> float | None:
+        if self.mode == "concat":
+            return self._parts.due_s()
         wanted = self.mode == "interval" and self.interval and (self._gathered or self.allowEmptySequence)
         return self._next_s if wanted else None
 
     def tick(self) -> list[Msg]:
+        if self.mode == "concat":
+            self._parts.give_up(self.held.now_s)
+            return []
         self._advance()
         if self._gathered:
             return self._sequence()

@@ -9,9 +9,10 @@ from typing import Any, Self, cast
 
 from voltflow.flow.properties import plain
 from voltflow.message import Msg, message_id
-from voltflow.node import ConfigError, Context, Holder, Ports, Transform, config, node
+from voltflow.node import ConfigError, Context, Ports, Transform, config, node
 from voltflow.nodelib import csv_text
 from voltflow.nodelib.csv_text import CsvError, columns_of, columns_text, line_ends, quoted
+from voltflow.nodelib.gathering import GatherLimits, Gathers
 from voltflow.nodelib.loose import NAN, as_cell, as_number, is_object
 from voltflow.nodelib.parts import parts_of
 
@@ -27,16 +28,17 @@ class State:
 
 
 @node("csv", category="parser", color="#debd5c", icon="parser-csv.svg")
-class Csv(Transform):
+class Csv(GatherLimits, Transform):
     """Turn CSV text into objects, or objects and lists into CSV text.
 
     By RFC 4180, whatever `spec` says. A text gives a message for each row (`msg.parts` tells them) or one with a list of all. The column
     names stand in the first line, in the property, or are col1, col2 and so on. An object gives a row, a list of objects or of
     lists several; `msg.columns` may name the columns. Bytes are taken for a text. What is neither makes the message fail.
 
-    With `mult` the lines of a sequence are held until it is complete, on disk when that takes longer than a moment; one that never
-    gets complete stays there, and after a crash one may leave twice. The names from the first line of a sequence, and that a header
-    was sent once, are forgotten at a restart. `msg.reset` forgets the header too.
+    With `mult` the lines of a sequence are held until it is complete, on disk when that takes longer than a moment; one that does not
+    get complete becomes dead letters in time, one of which a line cannot be read at once, and after a crash one may leave twice. The
+    names from the first line of a sequence, and that a header was sent once, are forgotten at a restart. `msg.reset` forgets the
+    header too.
     """
 
     rules: str = config(
@@ -186,7 +188,7 @@ class Csv(Transform):
         return self._sep.join(quoted(cell, self._sep) for cell in cells)
 
 
-class _GatheringCsv(Csv, Holder):
+class _GatheringCsv(Gathers, Csv):
     """A csv node that makes one list of the lines of a sequence."""
 
     def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
@@ -194,30 +196,29 @@ class _GatheringCsv(Csv, Holder):
         for msg in msgs:
             text = msg.payload.decode() if isinstance(msg.payload, bytes) else msg.payload
             if {"index", "id"} <= parts_of(msg).keys() and isinstance(text, str) and line_ends(text) <= 1:
-                made = self._gathered(msg)
+                made = self._gather(msg)
             else:
                 made, state = self.convert(msg, state)
             out += made
         self._state = state
         return out
 
-    def _gathered(self, msg: Msg) -> list[Msg]:
-        group = str(parts_of(msg)["id"])
-        self.held.keep(msg, group)
-        msgs = self.held.messages(group)
-        count = next((c for m in reversed(msgs) if (c := parts_of(m).get("count")) is not None), None)
-        if count != len(msgs):
-            return []
+    def _gather(self, msg: Msg) -> list[Msg]:
+        found, columns = self.gathered.made_of(str(parts_of(msg)["id"]), msg, self._list_of) or ([], ())
+        if not found:
+            return []  # there are more to come, or all lines are passed over
+        props = {key: value for key, value in (msg.props or {}).items() if key != "parts"}
+        return [msg.derive(payload=[*chain(*found)], props={**props, "columns": columns_text(columns)})]
+
+    def _list_of(self, msgs: list[Msg]) -> tuple[list[list[dict[str, Any]]], Columns]:
+        """The rows of each line that has some, and the columns."""
         state, columns = State(self._columns), cast("Columns", self._columns)
         found: list[list[dict[str, Any]]] = []
-        for part in self.held.release(group):
+        for part in msgs:
             text = part.payload.decode() if isinstance(part.payload, bytes) else part.payload
             made, columns, state = self.rows_of(part, text, state)
             found += [] if made is None else [made]
-        if not found:
-            return []  # all lines are passed over
-        props = {name: value for name, value in (msg.props or {}).items() if name != "parts"}
-        return [msg.derive(payload=[*chain(*found)], props={**props, "columns": columns_text(columns)})]
+        return found, columns
 
 
 def _unescaped(text: str) -> str:

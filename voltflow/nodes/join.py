@@ -9,9 +9,10 @@ from voltflow.flow.properties import UNDEFINED, as_object, get, plain
 from voltflow.flow.typed import check, compile_value, evaluation_of
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, config, node
-from voltflow.nodelib.due import DueTimes
-from voltflow.nodelib.joining import Group, Reduction, values_of
-from voltflow.nodelib.sequences import Gathered, parts_of, separator, with_parts
+from voltflow.nodelib.gathering import Gathered, GatherLimits
+from voltflow.nodelib.joining import ALL, Group, Groups, Reduction, values_of
+from voltflow.nodelib.parts import parts_of
+from voltflow.nodelib.sequences import separator, with_parts
 from voltflow.signals import says
 
 BUILDS = ("object", "string", "buffer", "array", "merged")
@@ -19,14 +20,15 @@ KINDS = ("flow", "global", "str", "num", "bool", "json", "bin", "date", "jsonata
 
 
 @node("join", category="sequence", color="#E2D96E", icon="join.svg")
-class Join(Holder):
+class Join(GatherLimits, Holder):
     """Make one message of several: of what a split node made, of so many, or of all of a while.
 
     `msg.complete` ends a group now, `msg.reset` clears it, `msg.restartTimeout` lets its time begin anew. A message that
     cannot be part of a group fails; if nothing can be made of a group all of it does.
 
     What is gathered survives a crash; a group that was just sent may come again then. A part that comes twice counts
-    once; one that comes again when its sequence has been sent waits for the others in vain, until a reset.
+    once. A sequence that does not get complete, such as a part that comes again when its own has been sent, becomes dead
+    letters in time.
     """
 
     mode: str = config(
@@ -88,11 +90,8 @@ class Join(Holder):
 
     async def start(self, ctx: Context) -> None:
         self._by = separator(self.joiner, self.joinerType)
-        self._groups: dict[str, Group] = {}
-        self._due = DueTimes()
-        self._sent: set[str] = set()
-        """Held messages that have come out already, and are part of what is sent next."""
-        self._sequences = Gathered(self.held)
+        self._groups = Groups(self.held, self)
+        self._sequences = Gathered(self.held, self)
         if self.mode == "reduce":
             kind = self.reduceInitType
             self._reduction = Reduction(
@@ -117,9 +116,11 @@ class Join(Holder):
         if group is not None and says(msg, "restartTimeout"):
             self._begin_time(name)
         if says(msg, "reset"):
-            self._forget(name)
+            self._groups.forget(name)
             return []
         ends = says(msg, "complete")
+        if name != ALL:
+            self.check_count(parts.get("count"))
         new = self._new_group(parts) if group is None else group
         key = self._key_of(msg, parts, new)
         if new.kind == "object" and (key is None or key is UNDEFINED or (key == "" and self.mode != "auto")):
@@ -142,26 +143,25 @@ class Join(Holder):
         if name not in self._groups:
             self._groups[name] = group
             self._begin_time(name)
-        holder = self.held.new_group()
-        self.held.keep(original, holder)
-        for old in group.add(msg, holder, values):
-            self.held.release(old)
-            self._sent.discard(old)
+        self._groups.add(name, msg, original, values)
         group.target = group.target or _count(parts_of(msg).get("count"))
         ends = says(msg, "complete")
-        return self._send(name, ends=ends) if group.is_complete or ends else []
+        if group.is_complete or ends:
+            return self._send(name, ends=ends)
+        self._groups.heed_limit(name)
+        return []
 
     def _without_parts(self, msg: Msg) -> list[Msg]:
         if not says(msg, "reset"):
             raise ValueError("msg.parts with an id is missing: it is part of nothing")
         for name in list(self._groups):
-            self._forget(name)
+            self._groups.forget(name)
         return []
 
     def _group_of(self, parts: Mapping[str, Any]) -> str:
         if self.mode == "auto" or (self.count is None and "id" in parts):
             return str(parts["id"])
-        return "_"
+        return ALL
 
     def _new_group(self, parts: Mapping[str, Any]) -> Group:
         if self.mode == "auto":
@@ -189,30 +189,21 @@ class Join(Holder):
 
     def _begin_time(self, name: str) -> None:
         if self.timeout and self.mode == "custom":
-            self._due[name] = self.held.now_s + self.timeout
+            self._groups.due[name] = self.held.now_s + self.timeout
 
     def _send(self, name: str, *, ends: bool) -> list[Msg]:
-        group = self._groups[name]
-        self._due.pop(name, None)
+        groups = self._groups
+        groups.due.pop(name, None)
         try:
-            msg = group.joined()
+            msg = groups[name].joined()
         except Exception as error:  # noqa: BLE001 - the parts may be anything
-            for holder in group.holders:
-                self.held.fail(holder, f"{type(error).__name__}: {error}")
-            del self._groups[name]
+            groups.give_up(name, f"{type(error).__name__}: {error}")
             return []
         if ends or self.mode == "auto" or not self.accumulate:
-            self._forget(name)
+            groups.forget(name)
         else:
-            self._sent.update(group.holders)
+            groups.has_sent(name)
         return [msg]
-
-    def _forget(self, name: str) -> None:
-        self._due.pop(name, None)
-        group = self._groups.pop(name, None)
-        for holder in group.holders if group is not None else ():
-            self.held.release(holder)
-            self._sent.discard(holder)
 
     # -- an expression for each message -------------------------------------------------------------------------------
 
@@ -220,28 +211,23 @@ class Join(Holder):
         parts = parts_of(msg)
         if not parts:
             return [msg]
-        name = str(parts.get("id"))
-        self._sequences.add(name, msg)
-        if not self._sequences.is_complete(name):
-            return []
-        try:
-            reduced = self._reduction.of(self._sequences.messages(name))
-        except Exception as error:  # noqa: BLE001 - an expression may raise anything
-            self._sequences.fail(name, error)
-            return []
-        self._sequences.release(name)
-        return [reduced]
+        reduced = self._sequences.made_of(str(parts.get("id")), msg, self._reduction.of)
+        return [] if reduced is None else [reduced]
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def owed(self, group: str) -> bool:
-        return group not in self._sent
+        return group not in self._groups.sent
 
     def due_s(self) -> float | None:
-        return self._due.next_s()
+        times = (self._groups.due_s(), self._sequences.due_s())
+        return min((time_s for time_s in times if time_s is not None), default=None)
 
     def tick(self) -> list[Msg]:
-        return [msg for name in self._due.pop_due(self.held.now_s) for msg in self._send(name, ends=False)]
+        now_s = self.held.now_s
+        self._groups.give_up_overdue(now_s)
+        self._sequences.give_up(now_s)
+        return [msg for name in self._groups.due.pop_due(now_s) for msg in self._send(name, ends=False)]
 
 
 def _count(value: Any) -> int:

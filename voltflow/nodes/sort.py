@@ -9,20 +9,22 @@ from typing import Any
 from voltflow.flow.properties import get, plain, put
 from voltflow.flow.typed import check, compile_value, evaluation_of
 from voltflow.message import Msg
-from voltflow.node import ConfigError, Context, Holder, config, node
+from voltflow.node import ConfigError, Context, config, node
+from voltflow.nodelib.gathering import Gathers
 from voltflow.nodelib.loose import as_number, less
-from voltflow.nodelib.sequences import Gathered, parts_of, with_parts
+from voltflow.nodelib.parts import parts_of
+from voltflow.nodelib.sequences import with_parts
 
 
 @node("sort", category="sequence", color="#E2D96E", icon="sort.svg")
-class Sort(Holder):
+class Sort(Gathers):
     """Sort a list in a message, or the messages of a sequence.
 
     A sequence goes on when it is complete (`msg.parts`). What is equal keeps its order. A message with no list, or that is
     part of no sequence, fails.
 
-    What is gathered of a sequence survives a crash; a sequence that was just sent may come twice then. A message
-    that comes again after its sequence waits for the others in vain.
+    What is gathered of a sequence survives a crash; a sequence that was just sent may come twice then. One that does not get
+    complete, such as a message that comes again after its sequence, becomes dead letters in time.
     """
 
     order: str = config("ascending", help="small first, or large first", choices=("ascending", "descending"))
@@ -57,8 +59,8 @@ class Sort(Holder):
                     raise ConfigError(f'property "{name}": {error}') from None
 
     async def start(self, ctx: Context) -> None:
+        await super().start(ctx)
         self._key = self._compile(ctx)
-        self._gathered = Gathered(self.held)
 
     def _compile(self, ctx: Context) -> Callable[[Any], Any]:
         """What gives the key of an element, or of a message."""
@@ -85,16 +87,7 @@ class Sort(Holder):
         parts = parts_of(msg)
         if "id" not in parts or "index" not in parts:
             raise ValueError("msg.parts with id and index is missing: it is part of no sequence")
-        name = str(parts["id"])
-        self._gathered.add(name, msg)
-        if not self._gathered.is_complete(name):
-            return []
-        try:
-            ordered = self._sorted(self._gathered.messages(name))
-        except Exception as error:  # noqa: BLE001 - the expression may be at odds with any of them
-            self._gathered.fail(name, error)
-            return []
-        self._gathered.release(name)
+        ordered = self.gathered.made_of(str(parts["id"]), msg, self._sorted) or []
         return [with_parts(part, {**parts_of(part), "index": index}) for index, part in enumerate(ordered)]
 
     def _sorted(self, items: Sequence[Any]) -> list[Any]:

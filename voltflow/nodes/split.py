@@ -10,7 +10,8 @@ from voltflow.flow.properties import get, plain, put
 from voltflow.flow.typed import check
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, config, node
-from voltflow.nodelib.sequences import new_sequence, parts_of, separator, with_parts
+from voltflow.nodelib.parts import parts_of
+from voltflow.nodelib.sequences import new_sequence, separator, with_parts
 
 Text = str | bytes
 

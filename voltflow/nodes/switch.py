@@ -8,13 +8,14 @@ from typing import Any, Self, cast
 from voltflow.flow.properties import plain
 from voltflow.flow.typed import check, compile_value
 from voltflow.message import Msg
-from voltflow.node import ConfigError, Context, Holder, Ports, Transform, config, node
+from voltflow.node import ConfigError, Context, Ports, Transform, config, node
+from voltflow.nodelib.gathering import GatherLimits, Gathers
 from voltflow.nodelib.parts import parts_of, with_parts
 from voltflow.nodelib.switch_rules import check_rule, match_of
 
 
 @node("switch", category="function", color="#e2d96e", icon="switch.svg")
-class Switch(Transform):
+class Switch(GatherLimits, Transform):
     """Send each message to the outputs whose rules hold for one of its properties.
 
     Values are compared as in Node-RED: "5" equals 5, texts are ordered by their letters. `prev` is the property's value in the
@@ -22,8 +23,8 @@ class Switch(Transform):
     is not part of a sequence.
 
     With the rule tail or with `repair` a sequence is held until it is complete, on disk when that takes longer than a moment;
-    one that never gets complete stays there. When a rule fails for one of its messages, the message that completes the
-    sequence fails and the others stay held. After a crash a sequence may leave twice. There is no limit of held messages.
+    one that does not get complete becomes dead letters in time, and one in which a rule fails for a message does so at once.
+    After a crash a sequence may leave twice.
     """
 
     property: str = config(
@@ -101,32 +102,33 @@ class Switch(Transform):
         return taken, (value if self.rules else previous)
 
 
-class _GatheringSwitch(Switch, Holder):
+class _GatheringSwitch(Gathers, Switch):
     """A switch that needs all of a sequence before it knows where its messages go."""
 
     def process(self, msgs: list[Msg]) -> Ports:
         ports: tuple[list[Msg], ...] = tuple([] for _ in self.rules)
-        previous = self.previous
         for msg in msgs:
-            group = self._complete(msg, str(parts_of(msg)["id"])) if _is_part(msg) else [msg]
-            taken: tuple[list[Msg], ...] = tuple([] for _ in self.rules)
-            for part in group:
-                outputs, previous = self.route(part, previous)
-                for port in outputs:
-                    taken[port].append(part)
-            for port, part_msgs in enumerate(taken):
-                ports[port].extend(_repaired(part_msgs, port) if self.repair else part_msgs)
-        self.previous = previous
+            found = (
+                self.gathered.made_of(str(parts_of(msg)["id"]), msg, self._whole)
+                if _is_part(msg)
+                else self._routed([msg])
+            )
+            for port, taken in zip(ports, found or (), strict=False):
+                port += taken
         return ports
 
-    def _complete(self, msg: Msg, group: str) -> list[Msg]:
-        """The whole sequence, if this message completes it."""
-        self.held.keep(msg, group)
-        msgs = self.held.messages(group)
-        count = next((c for m in reversed(msgs) if (c := parts_of(m).get("count")) is not None), None)
-        if count != len(msgs):
-            return []
-        return [with_parts(m, count=count) for m in self.held.release(group)]
+    def _whole(self, msgs: list[Msg]) -> Ports:
+        return self._routed([with_parts(part, count=len(msgs)) for part in msgs])
+
+    def _routed(self, msgs: list[Msg]) -> Ports:
+        taken: tuple[list[Msg], ...] = tuple([] for _ in self.rules)
+        previous = self.previous
+        for msg in msgs:
+            outputs, previous = self.route(msg, previous)
+            for port in outputs:
+                taken[port].append(msg)
+        self.previous = previous
+        return tuple(_repaired(part, port) for port, part in enumerate(taken)) if self.repair else taken
 
 
 def _is_part(msg: Msg) -> bool:
