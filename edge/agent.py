@@ -218,7 +218,9 @@ async def _restore(durable: StateStore, store: TwinStore) -> None:
 
 def _scopes(engine: Engine) -> tuple[set[str], set[str]]:
     """The nodes and tabs whose context is still of use."""
-    return set(engine.nodes), {wired.node.tab for wired in engine.nodes.values()}
+    parts = [wired.part for wired in engine.nodes.values()]
+    tabs = {tab for part in parts for tab in (part.tab, *engine.wiring.flows_around(part))}
+    return set(engine.nodes), tabs
 
 
 async def _run_flow(engine: Engine, durable: StateStore, stop: asyncio.Event) -> None:

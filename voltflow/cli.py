@@ -94,9 +94,8 @@ def _nodes(args: argparse.Namespace) -> int:
         print(f"left out: {text}", file=sys.stderr)
     if args.type is not None and args.type not in REGISTRY:
         raise ValueError(f"there is no node type {args.type!r}; there are: {', '.join(sorted(REGISTRY))}")
-    specs = (
-        [REGISTRY[args.type]] if args.type else sorted(REGISTRY.values(), key=lambda s: (s.category, s.type))
-    )
+    in_palette = sorted((s for s in REGISTRY.values() if s.category), key=lambda s: (s.category, s.type))
+    specs = [REGISTRY[args.type]] if args.type else in_palette
     if args.json:
         print(json.dumps([_as_dict(spec) for spec in specs], indent=2, ensure_ascii=False, default=str))
     elif args.type:

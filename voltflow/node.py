@@ -114,12 +114,19 @@ class Context:
     events: Events = dataclasses.field(default_factory=Events)
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What `${NAME}` may name, by name; a node's own subflow and tab first."""
+    flows: tuple[str, ...] = ()
+    """The flows that a node's own is in, the innermost first: where it is in a subflow instance."""
     _forgotten: Contexts = dataclasses.field(default_factory=Contexts)
 
     def memory(self, kind: Literal["node", "flow", "global"], node: Node) -> Memory:
         """What the node, all nodes of its tab or all of the flow remember; durable where the host keeps `Contexts`."""
         contexts = typing.cast("Contexts", self.services.get(Contexts, self._forgotten))
-        return contexts.scope(kind, {"node": node.id, "flow": node.tab}.get(kind, ""))
+        if kind != "flow":
+            return contexts.scope(kind, node.id if kind == "node" else "")
+        memory = contexts.scope("global")
+        for flow in reversed((node.tab, *self.flows)):
+            memory = contexts.scope("flow", flow, memory)
+        return memory
 
     def service(self, kind: type[T]) -> T:
         """The host's service of that class, for instance the twin store of an agent."""
@@ -191,6 +198,11 @@ class Node:
             self.badge = badge
             if self.on_badge is not None:
                 self.on_badge(self)
+
+    @property
+    def badge_id(self) -> str:
+        """Of the node that its badge stands below."""
+        return self.id
 
     @property
     def label(self) -> str:
@@ -394,7 +406,7 @@ def node(
 ) -> Callable[[type[N]], type[N]]:
     """Register a class as a node type: makes it a dataclass and its fields the configuration.
 
-    `label` is what the palette calls it, where that is not its type.
+    `label` is what the palette calls it, where that is not its type; one without category is not in it.
     """
 
     def register(cls: builtins.type[N]) -> builtins.type[N]:

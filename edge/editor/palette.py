@@ -77,7 +77,7 @@ class Palette:
         """By id; Node-RED's first, as its own list has them."""
         found = list(self._core_sets())
         theirs = {type for item in found for type in item.types}
-        ours = sorted(set(self._registry) - theirs)
+        ours = sorted(type for type, spec in self._registry.items() if spec.category and type not in theirs)
         found += [NodeSet(OWN, set_name(type), (type,)) for type in ours]
         return {item.id: item for item in found}
 

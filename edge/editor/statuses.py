@@ -22,6 +22,7 @@ from voltflow.engine.engine import Engine
 from voltflow.engine.events import Badge
 from voltflow.engine.sink_queue import NodeStats
 from voltflow.engine.wiring import Wiring
+from voltflow.flow.expand import STATUS
 
 Publish = Callable[[str, Mapping[str, Any]], None]
 
@@ -124,7 +125,8 @@ class Statuses:
 
     def heard(self, node_id: str, badge: Badge) -> None:
         """A node has said something."""
-        wired = self._engine.nodes.get(node_id)
+        nodes = self._engine.nodes
+        wired = nodes.get(node_id) or nodes.get(f"{node_id}:{STATUS}")
         if wired is None or wired.part.source_id == node_id:  # also one that a deploy is starting
             self._show(node_id, badge)
         else:
@@ -154,7 +156,8 @@ class Statuses:
             yield id, drawing.said(id) or (traffic_badge(flows) if flows else {})
         for id in drawing.instances:
             flows = drawing.inside(id, traffic)
-            yield id, traffic_badge(flows) if flows else {}
+            said = drawing.said(id) if id in drawing.nodes else {}
+            yield id, said or (traffic_badge(flows) if flows else {})
 
     @property
     def _drawing(self) -> Drawing:

@@ -114,6 +114,25 @@ def test_subflow_shows_what_flows_through_its_instance_and_inside(opened: Any) -
                 del seen[id]
 
 
+def test_instance_shows_what_comes_to_the_status_output_of_its_subflow(opened: Any) -> None:
+    _, press_node, show = inject_to_debug("charging")
+    definition, *inside = subflow(show, entry="show")
+    status = {"x": 300, "y": 40, "wires": [{"id": "sub", "port": 0}]}
+    nodes = [
+        TAB,
+        {**press_node, "wires": [["one"]]},
+        {"id": "one", "type": "subflow:sub", "z": "tab", "name": "", "x": 300, "y": 100, "wires": []},
+        {**definition, "status": status},
+        *inside,
+    ]
+    gateway, socket = opened(nodes)
+    press(gateway)
+    socket.until("status/one", text="charging")
+    with Socket(gateway.url) as later:
+        later.send(subscribe="status/#")
+        later.until("status/one", text="charging")
+
+
 def test_node_inside_shows_what_it_says_where_that_is_the_same_in_every_instance(opened: Any) -> None:
     _, press_node, show = inject_to_debug()
     counting = {**show, "tostatus": True, "statusType": "counter"}

@@ -88,6 +88,27 @@ def test_scopes_of_nodes_that_are_gone_are_forgotten() -> None:
     assert contexts.size_bytes == 6
 
 
+def test_key_of_what_a_flow_is_in(tmp_path: Path) -> None:
+    """`$parent.`: from a nested subflow instance by its outer one to the tab, and from there to the global context."""
+    contexts = Contexts()
+    node = Do.spec.build("n", {"z": "outer-inner"}, {})
+    ctx = Context({}, {Contexts: contexts}, "gw", "rev", tmp_path, flows=("outer", "t"))
+    flow = ctx.memory("flow", node)
+    for level, prefix in enumerate(("", "$parent.", "$parent.$parent.", "$parent.$parent.$parent.")):
+        flow.set(f"{prefix}level", level)
+    scopes = (("flow", "outer-inner"), ("flow", "outer"), ("flow", "t"), ("global", ""))
+    assert [contexts.scope(kind, id).get("level") for kind, id in scopes] == [0, 1, 2, 3]  # type: ignore[arg-type]
+    assert [flow.get("level"), flow.get("$parent.level"), flow.get("$parent.$parent.$parent.level")] == [
+        0,
+        1,
+        3,
+    ]
+    flow.delete("$parent.level")
+    assert contexts.scope("flow", "outer").keys() == []
+    ctx.memory("node", node).set("$parent.level", 1)
+    assert ctx.memory("node", node).keys() == ["$parent.level"], "only a flow is in another one"
+
+
 def test_nodes_of_one_tab_share_its_context(tmp_path: Path) -> None:
     contexts = Contexts()
     first, second, third = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge import health
+from edge import agent, health
 from edge.agent import DEFAULT_FLOW, load_flow, make_auth, open_flow
 from edge.editor.flow_files import Notice
 from edge.editor.flow_store import FlowStore
@@ -16,6 +16,8 @@ from edge.settings import AgentSettings
 from tests.gateway import Gateway, ask, request
 from voltflow.admin.credentials import CompleteFlow
 from voltflow.admin.users import make_user, write_users
+from voltflow.engine.engine import Engine
+from voltflow.flow.flow import Flow
 from voltflow.settings import SettingsError
 
 
@@ -116,3 +118,11 @@ def test_health_and_flow_say_what_is_wrong_with_the_flow(tmp_path: Path) -> None
     assert reasons["safe_mode"] == "safe mode: the flow before it runs"
     assert reasons["users_unreadable"].startswith(f"users file '{tmp_path}/users.json' cannot be used")
     assert json.loads(DEFAULT_FLOW.read_text()), "nothing was written there"
+
+
+def test_context_of_a_tab_with_nothing_but_a_subflow_is_kept() -> None:
+    flow = Flow([
+        {"id": "t", "type": "tab"}, {"id": "n", "type": "subflow:s", "z": "t", "wires": []},
+        {"id": "s", "type": "subflow", "in": [], "out": []}, {"id": "d", "type": "debug", "z": "s", "wires": []},
+    ])  # fmt: skip
+    assert agent._scopes(Engine(flow, env={})) == ({"n-d"}, {"n", "t"})

@@ -289,7 +289,80 @@ def test_many_levels_of_variables_stay_few() -> None:
     """Each level has those of all levels around it; doubling them would end at forty groups."""
     flow = [{"id": f"g{i}", "type": "group", "g": f"g{i + 1}", "env": env(X=str(i))} for i in range(40)]
     found = part("x", *flow, node("x", g="g0"))
-    assert (found.env["X"], found.env["$parent." * 39 + "X"], len(found.env)) == ("0", "39", 40)
+    assert (found.env["X"], found.env["$parent." * 39 + "X"], len(found.env)) == ("0", "39", 3 * 40)
+
+
+NAMED = (
+    {"id": "t", "type": "tab", "label": "First tab", "env": env(WHERE="${NR_FLOW_NAME}", NR_FLOW_ID="mine")},
+    {"id": "g", "type": "group", "z": "t", "name": "Outer group"},
+    node("x", z="t", g="g", name="A node"),
+    node("n", type="subflow:p", z="t", g="g", name="An instance"),
+    subflow("p", [], []),
+    {"id": "ig", "type": "group", "z": "p", "name": "Inner group"},
+    node("i", z="p", name="Inner"), node("j", z="p", g="ig"), node("m", type="subflow:q", z="p", name="Nested"),
+    subflow("q", [], []), node("k", z="q"),
+    node("c", name="A config node"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("id", "expected"),
+    [
+        ("x", {"NODE_ID": "x", "NODE_NAME": "A node", "NODE_PATH": "t/x", "GROUP_ID": "g", "GROUP_NAME": "Outer group",
+               "FLOW_ID": "t", "FLOW_NAME": "First tab", "SUBFLOW_ID": None}),
+        ("n-i", {"NODE_ID": "n-i", "NODE_NAME": "Inner", "NODE_PATH": "t/n/i", "GROUP_NAME": "Outer group", "FLOW_ID": "t",
+                 "SUBFLOW_ID": "n", "SUBFLOW_NAME": "An instance", "SUBFLOW_PATH": "t/n"}),
+        ("n-j", {"GROUP_ID": "n-ig", "GROUP_NAME": "Inner group", "NODE_NAME": ""}),
+        ("n-m-k", {"NODE_PATH": "t/n/m/k", "SUBFLOW_ID": "n-m", "SUBFLOW_NAME": "Nested", "SUBFLOW_PATH": "t/n/m",
+                   "FLOW_NAME": "First tab"}),
+        ("c", {"NODE_NAME": "A config node", "NODE_PATH": "global/c", "FLOW_ID": None, "GROUP_ID": None}),
+    ],
+)  # fmt: skip
+def test_node_may_ask_what_it_and_all_it_is_in_are_called(id: str, expected: dict[str, str | None]) -> None:
+    variables = Environment(part(id, *NAMED).variables, {})
+    assert {name: variables.get(f"NR_{name}") for name in expected} == expected
+
+
+def test_names_are_variables_like_others() -> None:
+    flow = Flow([
+        {"id": "t", "type": "tab", "label": "Depot"}, {"id": "g", "type": "group", "z": "t", "name": "Chargers"},
+        node("b", type="mqtt-broker"), node("o", type="mqtt out", z="t", g="g", broker="b", topic="${NR_FLOW_NAME}"),
+        node("n", type="subflow:s", z="t", g="g", name="Bay"), subflow("s", [], []),
+        node("i", type="mqtt out", z="s", broker="b", topic="${NR_SUBFLOW_NAME}"),
+        node("j", type="mqtt out", z="s", broker="b", topic="${NR_GROUP_NAME}"),
+    ])  # fmt: skip
+    assert flow.check({}) == []
+    built = flow.build({})
+    topics = [built[id].node.topic for id in ("o", "n-i", "n-j")]  # type: ignore[attr-defined]
+    assert topics == ["Depot", "Bay", "Chargers"]
+
+
+def test_new_name_makes_only_those_nodes_anew_that_ask_for_it() -> None:
+    def flow(name: str) -> Flow:
+        return Flow([
+            {"id": "t", "type": "tab", "label": name}, node("b", type="mqtt-broker"),
+            node("asks", type="mqtt out", z="t", broker="b", topic="${NR_FLOW_NAME}"),
+            node("other", type="mqtt out", z="t", broker="b", topic="x", name=name),
+        ])  # fmt: skip
+
+    before = flow("Depot").build({})
+    after = flow("Garage").build({}, before)
+    kept = [id for id in before if after[id].node is before[id].node]
+    assert kept == ["b", "other"]
+    assert after["asks"].node.topic == "Garage"  # type: ignore[attr-defined]
+
+
+# -- the status output --------------------------------------------------------------------------------------------
+
+
+def test_status_output_ends_in_a_node_of_each_instance() -> None:
+    status = {"wires": [{"id": "o", "port": 0}, {"id": "s", "port": 0}]}
+    flow = (node("a", ["n"]), node("n", ["b"], ["c"], type="subflow:s"), node("b"), node("c"),
+            {**DOUBLE[0], "status": status}, *DOUBLE[1:])  # fmt: skip
+    assert wires(*flow) == {
+        "a": [["n-i", "n:subflow-status"]], "n-i": [["n-o"], ["c"]], "n-o": [["b", "n:subflow-status"]],
+        "n:subflow-status": [], "b": [], "c": [],
+    }  # fmt: skip
 
 
 def test_flow_check_knows_declared_variables() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.flows import Lab, raw, running, until
+from voltflow.engine.context import Contexts
 from voltflow.engine.timer import VirtualTimer
 from voltflow.flow.flow import Flow
 from voltflow.message import Msg
@@ -334,6 +335,90 @@ def test_status_tells_what_a_node_shows_when_it_changes() -> None:
                 {"fill": "red", "shape": "dot", "text": text, "source": {"id": "t", "type": "test transform", "name": ""}}
                 for text in ("hot", "cold")
             ]  # fmt: skip
+
+    run(scenario)
+
+
+INSTANCE = (
+    raw("s", "source", ["n"]), n("n", "subflow:sub", ["k"], name="Bay"),
+    {"id": "sub", "type": "subflow", "in": [{"wires": [{"id": "t"}]}], "out": [{"wires": [{"id": "t", "port": 0}]}]},
+    raw("t", "transform", [], z="sub"), raw("k", "sink"), n("st", "status", ["heard"]), raw("heard", "sink"),
+)  # fmt: skip
+
+
+def with_status(*wires: tuple[str, int]) -> list[Raw]:
+    status = {"wires": [{"id": id, "port": port} for id, port in wires]}
+    return [{**each, "status": status} if each["id"] == "sub" else each for each in INSTANCE]
+
+
+@pytest.mark.parametrize(
+    ("payload", "shown"),
+    [
+        ("charging", {"text": "charging"}),
+        ({"fill": "red", "text": 3, "other": 1}, {"fill": "red", "text": "3"}),
+        ({}, {}),
+        ({"soc": 0.5}, {"text": '{"soc":0.5}'}),
+        ([1] * 40, {"text": "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1..."}),
+        (42.0, {"text": "42"}),
+    ],
+)
+def test_status_output_shows_below_the_instance(payload: Any, shown: dict[str, str]) -> None:
+    async def scenario() -> None:
+        async with running(*with_status(("t", 0))) as lab:
+            told: list[tuple[str, Any]] = []
+            with lab.engine.events.listening(lambda topic, data: told.append((topic, data))):
+                await lab.feed("s", "before", payload)
+            assert told[-1] == ("status/n", shown)
+            assert lab["k"].payloads() == ["before", payload]
+            await until(lambda: len(lab["heard"].safe()) == 2, "the status messages")
+            source = {"id": "n", "type": "subflow:sub", "name": "Bay"}
+            assert lab["heard"].safe()[-1].props["status"] == {**shown, "source": source}
+
+    run(scenario)
+
+
+def test_status_node_in_a_subflow_may_lead_to_its_status_output() -> None:
+    async def scenario() -> None:
+        flow = [*with_status(("inner", 0)), n("inner", "status", [], z="sub")]
+        async with running(*flow) as lab:
+            lab["n-t"].show({"fill": "green", "text": "ok"})
+            await until(lab["heard"].safe, "the status message")
+            heard = lab["heard"].safe()[0].props["status"]
+            assert (heard["text"], heard["fill"], heard["source"]["id"]) == ("ok", "green", "n")
+
+    run(scenario)
+
+
+def test_nodes_in_a_subflow_reach_the_context_of_what_it_is_in() -> None:
+    async def scenario() -> None:
+        rules = [
+            {"t": "set", "p": "$parent.seen[msg.topic]", "pt": "flow", "to": "payload", "tot": "msg"},
+            {"t": "set", "p": "payload", "pt": "msg", "to": '$flowContext("$parent.seen.t") & $env("NR_SUBFLOW_NAME")', "tot": "jsonata"},
+            {"t": "set", "p": "of_tab", "pt": "msg", "to": "#:(file)::$parent.$parent.all", "tot": "flow"},
+        ]  # fmt: skip
+        inner = {"id": "t", "type": "change", "rules": rules, "z": "sub", "wires": [[]]}
+        contexts = Contexts()
+        contexts.scope("global").set("all", "everywhere")
+        flow = [{**inner} if each["id"] == "t" else {**each, "z": each.get("z", "tab")} for each in INSTANCE]
+        async with running({"id": "tab", "type": "tab"}, *flow, services={Contexts: contexts}) as lab:
+            await lab.feed("s", 5)
+            assert contexts.scope("flow", "tab").get("seen") == {"t": 5}
+            [msg] = lab["k"].safe()
+            assert (msg.payload, msg.props) == ("5Bay", {"of_tab": "everywhere"})
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("has_output", [False, True])
+def test_status_inside_is_heard_around_where_there_is_no_status_output(has_output: bool) -> None:
+    async def scenario() -> None:
+        async with running(*(with_status() if has_output else INSTANCE)) as lab:
+            lab["n-t"].show({"text": "inside"})
+            await until(
+                lambda: not lab.engine._status_under_way and not lab.engine._badges, "the status messages"
+            )
+            heard = [msg.props["status"]["source"]["id"] for msg in lab["heard"].safe()]
+            assert heard == ([] if has_output else ["n-t"])
 
     run(scenario)
 

@@ -1,5 +1,8 @@
 """Node, flow and global context, as Node-RED has them: small values a node remembers between messages, by key.
 
+A key of flow context that begins with `$parent.` is one of what the flow is in: of a subflow instance the flow that has it,
+of a tab the global context.
+
 >>> contexts = Contexts()
 >>> count = contexts.scope("node", "n1")
 >>> count.set("seen", {"P1": 3})
@@ -22,6 +25,8 @@ CONTEXT_LIMIT_BYTES: Final = 1_000_000
 """Of all scopes together, keys and values as JSON: every copy of the state holds them, so they are part of what a day
 may write. What needs more is a history and belongs into a database."""
 
+PARENT: Final = "$parent."
+
 Kind = Literal["node", "flow", "global"]
 Scope = tuple[str, str]
 """Kind and id: of the node, of the tab, or empty for global."""
@@ -34,13 +39,22 @@ class ContextError(ValueError):
 class Memory:
     """The values of one scope."""
 
-    def __init__(self, contexts: Contexts, scope: Scope) -> None:
+    def __init__(self, contexts: Contexts, scope: Scope, parent: Memory | None = None) -> None:
         self._contexts = contexts
         self._scope = scope
+        self._parent = parent
+
+    def at(self, key: str) -> tuple[Memory, str]:
+        """Where a key is, and what it is called there."""
+        memory = self
+        while key.startswith(PARENT) and memory._parent is not None:
+            memory, key = memory._parent, key.removeprefix(PARENT)
+        return memory, key
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value, or `default` where there is none."""
-        data = self._contexts.values.get(self._scope, {}).get(key)
+        memory, key = self.at(key)
+        data = self._contexts.values.get(memory._scope, {}).get(key)
         return default if data is None else msgspec.json.decode(data)
 
     def set(self, key: str, value: Any) -> None:
@@ -49,11 +63,13 @@ class Memory:
             data = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ContextError(f"{self._label} context: {key!r} cannot be kept as JSON: {error}") from None
-        self._contexts.put(self._scope, key, data)
+        memory, key = self.at(key)
+        self._contexts.put(memory._scope, key, data)
 
     def delete(self, key: str) -> None:
         """Forget a value; none is fine."""
-        self._contexts.drop(self._scope, key)
+        memory, key = self.at(key)
+        self._contexts.drop(memory._scope, key)
 
     def keys(self) -> list[str]:
         return list(self._contexts.values.get(self._scope, {}))
@@ -71,8 +87,8 @@ class Contexts:
         self.size_bytes = 0
         self.values: dict[Scope, dict[str, bytes]] = {}
 
-    def scope(self, kind: Kind, id: str = "") -> Memory:
-        return Memory(self, (kind, id))
+    def scope(self, kind: Kind, id: str = "", parent: Memory | None = None) -> Memory:
+        return Memory(self, (kind, id), parent)
 
     def put(self, scope: Scope, key: str, data: bytes) -> None:
         values = self.values.get(scope, {})

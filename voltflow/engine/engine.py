@@ -186,10 +186,12 @@ class Engine:
     def _context(self, wiring: Wiring, node_id: str) -> Context:
         plain = {node_id: wired.node for node_id, wired in wiring.nodes.items()}
         services = {**self._services, SpoolRegistry: self.spools}
-        env = Environment(wiring.nodes[node_id].part.env, self._env)
+        part = wiring.nodes[node_id].part
+        env = Environment(part.variables, self._env)
         return Context(
-            plain, services, self._gateway, self.flow.revision, self.state_dir, self.timer, self.events, env
-        )
+            plain, services, self._gateway, self.flow.revision, self.state_dir, self.timer, self.events, env,
+            wiring.flows_around(part),
+        )  # fmt: skip
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -543,8 +545,8 @@ class Engine:
         return tell
 
     def _on_badge(self, node: Node) -> None:
-        self.events.tell(f"status/{node.id}", dict(node.badge))
-        if not self._home_of(node).listeners("status", node.id):
+        self.events.tell(f"status/{node.badge_id}", dict(node.badge))
+        if not self._home_of(node).listeners("status", node.badge_id):
             return
         if self._status_under_way + len(self._badges) >= STATUS_LIMIT:
             self.dropped["status"] = self.dropped.get("status", 0) + 1
@@ -568,7 +570,9 @@ class Engine:
 
     def _tell_badge(self, node: Node, badge: Badge) -> None:
         source = {"id": node.id, "type": node.type, "name": node.name}
-        for listener in self.wiring.listeners("status", node.id):
+        if instance := self.wiring.instances.get(node.badge_id):
+            source = {"id": instance.id, "type": instance.type, "name": instance.raw.get("name", "")}
+        for listener in self.wiring.listeners("status", node.badge_id):
             now_ms = int(self.timer.now_s() * 1000)
             msg = Msg("", None, None, now_ms, {"status": {**badge, "source": source}})
             self._status_under_way += 1

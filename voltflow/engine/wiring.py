@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Protocol
 
 from voltflow.engine.sink_queue import Transaction
-from voltflow.flow.expand import Part, list_of
+from voltflow.flow.expand import STATUS, Part, list_of
 from voltflow.message import Msg
 from voltflow.node import ConfigNode, Node
 
@@ -70,6 +70,10 @@ class Wiring:
             part = self.instances[part.tab]
             found.append(part)
         return found
+
+    def flows_around(self, part: Part) -> tuple[str, ...]:
+        """The ids of the flows that a node's own is in, the innermost first."""
+        return tuple(instance.tab for instance in self.around(part))
 
     def place(self, node: Node) -> None:
         """Tell a node what the flow calls it and where it is drawn, for what it says to people."""
@@ -133,6 +137,8 @@ class Wiring:
             found = _in_scope([item for item in self._kinds[kind] if item.tab == part.tab], part)
             if found:
                 return found
+            if kind == "status" and f"{part.tab}:{STATUS}" in self.nodes:
+                return []  # the subflow says itself what stands below its instances
             part = self.instances.get(part.tab)
         return []
 

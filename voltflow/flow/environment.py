@@ -18,14 +18,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 PARENT = "$parent."
+NAMES = "NR_"
+"""What the variables begin with that say what a node, and all it is in, is called; nobody else can set them."""
 Declared = Mapping[str, str]
 """Values by name; of further out by `$parent.NAME`. One that a variable of the process is part of has `${NAME}` in it."""
 
 _PLACE = re.compile(r"\$\{((?:\$parent\.)*[^}$]+)\}")
 
 
-def declare(outer: Declared, *levels: Iterable[Any]) -> Declared:
-    """What holds inside of a tab, group or subflow with these `env` lists; the later list wins."""
+def declare(outer: Declared, *levels: Iterable[Any], names: Declared | None = None) -> Declared:
+    """What holds inside of a tab, group or subflow with these `env` lists; the later list wins, and `names` before all."""
     entries = {
         str(item["name"]): item
         for items in levels
@@ -35,9 +37,9 @@ def declare(outer: Declared, *levels: Iterable[Any]) -> Declared:
     found = {name: value for name, value in outer.items() if not name.startswith(PARENT)}
     found |= {PARENT + name: value for name, value in outer.items()}
     own = {name: _text(item.get("value", "")) for name, item in entries.items() if item.get("type") != "env"}
-    found |= own
+    found |= {**own, **(names or {})}
     for name, item in entries.items():
-        if item.get("type") == "env":  # last, because they may name the others
+        if item.get("type") == "env" and name not in (names or {}):  # last, because they may name the others
             found[name] = _of_variable(_text(item.get("value", "")), name, found)
     return found
 

@@ -17,6 +17,8 @@ RawNode = dict[str, Any]
 STRUCTURE = frozenset({"tab", "group", "comment", "subflow", "junction", "global-config"})
 """Types that say how a flow is drawn, or that are gone when it runs."""
 SUBFLOW = "subflow:"
+STATUS = "subflow-status"
+"""The type of the node that an instance has for its subflow's status output; its id is `INSTANCE:subflow-status`."""
 MOST_PARTS = 100_000
 """Nodes of a flow as it runs: subflows within each other double with each level, and a small file must not fill the memory."""
 MOST_ENDS = 10_000
@@ -36,7 +38,8 @@ class Part:
     """A node as it runs. `raw` has its id and wires as they are then; `source_id` is the node's id in the file.
 
     `tab`: the tab, or the subflow instance it is in; `groups`: those it is in, the innermost first; `env`: what its groups,
-    subflows and tab declare (`voltflow.flow.environment`); `entries`: the nodes that get what comes into a subflow instance.
+    subflows and tab declare (`voltflow.flow.environment`); `entries`: the nodes that get what comes into a subflow instance;
+    `path`: its tab, the subflow instances it is in and itself, by their ids in the file.
     """
 
     raw: RawNode
@@ -45,6 +48,7 @@ class Part:
     groups: tuple[str, ...] = ()
     env: Declared = field(default_factory=dict)
     entries: tuple[str, ...] = ()
+    path: str = ""
 
     @property
     def id(self) -> str:
@@ -53,6 +57,12 @@ class Part:
     @property
     def type(self) -> str:
         return str(self.raw["type"])
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What it may name: all that is declared, and what it is called itself."""
+        names = {"NR_NODE_ID": self.id, "NR_NODE_NAME": text_of(self.raw, "name"), "NR_NODE_PATH": self.path}
+        return {**self.env, **names}
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,12 @@ class _Expansion:
         self.groups = _of_type(nodes, "group")
         everywhere = declare({}, *(list_of(raw, "env") for raw in nodes if raw["type"] == "global-config"))
         self.tabs = {
-            id: declare(everywhere, list_of(raw, "env")) for id, raw in _of_type(nodes, "tab").items()
+            id: declare(
+                everywhere,
+                list_of(raw, "env"),
+                names={"NR_FLOW_ID": id, "NR_FLOW_NAME": text_of(raw, "label")},
+            )
+            for id, raw in _of_type(nodes, "tab").items()
         }
         self.everywhere = everywhere
         self.inside: dict[str, list[RawNode]] = {id: [] for id in self.subflows}
@@ -124,7 +139,8 @@ class _Expansion:
         parts: dict[str, Part] = {}
         for raw in self.top:
             tab = text_of(raw, "z")
-            for part in self._parts_of(raw, str(raw["id"]), tab, self.tabs.get(tab, self.everywhere), ()):
+            env = self.tabs.get(tab, self.everywhere)
+            for part in self._parts_of(raw, str(raw["id"]), tab, env, (), tab or "global"):
                 parts[part.id] = part
                 if len(parts) > MOST_PARTS:
                     raise ExpandError(raw["id"], f"with it the flow has more than {MOST_PARTS:,} nodes")
@@ -133,12 +149,14 @@ class _Expansion:
         return Expanded(_without_junctions(parts), instances)
 
     def _parts_of(
-        self, raw: RawNode, source_id: str, tab: str, env: Declared, above: tuple[str, ...]
+        self, raw: RawNode, source_id: str, tab: str, env: Declared, above: tuple[str, ...], path: str
     ) -> Iterator[Part]:
         groups = tuple(self._groups_of(raw))
         for id in reversed(groups):
-            env = declare(env, list_of(self.groups[id], "env"))
-        part = Part(raw, source_id, tab, groups, env)
+            own_id = f"{tab}-{id}" if tab in self.instances else id
+            names = {"NR_GROUP_ID": own_id, "NR_GROUP_NAME": text_of(self.groups[id], "name")}
+            env = declare(env, list_of(self.groups[id], "env"), names=names)
+        part = Part(raw, source_id, tab, groups, env, path=f"{path}/{source_id}")
         if raw["type"].startswith(SUBFLOW):
             yield from self._inner(part, above)
         else:
@@ -162,26 +180,50 @@ class _Expansion:
             raise ExpandError(instance.source_id, "the subflow contains itself")
         self.instances[instance.id] = instance
         ids = {raw["id"]: f"{instance.id}-{raw['id']}" for raw in self.inside[subflow_id]}
-        env = declare(instance.env, list_of(definition, "env"), list_of(instance.raw, "env"))
-        yield _entry(instance, definition, ids)
+        names = {
+            "NR_SUBFLOW_ID": instance.id,
+            "NR_SUBFLOW_NAME": text_of(instance.raw, "name"),
+            "NR_SUBFLOW_PATH": instance.path,
+        }
+        env = declare(instance.env, list_of(definition, "env"), list_of(instance.raw, "env"), names=names)
         leaving = _leaving(instance, definition, subflow_id)
+        ends = []
+        if isinstance(definition.get("status"), dict):
+            status = {"id": f"{instance.id}:{STATUS}", "type": STATUS, "z": instance.id, "wires": []}
+            yield Part(status, instance.source_id, instance.id, env=env, path=instance.path)
+            ends = _lead_to_status(str(status["id"]), definition, leaving)
+        yield _entry(instance, definition, ids, ends)
         for raw in self.inside[subflow_id]:
             wires = _wires(raw, ids, leaving.get(raw["id"], {}))
             inner = {**_renamed(raw, ids), "z": instance.id, "wires": wires}
-            yield from self._parts_of(inner, raw["id"], instance.id, env, (*above, subflow_id))
+            yield from self._parts_of(inner, raw["id"], instance.id, env, (*above, subflow_id), instance.path)
 
 
 def _of_type(nodes: Iterable[RawNode], kind: str) -> dict[str, RawNode]:
     return {raw["id"]: raw for raw in nodes if raw["type"] == kind}
 
 
-def _entry(instance: Part, definition: RawNode, ids: Mapping[str, str]) -> Part:
+def _lead_to_status(
+    status_id: str, definition: RawNode, leaving: dict[str, dict[int, list[str]]]
+) -> list[str]:
+    """Add the wires to the status output; those that come from the subflow's input are returned."""
+    ends = []
+    for wire in next(_ports({"status": [definition["status"]]}, "status")):
+        if wire["id"] == definition["id"]:
+            ends.append(status_id)
+        else:
+            leaving.setdefault(wire["id"], {}).setdefault(_number(wire.get("port")), []).append(status_id)
+    return ends
+
+
+def _entry(instance: Part, definition: RawNode, ids: Mapping[str, str], further: list[str]) -> Part:
     """Stands for the instance's input, with its id, so that wires to it lead on."""
     wires = [ids[wire["id"]] for port in _ports(definition, "in") for wire in port if wire["id"] in ids]
     subflow_id = definition["id"]
     for index, port in enumerate(_ports(definition, "out")):
         if any(wire["id"] == subflow_id for wire in port):
             wires += _port(instance.raw, index)
+    wires += further
     return replace(instance, raw={"id": instance.id, "type": "junction", "z": instance.tab, "wires": [wires]})
 
 

@@ -17,8 +17,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voltflow.engine.wiring import Wired, completes
-from voltflow.flow.environment import Environment, declare
-from voltflow.flow.expand import SUBFLOW, Expanded, ExpandError, Part, RawNode, active, expand, list_of
+from voltflow.flow.environment import NAMES, Environment, declare
+from voltflow.flow.expand import (
+    SUBFLOW,
+    Expanded,
+    ExpandError,
+    Part,
+    RawNode,
+    active,
+    expand,
+    list_of,
+    text_of,
+)
 from voltflow.flow.line_numbers import NodeLines, lines_of
 from voltflow.node import (
     REGISTRY,
@@ -43,6 +53,9 @@ DRAWING = frozenset(
     {"x", "y", "w", "h", "g", "l", "wires", "name", "info", "icon", "inputLabels", "outputLabels"}
 )
 """Properties that say nothing of what a node does; wires are the wiring's."""
+
+
+_OF_INSTANCES = ("NR_SUBFLOW_ID", "NR_SUBFLOW_NAME", "NR_SUBFLOW_PATH", "NR_GROUP_ID", "NR_GROUP_NAME")
 
 
 @dataclass(frozen=True)
@@ -153,7 +166,7 @@ class Flow:
         built: dict[str, Wired] = {}
         for node_id in order:
             part = parts[node_id]
-            node = kept[node_id] if node_id in kept else self.make(part, Environment(part.env, env))
+            node = kept[node_id] if node_id in kept else self.make(part, Environment(part.variables, env))
             wires = list_of(part.raw, "wires")
             built[node_id] = Wired(node, tuple(tuple(t for t in port if t in parts) for port in wires), part)
         return dict(sorted(built.items(), key=lambda item: not isinstance(item[1].node, ConfigNode)))
@@ -222,9 +235,17 @@ def _says_the_same(one: Part, other: Part) -> bool:
     properties = ({k: v for k, v in part.raw.items() if k not in DRAWING} for part in (one, other))
     return (
         next(properties) == next(properties)
-        and dict(one.env) == dict(other.env)
+        and _variables(one) == _variables(other)
         and one.groups == other.groups
     )
+
+
+def _variables(part: Part) -> dict[str, str]:
+    """Those that it may depend on. What is called how (`NR_NODE_NAME` …) is a drawing's where a node does not ask for it."""
+    variables = part.variables
+    if NAMES in json.dumps(part.raw):
+        return variables
+    return {name: value for name, value in variables.items() if NAMES not in name}
 
 
 def _references(part: Part) -> Iterator[str]:
@@ -278,7 +299,19 @@ class _Checker:
             for other in self.flow.nodes
             if other["id"] in (raw.get("z"), raw.get("g")) or other["type"] in ("group", "subflow", "global-config")
         ))  # fmt: skip
-        return Environment({}, Environment(declared, self.env))
+        return Environment({}, Environment({**declared, **self._names(raw)}, self.env))
+
+    def _names(self, raw: RawNode) -> dict[str, str]:
+        """What it may ask of what it is in, and is called: not all is known of a subflow that is in none."""
+        known = Part(raw, raw["id"], text_of(raw, "z")).variables
+        flow = self.all_ids.get(text_of(raw, "z"))
+        if flow is not None:
+            known |= {"NR_FLOW_ID": flow["id"], "NR_FLOW_NAME": text_of(flow, "label")}
+        if group := self.all_ids.get(text_of(raw, "g")):
+            known |= {"NR_GROUP_ID": group["id"], "NR_GROUP_NAME": text_of(group, "name")}
+        if flow is not None and flow["type"] == "subflow":
+            known |= dict.fromkeys(_OF_INSTANCES, "")
+        return known
 
     def _problem(self, raw: RawNode, text: str, name: str | None = None, *, warning: bool = False) -> Problem:
         label = f"{raw['type']} {raw.get('name') or raw['id']!r}"

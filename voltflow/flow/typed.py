@@ -164,6 +164,7 @@ def compile_value(value: Any, kind: str, ctx: Context, node: Node) -> Value:
 
 def context_get(memory: Memory, key: str, msg: Msg) -> Any:
     """A property of a context, or UNDEFINED."""
+    memory, key = memory.at(key)
     parts = parse(key)
     value = memory.get(str(parts[0]), UNDEFINED)
     return value if len(parts) == 1 or value is UNDEFINED else of_parts(value, parts[1:], msg)

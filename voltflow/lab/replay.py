@@ -74,7 +74,7 @@ def run(flow: Flow, recorded: Sequence[Recorded], env: Mapping[str, str]) -> Out
 def _filters(parts: Mapping[str, Part], env: Mapping[str, str]) -> dict[str, str]:
     """The topic filters of the `mqtt in` nodes, by node id."""
     return {
-        part.id: _filled(str(part.raw.get("topic", "")), Environment(part.env, env))
+        part.id: _filled(str(part.raw.get("topic", "")), Environment(part.variables, env))
         for part in parts.values()
         if part.type == "mqtt in"
     }

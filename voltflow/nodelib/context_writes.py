@@ -30,7 +30,8 @@ class Writes:
 
     def put(self, memory: Memory, path: str, value: Any, msg: Msg) -> None:
         """Set a property, or delete it where the value is UNDEFINED. Raises PathError and ContextError."""
-        parts = [get_part(msg, part) for part in parse(context_key(path))]
+        memory, key = memory.at(context_key(path))
+        parts = [get_part(msg, part) for part in parse(key)]
         name = str(parts[0])
         before = memory.get(name, UNDEFINED)
         value = put_parts(before, parts[1:], plain(value), path)
