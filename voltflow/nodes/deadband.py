@@ -9,6 +9,7 @@ from voltflow.flow.properties import get, plain
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Transform, config, node
 from voltflow.nodelib.aggregate import check_path, is_missing, is_number
+from voltflow.nodelib.event_time import key_of
 
 MOST_KEYS = 20_000
 """Groups whose last value is known; the one that has passed nothing for longest is forgotten first."""
@@ -64,12 +65,7 @@ class Deadband(Transform):
 
     def _look(self, msg: Msg) -> tuple[str, dict[str, float | None]]:
         msg = msg.derive(payload=plain(msg.payload))
-        key = get(msg, self.key) if self.key else ""
-        if not isinstance(key, str | int | float):
-            raise TypeError(
-                f"{self.key} is {key!r:.100}, expected is a text or a number to tell messages apart"
-            )
-        return str(key), {path: _number(path, get(msg, path)) for path in self.properties}
+        return str(key_of(msg, self.key)), {path: _number(path, get(msg, path)) for path in self.properties}
 
     def _passes(self, key: str, values: dict[str, float | None], now_s: float) -> bool:
         last = self._last.get(key)

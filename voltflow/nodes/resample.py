@@ -10,6 +10,7 @@ from voltflow.flow.properties import PathError, get, plain, put
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Ports, Transform, config, node
 from voltflow.nodelib.aggregate import check_path, is_missing, is_number, mean
+from voltflow.nodelib.event_time import AHEAD_HELP, AHEAD_S, aside, is_ahead, key_of, time_of
 
 MOST_POINTS = 10_000
 """Points between two messages."""
@@ -34,7 +35,7 @@ class Resample(Transform):
     A point is given out by the first message after it. `last`: the value that was the newest then; `mean`: of the values since
     the point before, without a message where there are none; `linear`: between the message before and the one after it. Where
     nothing came for more than `longest`, there are no points. Output 2 gets messages that are not newer than the last of
-    their key. What is known of the last messages is in memory only: after a restart the points between the last message
+    their key, and those from the future, with the reason (`late`, `future`) in `msg.late`. What is known of the last messages is in memory only: after a restart the points between the last message
     before and the first one after it are missing, and a mean that was begun is of fewer values.
     """
 
@@ -43,10 +44,12 @@ class Resample(Transform):
     method: str = config("linear", help="how a value at a point is made", choices=("last", "mean", "linear"))
     longest: float = config(60.0, help="longest silence that is bridged", unit="s", low=0.001, high=86400)
     timestamp: str = config("payload.ts_ms", help="property with the event time, milliseconds since 1970; the points have theirs there")  # fmt: skip
+    ahead: float = config(AHEAD_S, help=AHEAD_HELP, unit="s", low=0, high=31_622_400)
     key: str = config("", help="property that tells the messages apart; empty: all together", example="payload.pack")  # fmt: skip
 
     # state
     late: int = 0
+    future: int = 0
 
     def __post_init__(self) -> None:
         if not self.properties:
@@ -89,28 +92,26 @@ class Resample(Transform):
         seen = [self._look(msg) for msg in msgs]
         # nothing fails from here on
         points: list[Msg] = []
-        late: list[Msg] = []
+        put_aside: list[Msg] = []
         for msg, (key, at_ms, values) in zip(msgs, seen, strict=True):
             last = self._last.get(str(key))
+            if is_ahead(at_ms, msg, self.ahead):
+                self.future += 1
+                put_aside.append(aside(msg, "future"))
+                continue
             if last is not None and at_ms <= last.at_ms:
-                late.append(msg)
+                self.late += 1
+                put_aside.append(aside(msg, "late"))
                 continue
             for point_ms, found in self._points(last, at_ms, values):
                 points.append(self._message(msg, key, point_ms, found))
             self._remember(str(key), last, at_ms, values)
-        self.late += len(late)
-        return points, late
+        return points, put_aside
 
     def _look(self, msg: Msg) -> tuple[Any, int, list[Any]]:
         msg = msg.derive(payload=plain(msg.payload))
-        at_ms, key = get(msg, self.timestamp), get(msg, self.key) if self.key else ""
-        if not is_number(at_ms) or isinstance(at_ms, bool):
-            raise ValueError(f"{self.timestamp} is {at_ms!r:.100}, expected are milliseconds since 1970")
-        if not isinstance(key, str | int | float):
-            raise TypeError(
-                f"{self.key} is {key!r:.100}, expected is a text or a number to tell messages apart"
-            )
-        return key, int(at_ms), [self._value(path, get(msg, path)) for path in self.properties]
+        at_ms, key = time_of(msg, self.timestamp), key_of(msg, self.key)
+        return key, at_ms, [self._value(path, get(msg, path)) for path in self.properties]
 
     def _value(self, path: str, value: Any) -> Any:
         if is_missing(value):
@@ -166,7 +167,7 @@ class Resample(Transform):
         return msg
 
     def status(self) -> dict[str, Any]:
-        return {"keys": len(self._last), "late": self.late}
+        return {"keys": len(self._last), "late": self.late, "future": self.future}
 
 
 def _between(old: float | None, new: float | None, share: float) -> float | None:

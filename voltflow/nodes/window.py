@@ -10,6 +10,7 @@ from voltflow.flow.properties import get, plain
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Holder, Ports, config, node
 from voltflow.nodelib.aggregate import Rule, aggregated, check_path, is_missing, is_number
+from voltflow.nodelib.event_time import AHEAD_HELP, AHEAD_S, aside, is_ahead, key_of, time_of
 from voltflow.nodelib.windows import Track, Window
 
 MOST_COPIES = 100
@@ -22,11 +23,13 @@ MOST_KEYS = 20_000
 class WindowNode(Holder):
     """Gather messages by time, and give out one message for each window, with aggregates of its properties.
 
-    Output 1 has `key`, `start_ms`, `end_ms`, `count` and the aggregates; output 2 the messages that come too late for all
-    their windows. Windows begin at multiples of their length since 1970, UTC; a session ends when nothing came for `gap`.
+    Output 1 has `key`, `start_ms`, `end_ms`, `count` and the aggregates; output 2 the messages that are in no window, with the reason
+    in `msg.late`: `late` for all their windows, or from the `future`. Windows begin at multiples of their length since 1970, UTC; a
+    session ends when nothing came for `gap`.
 
     By event time a window is closed when its key's newest message is `lateness` beyond its end, or when nothing comes: `idle`
-    after the clock says so. By receive time the clock closes it, and nothing is late.
+    after the clock says so. A message from further in the future than `ahead` closes none, for what comes after it would be late.
+    By receive time the clock closes it, and nothing is late.
 
     Of each message only time, key and looked-at values are held, on disk when that takes longer than a moment (a sliding window
     each for itself): a crash loses nothing; a window that was just given out may come again, and a late message after a
@@ -46,6 +49,7 @@ class WindowNode(Holder):
         0.0, help="how long a window waits for late messages", unit="s", low=0, high=2_678_400
     )
     idle: float = config(60.0, help="how long it waits for a key that fell silent", unit="s", low=0, high=2_678_400)  # fmt: skip
+    ahead: float = config(AHEAD_S, help=AHEAD_HELP, unit="s", low=0, high=31_622_400)
     key: str = config("", help="property that tells the messages apart; empty: all together", example="payload.pack")  # fmt: skip
     rules: list[dict[str, Any]] = config(
         [{"function": "count"}],
@@ -54,6 +58,7 @@ class WindowNode(Holder):
 
     # state
     late: int = 0
+    future: int = 0
 
     def __post_init__(self) -> None:
         for name in ("timestamp", "key"):
@@ -87,12 +92,15 @@ class WindowNode(Holder):
 
     def _take(self, msg: Msg) -> tuple[list[Msg], list[Msg]]:
         seen = msg.derive(payload=plain(msg.payload))
-        at_ms, key, values = self._time_of(seen), self._key_of(seen), self._values_of(seen)
+        at_ms, key, values = self._time_of(seen), key_of(seen, self.key), self._values_of(seen)
+        if self.time == "event" and is_ahead(at_ms, msg, self.ahead):
+            self.future += 1
+            return [], [aside(msg, "future")]
         track = self._track(key)
         windows = self._session(track, at_ms) if self.mode == "session" else self._fixed(track, at_ms)
         if not windows:
             self.late += 1
-            return [], [msg]
+            return [], [aside(msg, "late")]
         for window in windows:
             bounds = (None, None) if window.session else (window.start_ms, window.end_ms)
             record = dict(zip("kset", (key, *bounds, at_ms), strict=True), v=values)
@@ -103,18 +111,7 @@ class WindowNode(Holder):
     def _time_of(self, msg: Msg) -> int:
         if self.time == "receive":
             return int(self._timer.now_s() * 1000)
-        value = get(msg, self.timestamp)
-        if not is_number(value) or isinstance(value, bool):
-            raise ValueError(f"{self.timestamp} is {value!r:.100}, expected are milliseconds since 1970")
-        return int(value)
-
-    def _key_of(self, msg: Msg) -> Any:
-        key = get(msg, self.key) if self.key else ""
-        if not isinstance(key, str | int | float):
-            raise TypeError(
-                f"{self.key} is {key!r:.100}, expected is a text or a number to tell messages apart"
-            )
-        return key
+        return time_of(msg, self.timestamp)
 
     def _values_of(self, msg: Msg) -> dict[str, Any]:
         found = {}
@@ -225,4 +222,5 @@ class WindowNode(Holder):
         return super().drop_held()
 
     def status(self) -> dict[str, Any]:
-        return {"open": sum(len(track.windows) for track in self._tracks.values()), "keys": len(self._tracks), "late": self.late}  # fmt: skip
+        return {"open": sum(len(track.windows) for track in self._tracks.values()), "keys": len(self._tracks), "late": self.late,
+                "future": self.future}  # fmt: skip
