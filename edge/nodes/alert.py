@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edge.reading import Reading, readings_of
+from edge.reading import Reading, twins_of
 from edge.twin import PackTwin, TwinStore
 from voltflow import topics
 from voltflow.message import Msg
@@ -73,12 +73,18 @@ class Alert(Transform):
 
     def process(self, msgs: list[Msg]) -> tuple[list[Msg], list[Msg]]:
         alerts: list[Msg] = []
-        packs, is_calm = self._store.packs, self._is_calm
-        for msg, reading in zip(msgs, readings_of(msgs), strict=True):
-            twin = reading.twin
-            if not twin.late and (packs[reading.slot].alerts or not is_calm(twin)):
-                self._look(msg, reading, alerts)
+        twins, is_calm = twins_of(msgs), self._is_calm
+        packs = [self._pack_of(msg.payload, twin) for msg, twin in zip(msgs, twins, strict=True)]
+        for msg, twin, pack in zip(msgs, twins, packs, strict=True):
+            if not twin.late and (pack.alerts or not is_calm(twin)):
+                self._look(msg, twin, pack, alerts)
         return msgs, alerts
+
+    def _pack_of(self, payload: Any, twin: TwinPrediction) -> PackTwin:
+        store = self._store
+        return (
+            store.packs[payload.slot] if isinstance(payload, Reading) else store.pack(twin.fleet, twin.pack)
+        )
 
     def _is_calm(self, twin: TwinPrediction) -> bool:
         """Whether no rule would raise an alert. Says the same as the rules, which are only asked where something is wrong
@@ -102,8 +108,7 @@ class Alert(Transform):
             failure is not None and failure >= self.failure_pct
         )
 
-    def _look(self, msg: Msg, reading: Reading, alerts: list[Msg]) -> None:
-        twin, pack = reading.twin, self._store.packs[reading.slot]
+    def _look(self, msg: Msg, twin: TwinPrediction, pack: PackTwin, alerts: list[Msg]) -> None:
         for rule in self._rules:
             value = rule.value(twin)
             if value is None:

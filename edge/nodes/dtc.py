@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from edge.reading import readings_of
+from edge.reading import twins_of
 from voltflow import topics
 from voltflow.engine.context import ContextError
 from voltflow.message import Msg
@@ -26,6 +26,7 @@ class Code(NamedTuple):
 class Dtc(Transform):
     """Tell when a trouble code appears in a pack's telemetry and when it is gone.
 
+    It takes what a twin or a validate node gives, also as objects.
     Output 1 passes every message on; output 2 gives a message for each change, with pack, code, `state` (appeared or cleared),
     `since_ms` and the codes that stand. Late messages, and those in which the list of codes is invalid, are not looked at. The
     codes that stand are remembered over a restart; one that appeared just before a crash may be told a second time, when its
@@ -48,11 +49,10 @@ class Dtc(Transform):
         """Packs in which a code stands."""
 
     def process(self, msgs: list[Msg]) -> tuple[list[Msg], list[Msg]]:
-        readings = readings_of(msgs)
+        twins = twins_of(msgs, bare=True)
         # nothing fails from here on
         told: list[Msg] = []
-        for msg, reading in zip(msgs, readings, strict=True):
-            twin = reading.twin
+        for msg, twin in zip(msgs, twins, strict=True):
             if not twin.late and "dtc" not in twin.telemetry.quality.invalid:
                 name = f"{twin.fleet}/{twin.pack}"
                 if twin.telemetry.dtc or name in self._packs:

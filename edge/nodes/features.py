@@ -15,6 +15,7 @@ class Features(Transform):
 
     A model is due when its inputs have something new to say: temperature every 10 s of device time, failure every
     minute, rul every hour and after a charge, soh at the end of a charge session over 30 % of the state of charge.
+    A reading that has become an object (held over a restart, from a python node) has lost what they are made of, and passes.
     """
 
     models: str = config("soh,temperature,rul,failure", help="models to prepare, separated by commas")
@@ -31,6 +32,9 @@ class Features(Transform):
         by_batch: dict[int, dict[int, dict[str, FeatureVector]]] = {}
         result = []
         for msg, reading in zip(msgs, readings_of(msgs), strict=True):
+            if reading is None:
+                result.append(msg)
+                continue
             due = by_batch.get(id(reading.outputs))
             if due is None:
                 due = by_batch[id(reading.outputs)] = self._due(reading.outputs)

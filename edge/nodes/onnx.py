@@ -46,13 +46,16 @@ class Onnx(Transform):
 
     def process(self, msgs: list[Msg]) -> list[Msg]:
         readings = readings_of(msgs)
-        due = [index for index, reading in enumerate(readings) if self.model in reading.features]
+        due = [
+            (index, reading)
+            for index, reading in enumerate(readings)
+            if reading is not None and self.model in reading.features
+        ]
         if not due:
             return msgs
-        predictions = self._predict([readings[index] for index in due])
+        predictions = self._predict([reading for _, reading in due])
         result = list(msgs)
-        for index, prediction in zip(due, predictions, strict=True):
-            reading = readings[index]
+        for (index, reading), prediction in zip(due, predictions, strict=True):
             result[index] = msgs[index].derive(payload=reading.with_prediction(self.model, prediction))
             self._store.on_prediction(self._store.packs[reading.slot], self.model, prediction)
         return result

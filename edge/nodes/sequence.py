@@ -12,6 +12,7 @@ import msgspec
 
 from edge.gaps import EVENTS, LATER_MESSAGES, Gaps
 from edge.identity import CONDITIONS, Code, Identity
+from edge.reading import telemetry_of
 from edge.twin import PackTwin, TwinStore
 from voltflow import topics
 from voltflow.engine.timer import WallTimer
@@ -86,7 +87,10 @@ class SequenceNode(Transform):
         twins = [known.get(msg.topic) or self._find(msg.topic) for msg in msgs]
         items: list[Telemetry | State] = [msg.payload for msg in msgs]
         if set(map(type, items)) != {Telemetry}:
-            items = [msg.payload if isinstance(msg.payload, Telemetry) else _state_of(msg) for msg in msgs]
+            items = [
+                _decode_state(msg.payload) if isinstance(msg.payload, bytes) else telemetry_of([msg])[0]
+                for msg in msgs
+            ]
         now_s = self.clock()  # from here on nothing fails
         passed: list[Msg] = []
         requests: list[Msg] = []
@@ -201,12 +205,6 @@ class SequenceNode(Transform):
             **{event: self._events[event] for event in EVENTS},
             "holes_open": sum(1 for twin in self._store.packs for _ in twin.sequence.open_holes()),
         }
-
-
-def _state_of(msg: Msg) -> State:
-    if not isinstance(msg.payload, bytes):
-        raise TypeError("expected validated telemetry: wire a validate node before this one")
-    return _decode_state(msg.payload)
 
 
 def _marked(msg: Msg) -> Msg:

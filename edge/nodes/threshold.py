@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from edge.reading import Reading, readings_of
+from edge.reading import twins_of
 from voltflow.flow.units import UNITS
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Ports, Transform, config, node
-from voltflow.telemetry import Estimate, Telemetry
+from voltflow.telemetry import Estimate, Telemetry, TwinPrediction
 
 _PARTS = {"estimate": Estimate.__struct_fields__, "predictions": None, "joined": None}
 """What a dotted field may begin with, and the names behind it where they are always the same."""
@@ -19,6 +19,7 @@ _PARTS = {"estimate": Estimate.__struct_fields__, "predictions": None, "joined":
 class Threshold(Transform):
     """Send readings with a value inside a range to output 1, the others to output 2.
 
+    It takes what a twin node gives and, for a field of the telemetry, what a validate node gives, also as objects.
     A pack that is outside counts as inside again when its value is back by the hysteresis. An unknown value and a late message
     change nothing: they go where the pack's last one went, at first to output 1. With `changes` only the message passes with
     which a pack goes out or comes back. After a restart the first value of each pack decides by the limits alone, so with
@@ -50,7 +51,8 @@ class Threshold(Transform):
         self._outside: set[tuple[str, str]] = set()
 
     def process(self, msgs: list[Msg]) -> Ports:
-        seen = [(msg, *self._look(reading)) for msg, reading in zip(msgs, readings_of(msgs), strict=True)]
+        twins = twins_of(msgs, bare=len(self._path) == 1)
+        seen = [(msg, *self._look(twin)) for msg, twin in zip(msgs, twins, strict=True)]
         # nothing fails from here on
         ports: tuple[list[Msg], list[Msg]] = ([], [])
         for msg, pack, value in seen:
@@ -62,10 +64,9 @@ class Threshold(Transform):
                 ports[outside].append(msg)
         return ports
 
-    def _look(self, reading: Reading) -> tuple[tuple[str, str], float | None]:
+    def _look(self, twin: TwinPrediction) -> tuple[tuple[str, str], float | None]:
         """The pack, and the value that counts."""
-        twin = reading.twin
-        value = None if twin.late else _value(reading, self._path)
+        value = None if twin.late else _value(twin, self._path)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise TypeError(f"{self.field} is {value!r:.100}, expected is a number")
         return (twin.fleet, twin.pack), value
@@ -80,10 +81,8 @@ class Threshold(Transform):
         return {"outside": len(self._outside)}
 
 
-def _value(reading: Reading, path: list[str]) -> Any:
-    if len(path) == 1:
-        return reading.get(path[0])
-    value: Any = reading.twin
+def _value(twin: TwinPrediction, path: list[str]) -> Any:
+    value: Any = twin.telemetry if len(path) == 1 else twin
     for name in path:
         value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
     return value

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.reading import Reading
+from edge.reading import Reading, telemetry_of
 from edge.twin import FLEET_LIMIT, PackTwin, TwinStore
 from voltflow import topics
 from voltflow.battery.twin_states import INPUTS, Outputs
@@ -50,22 +50,22 @@ class Twin(Transform):
         self._gateway, self._flow_rev = ctx.gateway, ctx.flow_rev
 
     def process(self, msgs: list[Msg]) -> list[Msg]:
+        items = telemetry_of(msgs)
         twins = [self._twin_of(msg) for msg in msgs]
-        items: list[Telemetry] = [msg.payload for msg in msgs]
         again = [row for row, msg in enumerate(msgs) if msg.props and self._is_again(msg, twins[row])]
         outputs = self._run(twins, items, again)
         estimates = _estimates(outputs)
         sessions = _sessions(outputs)
         late = outputs.late.tolist()
         return [
-            self._message(msg, twin, outputs, row, estimates[row], sessions.get(row), late[row])
-            for row, (msg, twin) in enumerate(zip(msgs, twins, strict=True))
+            self._message(msg, twin, item, outputs, row, estimates[row], sessions.get(row), late[row])
+            for row, (msg, twin, item) in enumerate(zip(msgs, twins, items, strict=True))
         ]
 
     def _twin_of(self, msg: Msg) -> PackTwin:
         topic = topics.parse(msg.topic)
-        if topic is None or not isinstance(msg.payload, Telemetry):
-            raise TypeError("expected validated telemetry: wire a validate node before this one")
+        if topic is None:
+            raise TypeError(f"topic {msg.topic!r} is no pack's")
         return self._store.pack(topic.fleet, topic.pack)
 
     def _is_again(self, msg: Msg, twin: PackTwin) -> bool:
@@ -85,10 +85,9 @@ class Twin(Transform):
         return self._store.states.run(slots, columns)
 
     def _message(
-        self, msg: Msg, twin: PackTwin, outputs: Outputs, row: int, estimate: Estimate, session: Session | None,
-        late: bool,
+        self, msg: Msg, twin: PackTwin, telemetry: Telemetry, outputs: Outputs, row: int, estimate: Estimate,
+        session: Session | None, late: bool,
     ) -> Msg:  # fmt: skip
-        telemetry: Telemetry = msg.payload
         store, state, received_ms = self._store, twin.state, msg.received_ms or None
         twin.messages += 1
         if not telemetry.replay and not (late and msg.props and msg.props.get(DUPLICATE)):
