@@ -9,7 +9,7 @@ STAMPS := .venv/stamps
 NPM_STAMP := tests/npm/node_modules/.installed
 BENCH_NPM_STAMP := bench/npm/node_modules/.installed
 PACKAGES := voltflow edge cloud sim_device
-APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2 faketime
+APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2 faketime openssl
 
 # What is installed first is used by what follows.
 .NOTPARALLEL:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.conftest import do_without
 from tests.flows import raw, running
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, load_nodes
@@ -365,7 +366,7 @@ def test_wrong_properties_are_named(properties: dict[str, Any], text: str) -> No
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of 127.0.0.1 that nobody has signed."""
     if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed: sudo apt-get install openssl")
+        do_without("openssl is not installed: sudo apt-get install openssl")
     folder = tmp_path_factory.mktemp("tls")
     command = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=own -addext subjectAltName=IP:127.0.0.1"
     subprocess.run(
