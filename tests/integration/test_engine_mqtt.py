@@ -467,7 +467,7 @@ def test_what_the_flow_failed_to_settle_is_sent_again_over_a_new_connection(
     async def scenario() -> None:
         lab = Lab(bench.engine(bench.broker(), bench.source("k"), raw("k", "sink")))
         await subscribed(lab)
-        transact, failed = lab.engine._transact, []
+        transact, failed = lab.engine.sources._transact, []
 
         async def fail_once(source: str, msgs: list[Msg]) -> None:
             if not failed:
@@ -475,7 +475,7 @@ def test_what_the_flow_failed_to_settle_is_sent_again_over_a_new_connection(
                 raise OSError("no space left on device")
             await transact(source, msgs)
 
-        monkeypatch.setattr(lab.engine, "_transact", fail_once)
+        monkeypatch.setattr(lab.engine.sources, "_transact", fail_once)
         async with linked(bench.port) as sender:
             await sender.publish_batch(bench.items(0, 2000))
             await until(lambda: len(set(lab["k"].payloads())) == 2000, "every message", 20)

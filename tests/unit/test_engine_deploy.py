@@ -375,7 +375,7 @@ def test_far_side_that_goes_away_while_sources_are_exchanged_refuses_the_deploy_
         )
         async with running({**new[0], "value": "old"}, raw("s", "inlet", ["k"]), raw("k", "sink")) as lab:
             await until(lambda: lab.engine.is_running, "the start")
-            back, source, task = asyncio.Event(), lab["s"], lab.engine.sources["s"]
+            back, source, task = asyncio.Event(), lab["s"], lab.engine.sources.tasks["s"]
             source.hold.clear()
             send(1)
             await until(lambda: not source.waiting, "a message that is not emitted yet")
@@ -394,7 +394,7 @@ def test_far_side_that_goes_away_while_sources_are_exchanged_refuses_the_deploy_
             await until(lambda: lab["k"].payloads() == [1, 2, 3], "all messages, in their order")
             assert lab["s"] is source
             assert channels["c"] == [source]
-            assert lab.engine.sources["s"] is task
+            assert lab.engine.sources.tasks["s"] is task
             assert log[-3:] == ["hand over old", "take back old", "stop new"]
 
     run(scenario)

@@ -69,7 +69,7 @@ def scenario_of(
     async def scenario() -> None:
         nodes = {"id": "i", "type": "inject", "wires": [["k"]], **properties}, raw("k", "sink")
         async with running(*nodes, timer=VirtualTimer(START_S)) as lab:
-            await until(lambda: "i" in lab.engine.sources, "the source")
+            await until(lambda: "i" in lab.engine.sources.tasks, "the source")
             await rest()
             await play(lab)
             found.extend(as_object(msg) for msg in lab["k"].safe())
@@ -250,7 +250,7 @@ def test_value_that_cannot_be_made_fails_that_message_only() -> None:
             raw("e", "sink"),
         )
         async with running(*nodes, timer=VirtualTimer(START_S)) as lab:
-            await until(lambda: "i" in lab.engine.sources, "the source")
+            await until(lambda: "i" in lab.engine.sources.tasks, "the source")
             lab["i"].press([{"p": "payload", "v": "x", "vt": "num"}])
             lab["i"].press()
             await until(lambda: lab["k"].payloads() and lab["e"].payloads(), "one message each")

@@ -324,7 +324,7 @@ SHOWS = (raw("s", "source", ["t"]), raw("t", "transform", []))
 async def show(lab: Lab, *texts: str) -> None:
     for text in texts:
         lab["t"].show({"fill": "red", "shape": "dot", "text": text})
-    await until(lambda: not lab.engine._status_under_way and not lab.engine._badges, "the status messages")
+    await until(lambda: lab.engine._badges.quiet, "the status messages")
 
 
 def test_status_tells_what_a_node_shows_when_it_changes() -> None:
@@ -414,9 +414,7 @@ def test_status_inside_is_heard_around_where_there_is_no_status_output(has_outpu
     async def scenario() -> None:
         async with running(*(with_status() if has_output else INSTANCE)) as lab:
             lab["n-t"].show({"text": "inside"})
-            await until(
-                lambda: not lab.engine._status_under_way and not lab.engine._badges, "the status messages"
-            )
+            await until(lambda: lab.engine._badges.quiet, "the status messages")
             heard = [msg.props["status"]["source"]["id"] for msg in lab["heard"].safe()]
             assert heard == ([] if has_output else ["n-t"])
 

@@ -57,7 +57,7 @@ class CallLine:
             calls.setdefault(target, []).append(called)
         if failed:
             self.stats.failures += len(failed)
-            self._host.fail(self.node, failed, transaction)
+            self._host.outcomes.fail(self.node, failed, transaction)
         if self._open and self.task is None:
             self.task = asyncio.create_task(self._time_out(), name=f"link call {self.node.label}")
         for target, batch in calls.items():
@@ -72,7 +72,7 @@ class CallLine:
             found = self._open.pop(call, None)
             if found is not None:
                 _, called, waiting = found
-                self._host.complete(self.node, [called], waiting)
+                self._host.outcomes.complete(self.node, [called], waiting)
                 waiting.safe_at(self.node.id)
 
     async def _time_out(self) -> None:
@@ -84,7 +84,7 @@ class CallLine:
                 continue
             del self._open[call]
             self.stats.failures += 1
-            self._host.fail(self.node, [FailedMsg(msg, "timeout")], transaction)
+            self._host.outcomes.fail(self.node, [FailedMsg(msg, "timeout")], transaction)
             transaction.safe_at(self.node.id)
         self.task = None
 

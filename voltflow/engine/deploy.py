@@ -41,37 +41,6 @@ class DeployError(Exception):
         self.node_id = node_id
 
 
-class Gate:
-    """Where sources wait while a deploy is under way: `await gate.passed(source)`."""
-
-    def __init__(self) -> None:
-        self._open = True
-        self._let: set[Node] = set()
-        self._changed = asyncio.Event()
-
-    async def passed(self, source: Node) -> None:
-        while not self._open and source not in self._let:
-            await self._changed.wait()
-
-    def close(self) -> None:
-        self._open = False
-        self._let.clear()
-
-    def let(self, source: Node) -> None:
-        """This one may pass, although it is closed."""
-        self._let.add(source)
-        self._tell()
-
-    def open(self) -> None:
-        self._open = True
-        self._let.clear()
-        self._tell()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
 class Change:
     """What a deploy changes: nodes that come and go; one that is changed does both."""
 
@@ -141,7 +110,7 @@ class Deploy:
         try:
             await self._start()
             paused = time.monotonic()
-            engine.gate.close()
+            engine.sources.gate.close()
             await self._until_safe()
             self._exchange_sources()
             await self._until_safe()
@@ -153,9 +122,9 @@ class Deploy:
             await self._switch()
         finally:
             if engine.paused:
-                engine.gate.close()
+                engine.sources.gate.close()
             else:
-                engine.gate.open()
+                engine.sources.gate.open()
             if paused is not None:
                 engine.last_pause_s = time.monotonic() - paused
                 engine.longest_pause_s = max(engine.longest_pause_s, engine.last_pause_s)
@@ -222,8 +191,8 @@ class Deploy:
         for source in change.coming_sources:
             source.attach()
         for source in change.going_sources:
-            engine.gate.let(source)
-            self._ending[source] = task = engine.sources.pop(source.id)
+            engine.sources.gate.let(source)
+            self._ending[source] = task = engine.sources.tasks.pop(source.id)
             if not source.retire():
                 task.cancel()
 
@@ -238,7 +207,7 @@ class Deploy:
                     node.take_back()
             for source, task in self._ending.items():
                 source.attach()
-                engine.run_again(source, task)
+                engine.sources.run_again(source, task)
         await engine.stop_nodes(reversed(change.come))
         self._forget_stats(change.old)
 

@@ -13,25 +13,24 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from voltflow.clock import receive_clock
-from voltflow.engine.call_lines import CallLine, ReturnLine
+from voltflow.engine.assembly import line_into
+from voltflow.engine.badge_news import BadgeNews
 from voltflow.engine.circuit import Circuit
-from voltflow.engine.deploy import Deploy, DeployError, Gate, start_order, tasks_of
-from voltflow.engine.events import Badge, Events
-from voltflow.engine.failure_notes import FailureNotes
+from voltflow.engine.deploy import Deploy, DeployError, start_order, tasks_of
+from voltflow.engine.events import Events
 from voltflow.engine.held_store import HeldStore
 from voltflow.engine.holder_line import HolderLine
 from voltflow.engine.keeper import Keeper
-from voltflow.engine.lines import WorkerLine
-from voltflow.engine.network_sink import NetworkSink
+from voltflow.engine.outcomes import Outcomes
 from voltflow.engine.sink_queue import NodeStats, SinkQueue, Transaction
-from voltflow.engine.store_forward import SpoolingQueue, SpoolRegistry, folder_name, spools_folder
+from voltflow.engine.sources import Sources
+from voltflow.engine.store_forward import SpoolRegistry, spools_folder
 from voltflow.engine.timer import Timer, WallTimer
-from voltflow.engine.turn import FailedMsg, Turn, isolate, with_complete, with_error
+from voltflow.engine.turn import FailedMsg, Turn, isolate
 from voltflow.engine.watchdog import Watchdog
 from voltflow.engine.wiring import Line, Wired, Wiring
 from voltflow.flow.environment import Environment
@@ -39,29 +38,16 @@ from voltflow.flow.flow import Flow, Problem
 from voltflow.message import Msg
 from voltflow.node import (
     Context,
-    DeadLetterSink,
-    Failure,
-    Holder,
     Node,
     Ports,
     Sink,
     Source,
-    Worker,
 )
 from voltflow.nodes.link_call import LinkCall
-from voltflow.nodes.link_out import LinkOut
-from voltflow.spool.spool import Spool, SpoolOptions
 
 __all__ = ["DeployError", "Engine", "NodeStats"]
 
 log = logging.getLogger(__name__)
-
-STATUS_LIMIT = 1000
-"""Status messages under way at most; more are dropped and counted."""
-
-
-def _failed_task(task: asyncio.Task[None]) -> BaseException | None:
-    return task.exception() if task.done() and not task.cancelled() else None
 
 
 class Engine:
@@ -91,27 +77,23 @@ class Engine:
         self.grace_s, self.watchdog_s = grace_s, watchdog_s
         self.timer: Timer = timer or WallTimer()
         self.events = Events()
-        self._failure_notes = FailureNotes(self.events, self.timer)
+        self.outcomes = Outcomes(self)
         self.transactions: set[Transaction] = set()
         self.running: tuple[Node, Msg, float] | None = None
         self.state_dir = state_dir
-        self.sources: dict[str, asyncio.Task[None]] = {}
-        """What runs the sources, by their ids."""
-        self.gate = Gate()
+        self.sources = Sources(self._transact)
         self.stopping = False
-        self._env, self._gateway = env, gateway
+        self._env, self.gateway = env, gateway
         self._services = dict(services or {})
         self._keeper = Keeper(held_store or HeldStore(state_dir), self.timer, secrets.token_hex(4))
         self._started: list[Node] = []
-        self._sources_changed = asyncio.Event()
         self.paused = False
         self.is_running = False
         """Whether all nodes have started and none was stopped."""
         self._deploying = asyncio.Lock()
-        self._badges: list[tuple[Node, Badge]] = []
-        self._introduced = False
-        self._status_under_way = 0
-        self._homes: dict[Node, Wiring] = {}
+        self._badges = BadgeNews(self)
+        self.homes: dict[Node, Wiring] = {}
+        """The wiring of each node that runs."""
         self.wiring = self.wire(flow, {})
         self.spools = SpoolRegistry(self.wiring.lines.values())
 
@@ -152,36 +134,7 @@ class Engine:
         return Wiring(nodes, lines, flow.expanded.instances)
 
     def _line(self, node: Node) -> Line | None:
-        stats = self.stats[node.id]
-        if isinstance(node, Sink):
-            return self._queue(node)
-        if isinstance(node, Worker):
-            return WorkerLine(node, stats, self)
-        if isinstance(node, Holder):
-            return HolderLine(node, stats, self._keeper, self)
-        if isinstance(node, LinkCall):
-            return CallLine(node, stats, self, node.target_of, node.timeout)
-        if isinstance(node, LinkOut) and node.mode == "return":
-            return ReturnLine(stats, self._call_line)
-        return None
-
-    def _call_line(self, node_id: str) -> CallLine | None:
-        line = self.wiring.lines.get(node_id)
-        return line if isinstance(line, CallLine) else None
-
-    def _queue(self, sink: Sink) -> SinkQueue:
-        stats = self.stats[sink.id]
-        if not isinstance(sink, NetworkSink) or not sink.spool:
-            return SinkQueue(sink, stats, self._refuse)
-        options = SpoolOptions(
-            folder=spools_folder(self.state_dir) / folder_name(sink.id),
-            telemetry_bytes=round(sink.spoolMaxMb * 1e6),
-            telemetry_age_s=sink.spoolMaxAgeH * 3600,
-            protected_bytes=round(sink.spoolProtectedMb * 1e6),
-            segment_bytes=int(min(max(sink.spoolMaxMb * 1e6 / 50, 2**14), 2**22)),
-            gateway=self._gateway,
-        )
-        return SpoolingQueue(sink, stats, self._refuse, Spool(options, now_ms=receive_clock.now_ms))
+        return line_into(node, self)
 
     def _context(self, wiring: Wiring, node_id: str) -> Context:
         plain = {node_id: wired.node for node_id, wired in wiring.nodes.items()}
@@ -189,7 +142,7 @@ class Engine:
         part = wiring.nodes[node_id].part
         env = Environment(part.variables, self._env)
         return Context(
-            plain, services, self._gateway, self.flow.revision, self.state_dir, self.timer, self.events, env,
+            plain, services, self.gateway, self.flow.revision, self.state_dir, self.timer, self.events, env,
             wiring.flows_around(part),
         )  # fmt: skip
 
@@ -254,13 +207,13 @@ class Engine:
 
     async def start_node(self, node: Node, wiring: Wiring) -> None:
         """Start a node of a wiring that need not be the running one yet."""
-        node.on_badge = self._on_badge
-        self._homes[node] = wiring
+        node.on_badge = self._badges.heard
+        self.homes[node] = wiring
         wiring.place(node)
         try:
             await node.start(self._context(wiring, node.id))
         except BaseException:
-            del self._homes[node]
+            del self.homes[node]
             raise
         self._started.append(node)
 
@@ -272,7 +225,7 @@ class Engine:
                 await self._stop_node(node)
 
     async def _stop_node(self, node: Node) -> None:
-        self._homes.pop(node, None)
+        self.homes.pop(node, None)
         try:
             await node.stop()
         except Exception:
@@ -283,31 +236,17 @@ class Engine:
         self.wiring = wiring
         for wired in wiring.nodes.values():
             wiring.place(wired.node)
-            self._homes[wired.node] = wiring
+            self.homes[wired.node] = wiring
         self._introduce()
-        self._tell_badges()
+        self._badges.tell()
 
     def begin_by_itself(self, node: Node) -> None:
         """What a node does without being given a message: a source runs, a holder gives out what is due."""
         if isinstance(node, Source):
-            self._begin_source(node, None)
+            self.sources.begin(node)
         line = self.wiring.lines.get(node.id)
         if isinstance(line, HolderLine):
             line.start()
-
-    def run_again(self, source: Source, task: asyncio.Task[None]) -> None:
-        """Go on with a source that was retired; `task` is what runs it, and may be about to end or have ended."""
-        if task.done() or task.cancelling():
-            self._begin_source(source, task)
-        else:
-            self.sources[source.id] = task
-            self._sources_changed.set()
-
-    def _begin_source(self, source: Source, before: asyncio.Task[None] | None) -> None:
-        self.sources[source.id] = asyncio.create_task(
-            self._run_source(source, before), name=f"source {source.label}"
-        )
-        self._sources_changed.set()
 
     def _introduce(self) -> None:
         """Tell the nodes of others that may have come or gone: link calls of link in nodes, sinks of `complete` nodes."""
@@ -317,7 +256,9 @@ class Engine:
             if isinstance(wired.node, LinkCall):
                 wired.node.link_ins = link_ins
             if isinstance(line, SinkQueue):
-                line.on_safe = self._tell_complete(wired.node) if self._is_completed(wired.node) else None
+                line.on_safe = (
+                    self.outcomes.teller(wired.node) if self.outcomes.is_completed(wired.node) else None
+                )
 
     def _take_held(self, held: Mapping[str, list[Any]]) -> None:
         """Give what an earlier run held to the nodes that held it."""
@@ -334,30 +275,15 @@ class Engine:
             log.info("%s: takes %d held messages of the run before", line.node.label, len(rows))
 
     async def _watch_sources(self, stop: asyncio.Event) -> None:
-        stopping = asyncio.create_task(stop.wait(), name="stop")
-        changed: asyncio.Task[bool] | None = None
         try:
-            while not stopping.done():
-                self._sources_changed.clear()
-                tasks = set(self.sources.values())
-                if any(_failed_task(task) for task in tasks):
-                    break
-                changed = asyncio.create_task(self._sources_changed.wait(), name="sources change")
-                running = {task for task in tasks if not task.done()}
-                await asyncio.wait({stopping, changed, *running}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
+            await self.sources.watch(stop)
         finally:
-            stopping.cancel()
-            if changed is not None:
-                changed.cancel()
             self.stopping = True
             async with self._deploying:  # one under way is given up, or ends
                 self.is_running = False
-                self.gate.open()
-                await self._end(set(self.sources.values()))
-        for task in self.sources.values():
-            if error := _failed_task(task):
-                raise error
+                self.sources.gate.open()
+                await self._end(set(self.sources.tasks.values()))
+        self.sources.raise_failure()
 
     async def _end(self, tasks: set[asyncio.Task[None]]) -> None:
         """Cancel the sources, which then wait for what is under way: for the grace period, and no longer."""
@@ -373,18 +299,6 @@ class Engine:
             if tasks:
                 _, tasks = await asyncio.wait(tasks, timeout=timeout_s)
 
-    async def _run_source(self, source: Source, before: asyncio.Task[None] | None) -> None:
-        turn = asyncio.Lock()  # who waits first passes first, also when others come just as the gate opens
-
-        async def emit(msgs: list[Msg]) -> None:
-            async with turn:
-                await self.gate.passed(source)
-            await self._transact(source, msgs)
-
-        if before is not None:
-            await asyncio.wait({before})
-        await source.run(emit)
-
     # -- a batch --------------------------------------------------------------------------------------------------
 
     async def _transact(self, source: Source, msgs: list[Msg]) -> None:
@@ -395,13 +309,13 @@ class Engine:
         try:
             async with self.transaction(source.id, msgs) as transaction:
                 ports = self.transform(source, msgs, transaction)
-                Turn(self, self._home_of(source), transaction, msgs).go(source.id, ports)
+                Turn(self, self.home_of(source), transaction, msgs).go(source.id, ports)
         except asyncio.CancelledError:
             self.abandoned += 1
             raise
 
-    def _home_of(self, node: Node) -> Wiring:
-        return self._homes.get(node, self.wiring)
+    def home_of(self, node: Node) -> Wiring:
+        return self.homes.get(node, self.wiring)
 
     @contextlib.asynccontextmanager
     async def transaction(self, node_id: str, msgs: list[Msg]) -> AsyncIterator[Transaction]:
@@ -452,10 +366,10 @@ class Engine:
         stats.messages_out += sum(map(len, ports))
         if failed:
             stats.failures += len(failed)
-            self.fail(node, failed, transaction)
-        if self._is_completed(node):
+            self.outcomes.fail(node, failed, transaction)
+        if self.outcomes.is_completed(node):
             gone = {id(item.msg) for item in failed}
-            self.complete(node, [msg for msg in msgs if id(msg) not in gone], transaction)
+            self.outcomes.complete(node, [msg for msg in msgs if id(msg) not in gone], transaction)
         return ports
 
     def _process(self, node: Any, msgs: list[Msg], failed: list[FailedMsg]) -> Ports:
@@ -471,118 +385,14 @@ class Engine:
         """Hand what a node gives out to all it can reach, as part of the transaction."""
         msgs = list(itertools.chain(*ports))
         if msgs:
-            Turn(self, self._home_of(node), transaction, msgs).go(node.id, ports)
+            Turn(self, self.home_of(node), transaction, msgs).go(node.id, ports)
 
     def call(self, node_id: str, msgs: list[Msg], transaction: Transaction) -> None:
-        """Hand messages to a `link in` node, as part of the transaction."""
+        """Hand messages to a node that answers at once, if the flow has it, as part of the transaction."""
         wired = self.nodes.get(node_id)
-        if wired is None:
+        if wired is None or not msgs:
             return
         self.emit_from(wired.node, self.transform(wired.node, msgs, transaction), transaction)
-
-    # -- what fails, what is complete, what is shown --------------------------------------------------------------
-
-    def fail(self, node: Node, failed: Sequence[FailedMsg], transaction: Transaction) -> None:
-        """Messages a node failed on: to the `catch` nodes that hear of it, or as dead letters."""
-        listeners = self._home_of(node).listeners("catch", node.id)
-        caught = [(item, with_error(node, item) if listeners else None) for item in failed]
-        for listener in listeners:
-            self._run_listener(listener, [msg for _, msg in caught if msg is not None], transaction)
-        left = [item for item, msg in caught if msg is None]
-        if left:
-            self._failure_notes.tell(node, left)
-            self._dead_letter(node, [_failed(node, item) for item in left], transaction)
-
-    def _is_completed(self, node: Node) -> bool:
-        return bool(self._home_of(node).listeners("complete", node.id))
-
-    def complete(self, node: Node, msgs: Iterable[Msg], transaction: Transaction) -> None:
-        """Messages a node is done with: to the `complete` nodes that hear of it, as part of the transaction."""
-        for listener in self._home_of(node).listeners("complete", node.id):
-            self._run_listener(listener, [with_complete(node, msg) for msg in msgs], transaction)
-
-    def _run_listener(self, node_id: str, msgs: list[Msg], transaction: Transaction) -> None:
-        wired = self.nodes.get(node_id)
-        if msgs and wired is not None:
-            self.emit_from(wired.node, self.transform(wired.node, msgs, transaction), transaction)
-
-    def _dead_letter(self, node: Node, failed: list[Msg], transaction: Transaction) -> None:
-        """Send messages a node failed on to the flow's dead-letter sinks, within their transaction."""
-        queues = [] if isinstance(node, DeadLetterSink) else self._dead_letter_queues()
-        for queue in queues:
-            queue.put(failed, transaction)
-        if not queues:
-            reason = "dead_letter_failed" if isinstance(node, DeadLetterSink) else "no_dead_letter_node"
-            self.dropped[reason] = self.dropped.get(reason, 0) + len(failed)
-            for msg in failed:
-                origin = msg.origin or msg
-                log.error("%s failed, dropped (%s): %s: %s: %.200r",
-                          node.label, reason, origin.topic, msg.payload.error, origin.payload)  # fmt: skip
-
-    async def _refuse(self, sink: Sink, refused: list[tuple[Msg, str]]) -> None:
-        failed = [FailedMsg(msg, error) for msg, error in refused]
-        async with self.transaction(sink.id, [msg for msg, _ in refused]) as transaction:
-            self.fail(sink, failed, transaction)
-
-    def _dead_letter_queues(self) -> list[SinkQueue]:
-        return [
-            line
-            for line in self.wiring.lines.values()
-            if isinstance(line, SinkQueue) and isinstance(line.sink, DeadLetterSink)
-        ]
-
-    def _tell_complete(self, node: Node) -> Callable[[list[Msg], list[Transaction]], None]:
-        """For a sink that `complete` nodes hear of: its batches wait until what those give out is safe too."""
-
-        def tell(msgs: list[Msg], transactions: list[Transaction]) -> None:
-            following = self.begin(node, msgs)
-            for transaction in transactions:
-                transaction.wait_for(node.id)
-            following.then(lambda failure: _safe_at(transactions, node.id, failure))
-            self.complete(node, msgs, following)
-            following.settle()
-
-        return tell
-
-    def _on_badge(self, node: Node) -> None:
-        self.events.tell(f"status/{node.badge_id}", dict(node.badge))
-        if not self._home_of(node).listeners("status", node.badge_id):
-            return
-        if self._status_under_way + len(self._badges) >= STATUS_LIMIT:
-            self.dropped["status"] = self.dropped.get("status", 0) + 1
-            return
-        self._badges.append((node, node.badge))
-        if (
-            self._introduced
-        ):  # not at once: a badge that a status node brings about must not become a recursion
-            asyncio.get_running_loop().call_soon(self._tell_badges)
-
-    def _tell_badges(self) -> None:
-        self._introduced = True
-        badges, self._badges = self._badges, []
-        for node, badge in badges:
-            if self._homes.get(node) is self.wiring:
-                self._tell_badge(node, badge)
-            elif (
-                node in self._homes
-            ):  # one that a deploy is starting: those who listen may not have started yet
-                self._badges.append((node, badge))
-
-    def _tell_badge(self, node: Node, badge: Badge) -> None:
-        source = {"id": node.id, "type": node.type, "name": node.name}
-        if instance := self.wiring.instances.get(node.badge_id):
-            source = {"id": instance.id, "type": instance.type, "name": instance.raw.get("name", "")}
-        for listener in self.wiring.listeners("status", node.badge_id):
-            now_ms = int(self.timer.now_s() * 1000)
-            msg = Msg("", None, None, now_ms, {"status": {**badge, "source": source}})
-            self._status_under_way += 1
-            transaction = self.begin(node, [msg])
-            transaction.then(self._status_done)
-            self._run_listener(listener, [msg], transaction)
-            transaction.settle()
-
-    def _status_done(self, _: BaseException | None) -> None:
-        self._status_under_way -= 1
 
     # -- deploy ---------------------------------------------------------------------------------------------------
 
@@ -594,12 +404,12 @@ class Engine:
         """Let no source emit: what it receives stays unacknowledged. What is under way, or held, goes its way."""
         async with self._deploying:
             self.paused = True
-            self.gate.close()
+            self.sources.gate.close()
 
     async def resume(self) -> None:
         async with self._deploying:
             self.paused = False
-            self.gate.open()
+            self.sources.gate.open()
 
     async def deploy(
         self, flow: Flow, *, restart_all: bool = False, restart_tabs: Collection[str] = ()
@@ -669,12 +479,3 @@ class Engine:
 def _link_ins(nodes: Iterable[Wired]) -> list[tuple[str, str, str]]:
     """Id, name and tab of each link in node."""
     return [(w.node.id, w.node.name, w.part.tab) for w in nodes if w.part.type == "link in"]
-
-
-def _failed(node: Node, item: FailedMsg) -> Msg:
-    return item.msg.derive(payload=Failure(node.id, item.error))
-
-
-def _safe_at(transactions: Iterable[Transaction], node_id: str, failure: BaseException | None) -> None:
-    for transaction in transactions:
-        transaction.safe_at(node_id, failure)

@@ -52,10 +52,10 @@ class HolderLine:
         self.stats.messages_in += len(msgs)
         self.stats.failures += len(failed)
         if failed:
-            self._host.fail(self.node, failed, transaction)
+            self._host.outcomes.fail(self.node, failed, transaction)
         self._go_on(_joined(answers), transaction)
         if done:
-            self._host.complete(self.node, done, transaction)
+            self._host.outcomes.complete(self.node, done, transaction)
         self.node.held.woken.set()
 
     def _process(self, msg: Msg, failed: list[FailedMsg], done: list[Msg]) -> Ports:
@@ -116,7 +116,7 @@ class HolderLine:
     def _lose(self, entries: list[Entry], failed: list[FailedMsg]) -> None:
         self.stats.failures += len(failed)
         transaction = self._host.begin(self.node, [item.msg for item in failed])
-        self._host.fail(self.node, failed, transaction)
+        self._host.outcomes.fail(self.node, failed, transaction)
         self._settle_after(transaction, entries)
         transaction.settle()
 
@@ -169,7 +169,9 @@ class HolderLine:
         self._settle_after(following, change.gone)
         if change.failed:
             self.stats.failures += len(change.failed)
-            self._host.fail(self.node, [FailedMsg(entry.msg, why) for entry, why in change.failed], following)
+            self._host.outcomes.fail(
+                self.node, [FailedMsg(entry.msg, why) for entry, why in change.failed], following
+            )
         self._host.emit_from(self.node, ports, following)
         self._complete(change.gone, following)
         following.settle()
@@ -189,7 +191,7 @@ class HolderLine:
 
     def _complete(self, gone: list[Entry], transaction: Transaction | None) -> None:
         if gone and transaction is not None:
-            self._host.complete(self.node, [entry.msg for entry in gone], transaction)
+            self._host.outcomes.complete(self.node, [entry.msg for entry in gone], transaction)
 
     def _settle_after(self, transaction: Transaction, gone: list[Entry]) -> None:
         def settle(failure: BaseException | None) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 from voltflow.backoff import Backoff
+from voltflow.engine.outcomes import Outcomes
 from voltflow.engine.sink_queue import NodeStats, Transaction
 from voltflow.engine.timer import Timer
 from voltflow.engine.turn import FailedMsg, join_ports, ports_of
@@ -26,13 +27,10 @@ class Host(Protocol):
     """What a line needs of the engine."""
 
     timer: Timer
+    outcomes: Outcomes
 
     def emit_from(self, node: Node, ports: Ports, transaction: Transaction) -> None:
         """Hand what the node gives out to all it can reach, as part of the transaction."""
-        ...
-
-    def fail(self, node: Node, failed: Sequence[FailedMsg], transaction: Transaction) -> None:
-        """Messages a node failed on: to `catch` nodes or dead letters, as part of the transaction."""
         ...
 
     def call(self, node_id: str, msgs: list[Msg], transaction: Transaction) -> None:
@@ -41,10 +39,6 @@ class Host(Protocol):
 
     def begin(self, node: Node, msgs: list[Msg]) -> Transaction:
         """A transaction of its own for what the node gives out later."""
-        ...
-
-    def complete(self, node: Node, msgs: Iterable[Msg], transaction: Transaction) -> None:
-        """Messages a node is done with: to `complete` nodes, as part of the transaction."""
         ...
 
 
@@ -82,9 +76,9 @@ class WorkerLine:
             self.stats.messages_out += sum(map(len, ports))
             self.stats.failures += len(failed)
             if failed:
-                self._host.fail(self.node, failed, transaction)
+                self._host.outcomes.fail(self.node, failed, transaction)
             self._host.emit_from(self.node, ports, transaction)
-            self._host.complete(self.node, _without(msgs, failed), transaction)
+            self._host.outcomes.complete(self.node, _without(msgs, failed), transaction)
             transaction.safe_at(self.node.id)
 
     async def _work(self, msgs: list[Msg], failed: list[FailedMsg]) -> Ports:

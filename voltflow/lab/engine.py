@@ -252,16 +252,17 @@ class LabEngine(Engine):
         self.dead: list[Passed] = []
         self._watch = watch
         super().__init__(flow, held_store=_Nowhere(), watchdog_s=1e9, grace_s=0.0, **options)
+        self.outcomes.on_dead = lambda dead: self._remember(self.dead, dead)
 
     @property
     def has_begun(self) -> bool:
-        return self._introduced and len(self.sources) == sum(
+        return self._badges.begun and len(self.sources.tasks) == sum(
             isinstance(wired.node, Source) for wired in self.nodes.values()
         )
 
     def is_source(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether it is a source that waits, or the engine itself: a flow in which nobody else waits is at rest."""
-        return task is None or task in self.sources.values() or task.get_name() == "held messages"
+        return task is None or task in self.sources.tasks.values() or task.get_name() == "held messages"
 
     def busy(self) -> list[str]:
         """The nodes that wait for something else than the flow's time."""
@@ -317,10 +318,6 @@ class LabEngine(Engine):
         if isinstance(node, Worker | Holder | LinkCall):  # of others `transform` has seen it
             self._remember_out(node.id, ports)
         super().emit_from(node, ports, transaction)
-
-    def _dead_letter(self, node: Node, failed: list[Msg], transaction: Transaction) -> None:
-        self._remember(self.dead, failed)
-        super()._dead_letter(node, failed, transaction)
 
     def _remember_out(self, node_id: str, ports: Ports) -> None:
         if self._is_watched(node_id):

@@ -1,0 +1,95 @@
+"""What becomes of a message at a node: failed, refused, or done with. `catch` and `complete` nodes hear of it; what nobody
+catches is a dead letter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from voltflow.engine.failure_notes import FailureNotes
+from voltflow.engine.sink_queue import SinkQueue, Transaction
+from voltflow.engine.turn import FailedMsg, with_complete, with_error
+from voltflow.message import Msg
+from voltflow.node import DeadLetterSink, Failure, Node, Sink
+
+if TYPE_CHECKING:
+    from voltflow.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+class Outcomes:
+    """Those of an engine's nodes; what they bring about is part of the transaction they are told with."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._notes = FailureNotes(engine.events, engine.timer)
+        self.on_dead: Callable[[list[Msg]], None] | None = None
+        """Hears of what becomes a dead letter; the payloads are `Failure`s."""
+
+    def fail(self, node: Node, failed: Sequence[FailedMsg], transaction: Transaction) -> None:
+        """Messages a node failed on: to the `catch` nodes that hear of it, or as dead letters."""
+        listeners = self._engine.home_of(node).listeners("catch", node.id)
+        caught = [(item, with_error(node, item) if listeners else None) for item in failed]
+        for listener in listeners:
+            self._engine.call(listener, [msg for _, msg in caught if msg is not None], transaction)
+        left = [item for item, msg in caught if msg is None]
+        if left:
+            self._notes.tell(node, left)
+            dead = [item.msg.derive(payload=Failure(node.id, item.error)) for item in left]
+            if self.on_dead:
+                self.on_dead(dead)
+            self._dead_letter(node, dead, transaction)
+
+    async def refuse(self, sink: Sink, refused: list[tuple[Msg, str]]) -> None:
+        """Messages that a sink will never take, each with why, until they are safe elsewhere."""
+        failed = [FailedMsg(msg, error) for msg, error in refused]
+        async with self._engine.transaction(sink.id, [msg for msg, _ in refused]) as transaction:
+            self.fail(sink, failed, transaction)
+
+    def is_completed(self, node: Node) -> bool:
+        """Whether a `complete` node hears of that one."""
+        return bool(self._engine.home_of(node).listeners("complete", node.id))
+
+    def complete(self, node: Node, msgs: Iterable[Msg], transaction: Transaction) -> None:
+        """Messages a node is done with: to the `complete` nodes that hear of it."""
+        for listener in self._engine.home_of(node).listeners("complete", node.id):
+            self._engine.call(listener, [with_complete(node, msg) for msg in msgs], transaction)
+
+    def teller(self, sink: Node) -> Callable[[list[Msg], list[Transaction]], None]:
+        """For a sink that `complete` nodes hear of: its batches wait until what those give out is safe too."""
+
+        def tell(msgs: list[Msg], transactions: list[Transaction]) -> None:
+            following = self._engine.begin(sink, msgs)
+            for transaction in transactions:
+                transaction.wait_for(sink.id)
+            following.then(lambda failure: _safe_at(transactions, sink.id, failure))
+            self.complete(sink, msgs, following)
+            following.settle()
+
+        return tell
+
+    def _dead_letter(self, node: Node, dead: list[Msg], transaction: Transaction) -> None:
+        queues = [] if isinstance(node, DeadLetterSink) else self._dead_letter_queues()
+        for queue in queues:
+            queue.put(dead, transaction)
+        if not queues:
+            reason = "dead_letter_failed" if isinstance(node, DeadLetterSink) else "no_dead_letter_node"
+            self._engine.dropped[reason] = self._engine.dropped.get(reason, 0) + len(dead)
+            for msg in dead:
+                origin = msg.origin or msg
+                log.error("%s failed, dropped (%s): %s: %s: %.200r",
+                          node.label, reason, origin.topic, msg.payload.error, origin.payload)  # fmt: skip
+
+    def _dead_letter_queues(self) -> list[SinkQueue]:
+        return [
+            line
+            for line in self._engine.wiring.lines.values()
+            if isinstance(line, SinkQueue) and isinstance(line.sink, DeadLetterSink)
+        ]
+
+
+def _safe_at(transactions: Iterable[Transaction], node_id: str, failure: BaseException | None) -> None:
+    for transaction in transactions:
+        transaction.safe_at(node_id, failure)
