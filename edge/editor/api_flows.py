@@ -13,6 +13,7 @@ from edge.editor import single_flow
 from edge.editor.flow_store import FlowStore, Kind, RevisionMismatch, State
 from edge.editor.http import NO_CONTENT, Api, EditorError, Request
 from edge.editor.loop import Loop
+from voltflow.admin.credentials import CredentialsError
 from voltflow.engine.engine import DeployError
 from voltflow.flow.flow import FlowError
 
@@ -65,15 +66,25 @@ class Flows:
             rev = self._put(request, [], None, kind)
         else:
             body = request.json()
-            rev = self._put(request, *_of_body(body, v2=v2), kind)
+            credentials = body.get("credentials") if isinstance(body, dict) else None
+            rev = self._put(request, *_of_body(body, v2=v2), kind, credentials)
         return {"rev": rev} if v2 else NO_CONTENT
 
-    def _put(self, request: Request, nodes: list[dict[str, Any]], rev: str | None, kind: Kind) -> str:
+    def _put(
+        self,
+        request: Request,
+        nodes: list[dict[str, Any]],
+        rev: str | None,
+        kind: Kind,
+        credentials: Any = None,
+    ) -> str:
         """Deploy; what is in the way becomes an answer."""
         self._check_types({str(node.get("type")) for node in nodes})
         user = request.user
         try:
-            new = self._loop.run(self._store.deploy(nodes, rev, kind, user))
+            new = self._loop.run(self._store.deploy(nodes, rev, kind, user, credentials))
+        except CredentialsError as error:
+            raise EditorError(400, "invalid_credentials", str(error)) from None
         except RevisionMismatch as error:
             raise EditorError(409, "version_mismatch", str(error)) from None
         except FlowError as error:

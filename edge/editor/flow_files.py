@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edge.editor.trial import CRASHES, TRIAL_S, Trial
 from voltflow import kept_file
@@ -194,6 +194,10 @@ class FlowFiles:
             return {}
         except (ValueError, RecursionError):
             raise CredentialsError("it is not JSON") from None
+        return self.opened(document)
+
+    def opened(self, document: Any) -> Credentials:
+        """The credentials of a document as the file has it, encrypted or not; raises CredentialsError."""
         plain = plain_credentials(document)
         if plain is not None:
             return plain

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args
 
 from edge.editor.flow_files import FlowFiles, Notice, Pending, reason_of
 from edge.editor.trial import TRIAL_S
-from voltflow.admin.credentials import CompleteFlow, cut, shown
+from voltflow.admin.credentials import CompleteFlow, Credentials, cut, shown
 from voltflow.admin.flow_diff import changed_tabs
 from voltflow.admin.users import User, has_permission
 from voltflow.engine.engine import DeployError, Engine
@@ -91,28 +91,37 @@ class FlowStore:
     # -- what changes it ------------------------------------------------------------------------------------------
 
     async def deploy(
-        self, nodes: Sequence[RawNode], rev: str | None, kind: Kind, user: User | None = None
+        self,
+        nodes: Sequence[RawNode],
+        rev: str | None,
+        kind: Kind,
+        user: User | None = None,
+        credentials: Any = None,
     ) -> str:
         """Replace the running flow and its file; the new revision. Whatever it raises, the old flow runs on, on disk too.
 
-        Raises RevisionMismatch where `rev` is not what runs (None: whatever runs is replaced), FlowError where the flow is
+        `credentials`: encrypted as in their file, all of them; otherwise by node id, all that those nodes have.
+        Raises CredentialsError where they cannot be read, RevisionMismatch where `rev` is not what runs (None: whatever runs is replaced), FlowError where the flow is
         wrong or the user may not deploy it, DeployError where it does not start or cannot be written.
         """
         if kind not in get_args(Kind):
             raise ValueError(f"deploy {kind!r} is not one of {', '.join(get_args(Kind))}")
         # a task of its own: who asked may go away meanwhile, and half a deploy is none
-        task = asyncio.create_task(self._deploy(nodes, rev, kind, user), name=f"deploy {kind}")
+        work = self._deploy(nodes, rev, kind, user, credentials)
+        task = asyncio.create_task(work, name=f"deploy {kind}")
         self._deploys.add(task)
         task.add_done_callback(self._deploys.discard)
         return await asyncio.shield(task)
 
-    async def _deploy(self, nodes: Sequence[RawNode], rev: str | None, kind: Kind, user: User | None) -> str:
+    async def _deploy(
+        self, nodes: Sequence[RawNode], rev: str | None, kind: Kind, user: User | None, credentials: Any
+    ) -> str:
         async with self._lock:
             if kind == "reload":
                 return await self._reload()
             if rev is not None and rev != self.rev:
                 raise RevisionMismatch(self.rev)
-            flow = await asyncio.to_thread(self._checked, list(nodes), user)
+            flow = await asyncio.to_thread(self._checked, list(nodes), user, credentials)
             pending = await self._prepare(flow)
             try:
                 await self._run(flow, kind)
@@ -145,10 +154,15 @@ class FlowStore:
 
     # -- steps of a deploy ----------------------------------------------------------------------------------------
 
-    def _checked(self, nodes: list[RawNode], user: User | None) -> CompleteFlow:
-        """The flow with the credentials it is to run with; raises FlowError."""
+    def _checked(self, nodes: list[RawNode], user: User | None, credentials: Any) -> CompleteFlow:
+        """The flow with the credentials it is to run with; raises FlowError and CredentialsError."""
         nodes = [_with_kept(raw, before) for raw, before in _beside(nodes, self._flow.bare)]
-        flow = CompleteFlow(*cut(nodes, self._flow.credentials))
+        known: Credentials = self._flow.credentials
+        if credentials is not None:
+            given = self.files.opened(credentials)
+            known = given if "$" in credentials else {**known, **given}
+            nodes = [_without_own(raw) if raw["id"] in given else raw for raw in nodes]
+        flow = CompleteFlow(*cut(nodes, known))
         problems = [*self._forbidden(flow, user), *self._engine.check(flow)]
         if errors := [problem for problem in problems if problem.severity == "error"]:
             raise FlowError(errors)
@@ -237,6 +251,10 @@ def _with_kept(raw: RawNode, before: RawNode | None) -> RawNode:
     if before is None or bool(raw.get("d")) != bool(before.get("d")):
         return raw
     return {**raw, **{name: before[name] for name in KEPT_PROPERTIES if name in before and name not in raw}}
+
+
+def _without_own(raw: RawNode) -> RawNode:
+    return {name: value for name, value in raw.items() if name != "credentials"}
 
 
 def _needed(type: str) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -18,7 +19,9 @@ from tests.conftest import do_without
 from tests.editors import PASSWORD, TAB, Gateway, Socket, editing, inject_to_debug, need_files, wait_for
 from tests.gateway import request
 from tests.servers import Missing
+from voltflow.admin.credentials import decrypt, encrypt
 from voltflow.admin.editor_files import VERSION
+from voltflow.nodes.mqtt_broker import MqttBroker
 
 BROKER = {"id": "b", "type": "mqtt-broker", "name": "b", "broker": "127.0.0.1", "port": "1"}
 
@@ -264,6 +267,62 @@ def test_credentials_are_cut_out_and_only_told_of(gateway: Gateway) -> None:
     assert gateway.get("/flows") == [TAB, BROKER]
     assert gateway.get("/credentials/mqtt-broker/b") == {"user": "ann", "has_password": True}
     assert gateway.get("/credentials/mqtt-broker/nobody") == {}
+
+
+OTHER = {**BROKER, "id": "c", "port": "2"}
+ANN = {"user": "ann", "password": "s3cret-of-ann"}
+BOB = {"user": "bob", "password": "s3cret-of-bob"}
+
+
+def deploy_with(gateway: Gateway, credentials: Any, *nodes: Any) -> Any:
+    body = {"flows": [TAB, *nodes], "credentials": credentials}
+    return gateway.ask("POST", "/flows", body, Node_RED_API_Version="v2")
+
+
+def kept_credentials(folder: Path) -> Any:
+    """What Node-RED would read with the same secret."""
+    secret = (folder / "credential_secret").read_text()
+    return decrypt(json.loads((folder / "flows_cred.json").read_bytes()), secret)
+
+
+def test_credentials_may_be_sent_as_a_whole_beside_the_flow(gateway: Gateway, tmp_path: Path) -> None:
+    assert deploy_with(gateway, {"b": ANN, "gone": BOB}, BROKER, OTHER).status == 200
+    assert gateway.get("/flows") == [TAB, BROKER, OTHER]
+    assert kept_credentials(tmp_path) == {"b": ANN}, "of nodes that are there"
+    running = gateway.engine.nodes["b"].node
+    assert isinstance(running, MqttBroker)
+    assert (running.user, running.password) == ("ann", "s3cret-of-ann")
+    # plain ones are those of the nodes they name, whatever the nodes bring; others keep theirs
+    assert deploy_with(gateway, {"c": {"user": "bob"}}, BROKER, {**OTHER, "credentials": BOB}).status == 200
+    assert kept_credentials(tmp_path) == {"b": ANN, "c": {"user": "bob"}}
+
+
+def test_encrypted_credentials_are_all_there_are(gateway: Gateway, tmp_path: Path) -> None:
+    assert deploy_with(gateway, {"b": ANN}, BROKER, OTHER).status == 200
+    secret = (tmp_path / "credential_secret").read_text()
+    assert deploy_with(gateway, encrypt({"c": BOB}, secret), BROKER, OTHER).status == 200
+    assert kept_credentials(tmp_path) == {"c": BOB}
+    assert gateway.get("/credentials/mqtt-broker/b") == {}
+    assert gateway.get("/credentials/mqtt-broker/c") == {"user": "bob", "has_password": True}
+
+
+@pytest.mark.parametrize(
+    ("credentials", "text"),
+    [
+        (encrypt({"c": BOB}, "another secret"), "the credentials cannot be decrypted"),
+        (["b"], "credentials are an object of objects"),
+        ("text", "credentials are an object of objects"),
+    ],
+)
+def test_credentials_that_cannot_be_read_are_refused(
+    gateway: Gateway, tmp_path: Path, credentials: Any, text: str
+) -> None:
+    assert deploy_with(gateway, {"b": ANN}, BROKER).status == 200
+    answer = deploy_with(gateway, credentials, OTHER)
+    assert (answer.status, answer.json()["code"]) == (400, "invalid_credentials")
+    assert text in answer.json()["message"]
+    assert kept_credentials(tmp_path) == {"b": ANN}
+    assert gateway.get("/flows") == [TAB, BROKER]
 
 
 # -- the running flow -------------------------------------------------------------------------------------------------

@@ -128,6 +128,7 @@ def test_instance_shows_what_comes_to_the_status_output_of_its_subflow(opened: A
     gateway, socket = opened(nodes)
     press(gateway)
     socket.until("status/one", text="charging")
+    socket.until("status/press", fill="grey")  # once a second those that say nothing show what flows
     with Socket(gateway.url) as later:
         later.send(subscribe="status/#")
         later.until("status/one", text="charging")
