@@ -188,6 +188,11 @@ class Node:
     async def stop(self) -> None:
         """Close it; called after the flow's last batch."""
 
+    def leave_to(self, successor: Node | None) -> int:
+        """A deploy has replaced it (None: removed it), and it has stopped: give on what it took and has only in memory. How many
+        messages nobody takes. It does not fail."""
+        return 0
+
     def status(self) -> dict[str, Any]:
         """What a person would want to know of this node now, for `/api/flow`; cheap."""
         return {}

@@ -29,6 +29,8 @@ DRAIN_S = 10.0
 START_S = 60.0
 """How long a node may take to start."""
 LOOK_S = 0.002
+REMOVED = "removed_by_deploy"
+"""Why messages are dropped that a removed node had only in memory."""
 PIECE_S = 5.0
 """How long a piece of a spool's backlog that is under way may take."""
 
@@ -228,6 +230,8 @@ class Deploy:
         for source in change.going_sources:
             source.detach()
         await engine.stop_nodes(reversed(change.go))
+        for node in change.go:
+            self._leave(node)
         for node in change.come:
             await self._take_over(node)
         for line, following in self._held():
@@ -277,6 +281,14 @@ class Deploy:
         except OSError:
             log.exception(
                 "%s: its spool cannot be opened; what the far side does not take waits", line.sink.label
+            )
+
+    def _leave(self, node: Node) -> None:
+        if lost := node.leave_to(self._change.successor(node)):
+            dropped = self._engine.dropped
+            dropped[REMOVED] = dropped.get(REMOVED, 0) + lost
+            log.warning(
+                "%s: %d messages that waited in it are dropped, a deploy has removed it", node.label, lost
             )
 
     @staticmethod

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
+from voltflow.backoff import Backoff
 from voltflow.message import Msg, encode_payload
 from voltflow.mqtt.codec import check_topic
-from voltflow.node import Context, Rejected, Sink, SinkUnavailable, config, node
+from voltflow.node import Context, Node, Rejected, Sink, SinkUnavailable, config, node
 from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.nodes.mqtt_out import Publisher
 
@@ -21,8 +23,9 @@ class MqttLatest(Sink):
     """Publish the newest message of each topic, retained.
 
     For states that somebody else retains too and gives again after a restart, such as those of devices: a message is
-    acknowledged at once, and while the broker is away only the newest of each topic waits, in memory. The same payload
-    again is not published, so that a flow whose two brokers are one does not go round.
+    acknowledged at once, and while the broker is away only the newest of each topic waits, in memory. A deploy that changes the
+    node keeps what waits; one that removes it drops it, counted as `removed_by_deploy`. The same payload again is not published,
+    so that a flow whose two brokers are one does not go round.
     """
 
     broker: str = config(help="the broker", reference="mqtt-broker")
@@ -36,6 +39,7 @@ class MqttLatest(Sink):
         link = await ctx.config_node(self.broker, MqttBroker).open_sender()
         self._publisher = Publisher(link, self._item, retain=True, patient=False)
         self._waiting: dict[str, Msg] = {}
+        self._sending: dict[str, Msg] = {}
         self._last: dict[str, int] = {}
         """Hash of the payload published last, by topic."""
         self._arrived = asyncio.Event()
@@ -53,18 +57,28 @@ class MqttLatest(Sink):
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            msgs, self._waiting = list(self._waiting.values()), {}
+            self._sending, self._waiting = self._waiting, {}
+            await self._send(list(self._sending.values()))
+            self._sending = {}
+
+    async def _send(self, msgs: list[Msg]) -> None:
+        """Until the broker has what it takes of them."""
+        backoff = Backoff()
+        while True:
             try:
                 self.published += await self._publisher.write(msgs)
             except Rejected as error:
                 self.refused += len(error.refused)
                 log.warning("%s: refused: %s", self.label, error)
-            except SinkUnavailable:
-                return  # closed
+            except SinkUnavailable as error:
+                log.info("%s: %d states wait: %s", self.label, len(msgs), error)
+                await asyncio.sleep(backoff.next_s())
+                continue
             except Exception:  # without this task no state would get out any more, unseen
                 log.exception("%s: %d states cannot be published", self.label, len(msgs))
-                continue
+                return
             self._last.update((msg.topic, hash(encode_payload(msg.payload))) for msg in msgs)
+            return
 
     @staticmethod
     def _item(msg: Msg) -> tuple[str, bytes]:
@@ -75,6 +89,20 @@ class MqttLatest(Sink):
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
+    def leave_to(self, successor: Node | None) -> int:
+        left = {**self._sending, **self._waiting}
+        if not isinstance(successor, MqttLatest):
+            return len(left)
+        successor.inherit(left)
+        return 0
+
+    def inherit(self, left: Mapping[str, Msg]) -> None:
+        """Publish what the node before this one has not: where nothing newer has come here."""
+        for topic, msg in left.items():
+            if not (topic in self._waiting or topic in self._sending or topic in self._last):
+                self._waiting[topic] = msg
+                self._arrived.set()
+
     def status(self) -> dict[str, Any]:
-        return {"waiting": len(self._waiting), "published": self.published, "replaced": self.replaced,
-                "refused": self.refused}  # fmt: skip
+        return {"waiting": len(self._sending.keys() | self._waiting.keys()), "published": self.published,
+                "replaced": self.replaced, "refused": self.refused}  # fmt: skip
