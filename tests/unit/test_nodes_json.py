@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.transforms import Bench, batch_is_one_by_one, msg, refused
 from voltflow.message import Msg
+from voltflow.nodelib.json_schema import MOST_SCHEMAS
 
 
 @pytest.mark.parametrize(
@@ -73,10 +76,81 @@ def test_what_cannot_be_converted_fails(payload: Any, problem: str) -> None:
     assert str(caught.value).startswith(problem)
 
 
-def test_message_that_asks_for_validation_fails() -> None:
-    """To pass it on without would let through what somebody wanted stopped."""
-    with pytest.raises(ValueError, match=r"^msg\.schema asks for validation, which this node does not have"):
+# -- msg.schema ---------------------------------------------------------------------------------------------------
+
+PRICED = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "price": {"type": "number", "minimum": 0}},
+    "required": ["name"],
+}
+
+
+@pytest.mark.parametrize(
+    ("action", "payload", "expected"),
+    [
+        ("", '{"name":"a","price":1}', {"name": "a", "price": 1}),
+        ("", b'{"name":"a"}', {"name": "a"}),
+        ("", {"name": "a"}, '{"name":"a"}'),
+        ("obj", {"name": "a"}, {"name": "a"}),
+        ("obj", '{"name":"a"}', {"name": "a"}),
+        ("str", {"name": "a"}, '{"name":"a"}'),
+        ("str", '{"name": "a"}', '{"name": "a"}'),
+    ],
+)
+def test_what_fits_its_schema_goes_on_without_it(action: str, payload: Any, expected: Any) -> None:
+    [made] = Bench("json", action=action)(msg(payload, schema=PRICED, kept=1))
+    assert (made.payload, made.props) == (expected, {"kept": 1})
+
+
+@pytest.mark.parametrize("action", ["", "str", "obj"])
+@pytest.mark.parametrize("form", [dict, json.dumps, lambda value: json.dumps(value).encode()])
+def test_what_does_not_fit_fails_with_all_that_is_wrong(action: str, form: Any) -> None:
+    with pytest.raises(ValueError, match=r"^msg\.payload does not fit msg\.schema: ") as caught:
+        Bench("json", action=action)(msg(form({"price": -1}), schema=PRICED))
+    assert '"name" is a required property' in str(caught.value)
+    assert "/price: -1 is less than the minimum of 0" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"type": "nonsense"}, "msg.schema is no JSON schema: /type: "),
+        ({"pattern": "("}, "msg.schema is no JSON schema: /pattern: "),
+        ("a text", "msg.schema is no JSON schema: it is 'a text', not an object"),
+        ({"$ref": "http://127.0.0.1:9/schema.json"}, "msg.schema is no JSON schema: "),
+        ({"type": "array", "maxItems": 0}, "msg.payload does not fit msg.schema: "),
+    ],
+)
+def test_schema_at_fault_is_named(schema: Any, problem: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says is looked at
+        Bench("json")(msg("[" + "1," * 999 + "1]", schema=schema))
+    assert str(caught.value).startswith(problem)
+    assert len(str(caught.value)) < 400
+
+
+def test_many_schemas_are_each_the_own() -> None:
+    """More than are kept, twice: none is taken for another."""
+    bench = Bench("json", action="obj")
+    for limit in [*range(2 * MOST_SCHEMAS), *range(2 * MOST_SCHEMAS)]:
+        schema = {"maximum": limit}
+        assert bench.payloads(msg(limit, schema=schema)) == [limit]
+        with pytest.raises(ValueError, match=f"{limit + 1} is greater than the maximum of {limit}"):
+            bench(msg(limit + 1, schema=schema))
+
+
+def test_schema_without_the_package_fails_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To pass the message on would let through what somebody wanted stopped."""
+    monkeypatch.setitem(sys.modules, "jsonschema_rs", None)
+    with pytest.raises(
+        RuntimeError, match=r"needs the package jsonschema-rs: pip install 'voltflow\[edge,schema\]'"
+    ):
         Bench("json")(msg("1", schema={"type": "number"}))
+    assert Bench("json").payloads(msg("1")) == [1]
+
+
+def test_package_is_loaded_with_the_first_schema_only() -> None:
+    code = "import voltflow.nodes.json_node, sys; assert 'jsonschema_rs' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_wrong_properties_are_named() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from voltflow.flow.properties import UNDEFINED, get, plain, put
+from voltflow.flow.properties import UNDEFINED, get, plain, put, remove
 from voltflow.flow.typed import check
 from voltflow.message import Msg
-from voltflow.node import ConfigError, Transform, config, node
+from voltflow.node import ConfigError, Context, Transform, config, node
+from voltflow.nodelib.json_schema import Schemas
 from voltflow.nodelib.loose import json_text
 
 
@@ -19,7 +20,8 @@ class Json(Transform):
     """Turn a JSON text into values, or values into a JSON text.
 
     What has the wanted form already passes as it is, as does a message without the property. A text that is no JSON makes the
-    message fail; bytes are taken for a text. There is no validation: a message with `msg.schema` fails.
+    message fail; bytes are taken for a text. With `msg.schema`, a JSON schema (draft-07), the values have to fit it: the schema
+    is taken off a message that does, one that does not fails. That needs the extra `schema`.
     """
 
     property: str = config("payload", help="the property that is converted", types=("msg",))
@@ -36,15 +38,17 @@ class Json(Transform):
         except ConfigError as error:
             raise ConfigError(f'property "property": {error}') from None
 
+    async def start(self, ctx: Context) -> None:
+        self._schemas = Schemas()
+
     def process(self, msgs: list[Msg]) -> list[Msg]:
         return [self._converted(msg) for msg in msgs]
 
     def _converted(self, msg: Msg) -> Msg:
-        if (msg.props or {}).get("schema"):
-            raise ValueError(
-                "msg.schema asks for validation, which this node does not have: delete it before"
-            )
         value = plain(get(msg, self.property))
+        schema = (msg.props or {}).get("schema")
+        if schema and value is not UNDEFINED:
+            msg = self._checked(msg, value, schema)
         if isinstance(value, bytes) and self.action != "str":
             value = self._decoded(value)
         if value is UNDEFINED or self.action == ("str" if isinstance(value, str | bytes) else "obj"):
@@ -52,6 +56,12 @@ class Json(Transform):
         return put(
             msg, self.property, self._parsed(value) if isinstance(value, str) else self._written(value)
         )
+
+    def _checked(self, msg: Msg, value: Any, schema: Any) -> Msg:
+        text = self._decoded(value) if isinstance(value, bytes) else value
+        values = self._parsed(text) if isinstance(text, str) else value
+        self._schemas.check(values, schema, f"msg.{self.property}")
+        return remove(msg, "schema")
 
     def _decoded(self, value: bytes) -> str:
         try:
