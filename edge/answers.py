@@ -164,6 +164,18 @@ class FlowNode(msgspec.Struct):
     circuit_opened: int = 0
 
 
+class HeldMessages(msgspec.Struct):
+    """Messages that nodes hold for later (delay, join, window …): `unacknowledged` ones, which their sources send again, and
+    those `on_disk`, with the `orphans` among them, by the id of a node that the flow does not have. `is_full`: no more
+    go there; `error` says why none can."""
+
+    unacknowledged: int
+    on_disk: int
+    orphans: dict[str, int]
+    is_full: bool
+    error: str
+
+
 class Flow(msgspec.Struct):
     """The running flow. `state` is `stop` where the editor stopped it; in `safe_mode` the flow before the last deploy runs,
     because that one ended the gateway again and again; `notices` says so, and what else is wrong with the flow's files.
@@ -181,6 +193,7 @@ class Flow(msgspec.Struct):
     last_pause_s: float
     longest_pause_s: float
     dropped: dict[str, int]
+    held: HeldMessages
     nodes: list[FlowNode]
 
 

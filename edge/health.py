@@ -111,11 +111,12 @@ def health(state: AppState) -> Health:
     ]  # None: while the gateway did not know what time it was
     newest_s = max((ms or 0 for ms in received_ms), default=0) / 1000
     age_s = round(max(0.0, receive_clock.now_s() - newest_s), 1) if newest_s else None
-    away = [*_brokers(engine), *_sinks(engine)]
+    away = [*_brokers(engine), *_sinks(engine), *_held(engine)]
     stuck = [] if away else list(_stuck(engine))
     reasons = [
         *stuck,
         *away,
+        *_held_orphans(engine),
         *_flow(state),
         *_clock(state),
         *_state(state),
@@ -206,6 +207,27 @@ def _sinks(engine: Engine) -> Iterator[Reason]:
                 else f"{size} safe on disk until it is back"
             )
             yield Reason("spool_backlog", f"{queue.sink.label}: {doing}")
+
+
+def _held(engine: Engine) -> Iterator[Reason]:
+    """What nodes hold for later stays unacknowledged while it cannot go to disk: nothing is lost, and their sources wait."""
+    held = engine.held
+    if held.error:
+        waiting = f"{_messages(held.unsafe)} unacknowledged, their sources wait"
+        text = f"what nodes hold cannot be kept in '{held.path}': {held.error}; {waiting}"
+        yield Reason("held_not_written", text)
+    if held.is_full:
+        text = f"{_messages(held.on_disk)} that nodes hold are on disk, more are not: the next ones stay unacknowledged"
+        yield Reason("held_full", f"{text} until some have left")
+
+
+def _held_orphans(engine: Engine) -> Iterator[Reason]:
+    held = engine.held
+    for node_id, count in dict(held.orphans).items():
+        text = (
+            f"{_messages(count)} in '{held.path}' wait for the node {node_id!r}, which the flow does not have"
+        )
+        yield Reason("held_orphaned", f"{text}: give a node that holds messages this id, and it takes them")
 
 
 def _messages(count: int) -> str:

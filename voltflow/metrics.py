@@ -38,6 +38,7 @@ class EngineCollector(Collector):
         yield from self._batches()
         yield from self._nodes()
         yield from self._sinks()
+        yield from self._held()
         yield from self._spools()
         yield from self._connections()
 
@@ -152,6 +153,27 @@ class EngineCollector(Collector):
             for reason, count in sorted(counters.lost_by_reason.items()):
                 lost.add_metric([node, reason], count)
         yield from (messages, held, oldest, blocked, events, lost)
+
+    def _held(self) -> Iterator[Metric]:
+        """What nodes hold for later."""
+        held = self._engine.held
+        messages = GaugeMetricFamily(
+            "voltflow_held_messages",
+            "Messages that nodes hold for later, by where they are.",
+            labels=["where"],
+        )
+        messages.add_metric(["unacknowledged"], held.unsafe)
+        messages.add_metric(["disk"], held.on_disk)
+        orphans = GaugeMetricFamily(
+            "voltflow_held_orphans", "Messages held on disk for a node that the flow does not have.", labels=["node"]
+        )  # fmt: skip
+        for node_id, count in sorted(dict(held.orphans).items()):
+            orphans.add_metric([node_id], count)
+        blocked = int(bool(held.error) or held.is_full)
+        yield from (messages, orphans)
+        yield GaugeMetricFamily(
+            "voltflow_held_blocked", "1 while held messages cannot go to disk (it fails, or too many are there).", blocked
+        )  # fmt: skip
 
     def _connections(self) -> Iterator[Metric]:
         connected = GaugeMetricFamily("voltflow_mqtt_connected", "1 while connected.", labels=["node"])

@@ -454,6 +454,7 @@ class Engine:
             "last_pause_s": self.last_pause_s,
             "longest_pause_s": self.longest_pause_s,
             "dropped": dict(self.dropped),
+            "held": self._keeper.describe(),
             "nodes": [
                 {
                     "id": node_id,

@@ -13,7 +13,8 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from voltflow.engine.held_store import HeldStore, Row, encode
 from voltflow.engine.holding import Entry, Holding, Ticket
@@ -70,7 +71,24 @@ class Keeper:
     @property
     def unsafe(self) -> int:
         """Held messages that are not acknowledged."""
-        return sum(not entry.gone for entry in self._unsafe) + len(self._unwritable)
+        return sum(not entry.gone for entry in list(self._unsafe)) + len(self._unwritable)
+
+    @property
+    def path(self) -> Path:
+        """The file they are kept in."""
+        return self._store.path
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many are on disk that more stay unacknowledged."""
+        return self._full
+
+    def describe(self) -> dict[str, Any]:
+        """What is held, for people; may be asked in any thread."""
+        return {
+            "unacknowledged": self.unsafe, "on_disk": self.on_disk, "orphans": dict(self.orphans), "is_full": self._full,
+            "error": self.error,
+        }  # fmt: skip
 
     def hold(self, kept: Iterable[Entry], transaction: Transaction) -> None:
         """New entries of a batch: it waits for them."""
