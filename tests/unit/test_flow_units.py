@@ -169,6 +169,61 @@ def test_circle_of_wires_ends() -> None:
     assert found(*flow) == []
 
 
+KELVIN = [move("payload.motor_temp_k", "payload.hot")]
+CELSIUS = [move("payload.ambient_c", "payload.hot")]
+
+
+def call(id: str, link_in: str, *targets: str, **properties: Any) -> Raw:
+    return n(id, "link call", *targets, links=[link_in], **properties)
+
+
+def returning(id: str) -> Raw:
+    return n(id, "link out", mode="return")
+
+
+def test_unit_goes_into_a_called_part() -> None:
+    inside = (n("in", "link in", "t"), n("t", "unit celsius", "out", field="hot"), returning("out"))
+    flow = (n("c", "change", "call", rules=KELVIN), call("call", "in", "k"), n("k", "debug"))
+    assert [id for id, _ in found(*flow, *inside)] == ["t"]
+    # another call that brings it in °C: what the part gets is one or the other
+    other = (n("o", "change", "call2", rules=CELSIUS), call("call2", "in"))
+    assert found(*flow, *other, *inside) == []
+
+
+def test_unit_comes_back_from_a_called_part() -> None:
+    flow = (call("call", "in", "t"), n("t", "unit celsius", field="hot"), n("in", "link in", "c"),
+            n("c", "change", "out", rules=KELVIN), returning("out"))  # fmt: skip
+    [(id, text)] = found(*flow)
+    assert (id, "hot is in K (made by change 'c')" in text) == ("t", True)
+    # what goes into the part does not come out beside what comes back
+    before = n("b", "change", "call", rules=CELSIUS)
+    assert [id for id, _ in found(before, *flow)] == ["t"]
+
+
+def test_called_part_calls_another_one() -> None:
+    """What comes back from the inner call goes on in the outer part, and not behind the outer call."""
+    flow = (call("call", "in", "t"), n("t", "unit celsius", field="hot"),
+            n("in", "link in", "inner"), call("inner", "in2", "c"), n("c", "change", "out", rules=CELSIUS), returning("out"),
+            n("in2", "link in", "c2"), n("c2", "change", "out2", rules=KELVIN), returning("out2"))  # fmt: skip
+    assert found(*flow) == []
+    without = [{**each, "rules": []} if each["id"] == "c" else each for each in flow]
+    assert [id for id, _ in found(*without)] == ["t"]
+
+
+def test_dynamic_call_may_lead_to_any_link_in() -> None:
+    flow = (n("call", "link call", "t", linkType="dynamic"), n("t", "unit celsius", field="hot"),
+            n("in", "link in", "c"), n("c", "change", "out", rules=KELVIN), returning("out"),
+            n("in2", "link in", "c2"), n("c2", "change", "out2", rules=CELSIUS), returning("out2"))  # fmt: skip
+    assert found(*flow) == []
+    assert [id for id, _ in found(*flow[:5])] == ["t"]
+
+
+def test_call_that_calls_itself_ends() -> None:
+    flow = (n("c", "change", "call", rules=KELVIN), call("call", "in", "t"), n("t", "unit celsius", field="hot"),
+            n("in", "link in", "again", "out"), call("again", "in", "out"), returning("out"))  # fmt: skip
+    assert found(*flow) == []
+
+
 def test_change_node_that_gives_a_value_a_name_of_another_unit() -> None:
     flow = n("c", "change", rules=[put("payload.copy_ma", "payload.soc_pct"), move("payload.cell_temp_max_c", "payload.cell_temp_k"),
                                    put("payload.same_temp_c", "payload.ambient_c")])  # fmt: skip

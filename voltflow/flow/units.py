@@ -172,13 +172,43 @@ def _coming(parts: Mapping[str, Part]) -> dict[str, _Fields]:
 
 
 def _before(parts: Mapping[str, Part]) -> dict[str, list[str]]:
+    """From where messages come to each node: over wires, and by link calls and back from them."""
     found: dict[str, list[str]] = {id: [] for id in parts}
     for id, part in parts.items():
-        for port in list_of(part.raw, "wires"):
-            for target in port if isinstance(port, list) else ():
-                if target in found:
-                    found[target].append(id)
+        sources = [id]
+        if part.type == "link call":
+            called = _called(part, parts)
+            for link_in in called:
+                found[link_in].append(id)
+            sources = list(dict.fromkeys(back for link_in in called for back in _returns(link_in, parts)))
+        for target in _targets(part):
+            if target in found:
+                found[target] += sources
     return found
+
+
+def _targets(part: Part) -> Iterator[str]:
+    for port in list_of(part.raw, "wires"):
+        yield from (target for target in port if isinstance(target, str)) if isinstance(port, list) else ()
+
+
+def _called(call: Part, parts: Mapping[str, Part]) -> list[str]:
+    """The link in nodes that a call may lead to: of one whose messages say it, all."""
+    link_ins = [id for id, part in parts.items() if part.type == "link in"]
+    if call.raw.get("linkType", "static") == "dynamic":
+        return link_ins
+    return [id for id in link_ins if id in list_of(call.raw, "links")]
+
+
+def _returns(link_in: str, parts: Mapping[str, Part]) -> list[str]:
+    """The link out nodes by which what was called at this link in comes back. What is called on the way comes back there."""
+    seen, ways = {link_in}, [link_in]
+    while ways:
+        for target in _targets(parts[ways.pop()]):
+            if target in parts and target not in seen:
+                seen.add(target)
+                ways.append(target)
+    return [id for id in seen if parts[id].type == "link out" and parts[id].raw.get("mode") == "return"]
 
 
 def _joined(ways: Sequence[_Fields]) -> _Fields:
