@@ -220,19 +220,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Exit code: 0 all passed, 1 a case did not, 2 a file cannot be used." in text
 
 
-ROOT = Path(__file__).parents[2]
-
-
-def test_schema_describes_the_cases_of_the_gateway() -> None:
-    schema = flow_cases.json_schema()
-    jsonschema.Draft202012Validator.check_schema(schema)
-    tests = json.loads((ROOT / "edge/flows.test.json").read_text())
-    jsonschema.validate(tests, schema)
-    assert (ROOT / "edge" / tests["$schema"]).resolve() == ROOT / "docs/schema/flow.test-1.json"
-
-
-def test_cases_of_the_gateway_hold(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["flow", "test", str(ROOT / "edge/flows.json")]) == 0, capsys.readouterr().out
+def test_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(flow_cases.json_schema())
 
 
 # -- what is like what --------------------------------------------------------------------------------------------
