@@ -6,6 +6,7 @@ The script (`assets/editor.js`) makes typed inputs, text editors, defaults and v
 from __future__ import annotations
 
 import html
+import json
 import re
 import types
 import typing
@@ -172,6 +173,13 @@ def label_of(field: Field) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _shown(default: Any) -> str:
+    """A default as people would write it."""
+    if isinstance(default, float):
+        return f"{default:.10g}"
+    return default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)
+
+
 def hint_of(field: Field) -> str:
     """What a person has to know of it: help, range, default."""
     facts = [field.help]
@@ -183,6 +191,5 @@ def hint_of(field: Field) -> str:
         and field.default not in ("", None, [], {})
         and not isinstance(field.default, bool)
     ):
-        default = f"{field.default:.10g}" if isinstance(field.default, float) else field.default
-        facts.append(f"default {default}")
+        facts.append(f"default {_shown(field.default)}")
     return "; ".join(facts)

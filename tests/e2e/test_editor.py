@@ -2,170 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from paho.mqtt import publish
 
-from tests.editors import PASSWORD, TAB, Gateway, editing, inject_to_debug, need_files, wait_for
-from tests.servers import Missing, Mosquitto
+from tests.e2e.desk import DEPLOY
+from tests.editors import TAB, inject_to_debug, wait_for
+from tests.servers import Mosquitto
 from voltflow.node import REGISTRY, ConfigNode, load_nodes
-
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'voltflow[test]'")
-
-ARTIFACTS = Path(__file__).with_name("artifacts")
-HARMLESS = ("/mermaid/", "/types/")
-"""What the editor asks for, and does without."""
-DEPLOY = "#red-ui-header-button-deploy"
-
-
-def _chromium() -> str:
-    """Where the browser is; Missing where it is not, or the editor's files are not."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        raise Missing("chromium is not here: sudo apt-get install chromium")
-    need_files()
-    return found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        chromium = _chromium()
-    except Missing as reason:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must have everything: {reason}")
-        pytest.skip(str(reason))
-    with playwright.sync_playwright() as api:
-        started = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-class Desk:
-    """The editor in a window of its own."""
-
-    def __init__(self, browser: Any, gateway: Gateway) -> None:
-        self.gateway = gateway
-        self.context = browser.new_context(viewport={"width": 1500, "height": 900})
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
-        self.wrong: list[str] = []
-        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
-        self.page.on("console", self._console)
-
-    def _console(self, message: Any) -> None:
-        where = str(message.location.get("url", ""))
-        if message.type == "error" and not any(name in where for name in HARMLESS):
-            self.wrong.append(f"console: {message.text} {where}")
-
-    def open(self) -> Desk:
-        self.page.goto(self.gateway.url)
-        self.loaded()
-        return self
-
-    def loaded(self) -> None:
-        self.page.wait_for_selector("#red-ui-header-toolbar:not(.hide)")
-        self.page.wait_for_function(
-            "() => !document.querySelector('#red-ui-loading-progress:not([style*=none])')"
-        )
-
-    def shot(self, name: str) -> None:
-        ARTIFACTS.mkdir(exist_ok=True)
-        self.still()
-        self.page.screenshot(path=ARTIFACTS / f"{name}.png")
-
-    def still(self) -> None:
-        """Nothing moves any more: dialogs slide, notices fade."""
-        self.page.wait_for_function("() => $(':animated').length === 0")
-
-    def drag(self, type: str, x: int, y: int) -> str:
-        """Drag a node from the palette onto the tab; its id."""
-        known = set(
-            self.page.evaluate(
-                "() => { const ids = []; RED.nodes.eachNode(n => ids.push(n.id)); return ids }"
-            )
-        )
-        item = self.page.locator(f".red-ui-palette-node[data-palette-type='{type}']")
-        item.scroll_into_view_if_needed()
-        self.move(item, self.page.locator("#red-ui-workspace-chart"), to=(x, y))
-        ids = self.page.evaluate(
-            "() => { const ids = []; RED.nodes.eachNode(n => ids.push(n.id)); return ids }"
-        )
-        added = [id for id in ids if id not in known]
-        assert len(added) == 1, added
-        return str(added[0])
-
-    def wire(self, source: str, target: str) -> None:
-        """From the first output of one node to the input of another."""
-        self.move(
-            self.page.locator(f"[id='{source}'] .red-ui-flow-port-output .red-ui-flow-port").first,
-            self.page.locator(f"[id='{target}'] .red-ui-flow-port-input .red-ui-flow-port").first,
-        )
-
-    def move(self, start: Any, end: Any, to: tuple[int, int] | None = None) -> None:
-        a, b, mouse = start.bounding_box(), end.bounding_box(), self.page.mouse
-        mouse.move(a["x"] + a["width"] / 2, a["y"] + a["height"] / 2)
-        mouse.down()
-        x, y = (b["width"] / 2, b["height"] / 2) if to is None else to
-        mouse.move(b["x"] + x, b["y"] + y, steps=12)
-        mouse.up()
-
-    def edit(self, id: str) -> None:
-        """Open a node's dialog; its buttons are there, and do nothing, before the form is."""
-        self.page.evaluate("id => RED.editor.edit(RED.nodes.node(id))", id)
-        self.page.wait_for_function("() => $('.red-ui-tray').last()[0]?.style.right === '0px'")
-        self.still()
-
-    def done(self) -> None:
-        self.page.click("#node-dialog-ok")
-        self.page.wait_for_selector("#node-dialog-ok", state="detached")
-        self.still()
-
-    def deploy(self) -> None:
-        """Press Deploy, and see it done."""
-        before = self.gateway.store.rev
-        self.page.click(DEPLOY)
-        wait_for(lambda: self.gateway.store.rev != before, "the deploy")
-        self.page.wait_for_selector(f"{DEPLOY}.disabled")
-
-    def notice(self, text: str) -> Any:
-        found = self.page.locator(".red-ui-notification", has_text=text).first
-        found.wait_for()
-        return found
-
-    def expected(self, status: str) -> None:
-        """The browser's console is to have told of an answer with that status, and that is not wrong."""
-        assert any(status in text for text in self.wrong)
-        self.wrong = [text for text in self.wrong if status not in text]
-
-    def is_dirty(self) -> bool:
-        return bool(self.page.evaluate("() => RED.nodes.dirty()"))
-
-
-@pytest.fixture
-def desk(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """`desk(nodes)` is the editor of a gateway with that flow."""
-    opened: list[Desk] = []
-    gateways: list[Any] = []
-
-    def start(nodes: list[dict[str, Any]], **options: Any) -> Desk:
-        gateway = editing(tmp_path, nodes, **options)
-        opened.append(Desk(browser, gateway.__enter__()))
-        gateways.append(gateway)
-        return opened[0]
-
-    yield start
-    for item in opened:
-        item.context.close()
-    for gateway in gateways:
-        gateway.__exit__(None, None, None)
-    for item in opened:
-        assert item.wrong == []
 
 
 def test_drag_wire_deploy_press_and_see(desk: Any) -> None:
@@ -314,47 +158,6 @@ def test_deploy_that_is_refused_says_why(desk: Any) -> None:
     at.expected("400")
 
 
-def test_second_tab_is_told_of_the_first_ones_deploy(browser: Any, desk: Any) -> None:
-    first = desk(inject_to_debug()).open()
-    second = Desk(browser, first.gateway).open()
-    try:
-        for at, name in ((second, "mine"), (first, "theirs")):
-            at.page.evaluate(
-                "name => { const n = RED.nodes.node('show'); n.name = name; n.changed = true; n.dirty = true; "
-                "RED.nodes.dirty(true); RED.view.redraw() }",
-                name,
-            )
-        first.deploy()
-        second.notice("have been updated")
-        second.shot("another-deploy-came-first")
-        second.page.evaluate("() => RED.nodes.version('of an hour ago')")
-        second.page.click(DEPLOY)
-        second.page.locator(
-            ".red-ui-notification button:has-text('Overwrite'), button:has-text('Merge')"
-        ).first.wait_for()
-        second.shot("conflict")
-        second.expected("409")
-    finally:
-        second.context.close()
-
-
-def test_reader_logs_in_and_cannot_deploy(desk: Any) -> None:
-    at = desk(inject_to_debug(), users={"reader": "read", "writer": "*"})
-    page = at.page
-    page.goto(at.gateway.url)
-    page.fill("#node-dialog-login-username", "reader")
-    page.fill("#node-dialog-login-password", PASSWORD)
-    at.shot("login")
-    page.click("#node-dialog-login-submit")
-    page.wait_for_selector(".red-ui-flow-node")
-    page.locator(f".red-ui-deploy-button-group.readOnly {DEPLOY}.disabled").wait_for()
-    at.shot("reader")
-    token = at.gateway.login("reader")
-    assert at.gateway.deploy([], token=token).status == 401
-    assert at.gateway.ask("POST", "/inject/press", token=token).status == 401
-    at.expected("401")
-
-
 def test_secrets_of_a_broker_do_not_come_back(desk: Any) -> None:
     nodes = [TAB, {"id": "b", "type": "mqtt-broker", "name": "b", "broker": "127.0.0.1", "port": "1"}]
     at = desk(nodes).open()
@@ -382,6 +185,32 @@ def test_code_and_json_editors_open_under_the_content_policy(desk: Any) -> None:
     at.page.wait_for_selector(".monaco-editor .view-line")
     at.shot("text-editor")
     at.done()
+
+
+def test_subflow_shows_what_flows_in_it_and_leads_to_what_fails(desk: Any) -> None:
+    press, show = inject_to_debug()[1:]
+    nodes = [
+        TAB,
+        {**press, "wires": [["one", "two"]]},
+        {"id": "sub", "type": "subflow", "name": "Sub", "in": [{"x": 40, "y": 100, "wires": [{"id": "parse"}]}], "out": []},
+        {"id": "one", "type": "subflow:sub", "z": "tab", "name": "", "x": 340, "y": 60, "wires": []},
+        {"id": "two", "type": "subflow:sub", "z": "tab", "name": "", "x": 340, "y": 140, "wires": []},
+        {"id": "parse", "type": "json", "z": "sub", "name": "to objects", "property": "payload", "action": "obj",
+         "pretty": False, "x": 200, "y": 100, "wires": [["show"]]},
+        {**show, "z": "sub"},
+    ]  # fmt: skip
+    at = desk(nodes).open()
+    page = at.page
+    page.locator("[id='press'] .red-ui-flow-node-button-button").click()
+    for instance in ("one", "two"):
+        at.badge(instance, "1 error")
+    failed = page.locator(".red-ui-debug-msg-level-20", has_text="not JSON")
+    failed.first.wait_for()
+    at.shot("subflow-instances")
+    failed.first.locator(".red-ui-debug-msg-name").hover()
+    page.locator(".red-ui-popover a", has_text="to objects").click()
+    at.badge("parse", "2 errors")
+    at.shot("subflow-inside")
 
 
 def test_flow_stops_and_starts(desk: Any) -> None:

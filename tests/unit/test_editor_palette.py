@@ -48,6 +48,7 @@ def registry() -> dict[str, NodeSpec]:
         path: str = config("payload", help="where", types=("msg",))
         meter: str = config(help="whose", reference="editor meter")
         rules: list[dict[str, Any]] = config([], help="what to do")
+        names: list[str] = config(["payload"], help="of what")
         code: str = config("", help="the program", code="python")
         maybe: float | None = config(None, help="or not", advanced=True)
         outputs: int = config(1, help="how many", low=1, high=9)
@@ -197,7 +198,7 @@ def test_kinds_of_fields(palette: Palette) -> None:
     spec = call_of(palette.html("voltflow/editor-gauge"), "register")
     assert {field["name"]: field["kind"] for field in spec["fields"]} == {
         "limit": "number", "count_ms": "number", "retain": "bool", "mode": "choice", "level": "choice", "value": "typed",
-        "valueType": "type", "path": "property", "meter": "reference", "rules": "json", "code": "code",
+        "valueType": "type", "path": "property", "meter": "reference", "rules": "json", "names": "json", "code": "code",
         "maybe": "number", "outputs": "number",
     }  # fmt: skip
 
@@ -216,6 +217,7 @@ def test_a_number_tells_its_range_unit_and_default(palette: Palette) -> None:
     assert '<label for="node-input-count_ms">Count</label>' in form
     assert '<span class="voltflow-unit">°C</span>' in form
     assert "upper limit; -40 … 150 °C; default 55" in form
+    assert "of what; default [&quot;payload&quot;]" in form
 
 
 def test_form_has_an_input_for_each_field_under_the_id_the_editor_looks_for(palette: Palette) -> None:
@@ -223,7 +225,7 @@ def test_form_has_an_input_for_each_field_under_the_id_the_editor_looks_for(pale
     assert ids == [
         "node-input-name", "node-input-limit", "node-input-count_ms", "node-input-retain", "node-input-mode",
         "node-input-level", "node-input-value", "node-input-valueType", "node-input-path", "node-input-meter",
-        "node-input-rules-json", "node-input-code", "node-input-code-editor", "node-input-outputs", "node-input-maybe",
+        "node-input-rules-json", "node-input-names-json", "node-input-code", "node-input-code-editor", "node-input-outputs", "node-input-maybe",
     ]  # fmt: skip
 
 

@@ -1,0 +1,57 @@
+"""Chromium, and the editor of a gateway in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import do_without
+from tests.e2e.desk import Desk
+from tests.editors import editing, need_files
+from tests.servers import Missing
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'voltflow[test]'")
+
+
+def _chromium() -> str:
+    """Where the browser is; Missing where it is not, or the editor's files are not."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        raise Missing("chromium is not here: sudo apt-get install chromium")
+    need_files()
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    try:
+        chromium = _chromium()
+    except Missing as reason:
+        do_without(reason)
+    with playwright.sync_playwright() as api:
+        started = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def desk(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """`desk(nodes)` is the editor of a gateway with that flow; `desk(of=another)` one more window of the same gateway."""
+    opened: list[Desk] = []
+    with ExitStack() as stack:
+
+        def start(nodes: list[dict[str, Any]] | None = None, of: Desk | None = None, **options: Any) -> Desk:
+            gateway = of.gateway if of else stack.enter_context(editing(tmp_path, nodes or [], **options))
+            made = Desk(browser, gateway)
+            stack.callback(made.context.close)
+            opened.append(made)
+            return made
+
+        yield start
+    for item in opened:
+        assert item.wrong == []
