@@ -16,6 +16,10 @@ _FOREVER: Final = "public, max-age=31536000, immutable"
 """For addresses that change with the content."""
 _ASK: Final = "no-cache"
 """For others: browsers ask whether it has changed."""
+_A_DAY: Final = "public, max-age=86400"
+"""For pictures and fonts under addresses that stay: dozens are on a page, and to ask for each takes longer than all else."""
+_PICTURES: Final = ("image/", "font/")
+LANGUAGE: Final = "en-US"
 _CATALOGS: Final = {
     "editor": "editor-client/locales/en-US/editor.json",
     "jsonata": "editor-client/locales/en-US/jsonata.json",
@@ -79,7 +83,9 @@ class Page:
         return f"{path}?v={self._files.buster}"
 
     def locale(self, request: Request, name: str) -> Any:
-        """The editor's texts; there is one language, whichever is asked for."""
+        """The editor's texts in the one language there is; the editor asks for it beside any other."""
+        if request.query.get("lng", LANGUAGE) != LANGUAGE:
+            return {}
         stored = self._files.find(_CATALOGS.get(name.removesuffix(".json").rstrip("/"), ""))
         return {} if stored is None else self._send(request, stored)
 
@@ -93,12 +99,17 @@ class Page:
     def _file(self, request: Request, path: str) -> Reply:
         return self._send(request, self._files.find(path))
 
+    def _keep(self, request: Request, stored: Stored) -> str:
+        if request.query.get("v") == self._files.buster:
+            return _FOREVER
+        return _A_DAY if stored.media.startswith(_PICTURES) else _ASK
+
     def _send(self, request: Request, stored: Stored | None) -> Reply:
         if stored is None:
             raise EditorError(404, "not_found", "there is no such file")
         headers = {
             "ETag": stored.tag,
-            "Cache-Control": _FOREVER if request.query.get("v") == self._files.buster else _ASK,
+            "Cache-Control": self._keep(request, stored),
             "Vary": "Accept-Encoding",
         }
         if request.header("If-None-Match") == stored.tag:

@@ -93,10 +93,13 @@ def test_content_policy_is_the_editors_own_and_only_its(gateway: Gateway) -> Non
 
 
 def test_texts_and_icons(gateway: Gateway) -> None:
-    assert gateway.get("/locales/node-red?lng=de")["inject"]["inject"] == "inject"
+    for query in ("", "?lng=en-US"):
+        assert gateway.get(f"/locales/node-red{query}")["inject"]["inject"] == "inject"
+    assert gateway.get("/locales/node-red?lng=de") == {}
     assert gateway.get("/locales/nobody") == {}
     svg = gateway.ask("GET", "/icons/node-red/inject.svg")
     assert svg.headers["content-type"] == "image/svg+xml; charset=utf-8"
+    assert svg.headers["cache-control"] == "public, max-age=86400"
     unknown = gateway.ask("GET", "/icons/elsewhere/nothing.png")
     assert unknown.body == gateway.ask("GET", "/icons/node-red/arrow-in.svg").body
 
