@@ -14,6 +14,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from voltflow.flow.properties import UNDEFINED, plain
 from voltflow.node import Node
 from voltflow.nodelib.loose import as_text
@@ -84,17 +86,35 @@ def _cut(text: str) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_bounded(value, 0), ensure_ascii=False, separators=(",", ":"))
+    bounded = _bounded(value, 0)
+    try:
+        return msgspec.json.encode(bounded).decode()
+    except (OverflowError, TypeError):  # a number of more than 64 bits, a class made from one of JSON's
+        return json.dumps(bounded, ensure_ascii=False, separators=(",", ":"))
+
+
+def _as_it_is(value: Any) -> bool:
+    """Whether nothing has to be done for a value. Of most messages that is all there is, and at full speed it counts."""
+    return (
+        value is None
+        or isinstance(value, int)
+        or (isinstance(value, float) and math.isfinite(value))
+        or (isinstance(value, str) and len(value) <= LIMIT and value.isascii())
+    )
+
+
+def _name(key: Any) -> str:
+    return key if isinstance(key, str) and _as_it_is(key) else _cut(str(key))
 
 
 def _bounded(value: Any, depth: int) -> Any:
     """JSON's values, long and strange ones marked as the sidebar knows them (`__enc__`)."""
-    if value is None or isinstance(value, int):
+    if _as_it_is(value):
         return value
     if isinstance(value, str):
         return _cut(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else {"__enc__": True, "type": "number", "data": as_text(value)}
+        return {"__enc__": True, "type": "number", "data": as_text(value)}
     if isinstance(value, bytes | bytearray):
         return {"type": "Buffer", "data": list(value[:LIMIT]), "__enc__": True, "length": len(value)}
     if value is UNDEFINED:
@@ -102,9 +122,12 @@ def _bounded(value: Any, depth: int) -> Any:
     if depth >= DEPTH:
         return _short.repr(value)[:LIMIT]
     if isinstance(value, Mapping):
-        return {_cut(str(name)): _bounded(item, depth + 1) for name, item in value.items()}
+        return {
+            _name(name): item if _as_it_is(item) else _bounded(item, depth + 1)
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        items = [_bounded(item, depth + 1) for item in value[:LIMIT]]
+        items = [item if _as_it_is(item) else _bounded(item, depth + 1) for item in value[:LIMIT]]
         return (
             items
             if len(value) <= LIMIT

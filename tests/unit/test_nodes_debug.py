@@ -213,3 +213,20 @@ def test_debug_in_a_running_flow() -> None:
             assert heard == [("debug", "1"), ("debug", "two")]
 
     asyncio.run(scenario())
+
+
+def test_the_last_messages_are_remembered_and_of_a_flood_the_newest() -> None:
+    node = debug()
+
+    async def scenario() -> None:
+        await node.start(Context({}, {}, "gw", "rev", Path()))
+        for number in range(3):
+            await node.write([Msg("t", number)])
+        assert [item["payload"] for item in node.status()["recent"]] == ["0", "1", "2"]
+        for number in range(1000):
+            await node.write([Msg("t", [number, place]) for place in range(150)])
+
+    asyncio.run(scenario())
+    assert [item["payload"] for item in node.status()["recent"]] == [
+        f"[999,{place}]" for place in range(50, 150)
+    ]

@@ -58,6 +58,8 @@ class Debug(Sink):
 
     def __post_init__(self) -> None:
         self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self._newest: list[Msg] = []
+        self._texts = Allowance(RECENT)
         try:
             if self.targetType == "jsonata":
                 expression(self.complete)
@@ -78,13 +80,11 @@ class Debug(Sink):
 
     async def write(self, msgs: list[Msg]) -> None:
         self.count += len(msgs)
-        looked_at = msgs if self.console else msgs[-RECENT:] if self.active else []
-        for msg in looked_at:
-            text = self._text(msg)
-            if self.active:
-                self.recent.append({"topic": msg.topic, "received_ms": msg.received_ms, "payload": text})
-            if self.console:
-                log.info("%s: %s %s", self.label, msg.topic, text)
+        if self.active:
+            self._remember(msgs[-RECENT:])
+        if self.console:
+            for msg in msgs:
+                log.info("%s: %s %s", self.label, msg.topic, self._text(msg))
         if self.active and self.tosidebar and self._events.heard:
             allowed = self._allowance.take(len(msgs))
             self.not_told += len(msgs) - allowed
@@ -95,6 +95,15 @@ class Debug(Sink):
 
     # -- /api/flow and the log ------------------------------------------------------------------------------------
 
+    def _remember(self, msgs: list[Msg]) -> None:
+        """The texts of a batch are made when the next one comes, or when somebody asks: of a flood most are never made."""
+        spare = len(self._newest) - self._texts.take(len(self._newest))
+        self.recent += map(self._described, self._newest[spare:])
+        self._newest = msgs
+
+    def _described(self, msg: Msg) -> dict[str, Any]:
+        return {"topic": msg.topic, "received_ms": msg.received_ms, "payload": self._text(msg)}
+
     def _text(self, msg: Msg) -> str:
         value = msg.payload if self._value is None else _of(self._value, msg)
         try:
@@ -103,7 +112,8 @@ class Debug(Sink):
             return _short.repr(value)[:TEXT_LIMIT]
 
     def status(self) -> dict[str, Any]:
-        return {"active": self.active, "recent": list(self.recent), "not_told": self.not_told}
+        recent = [*self.recent, *map(self._described, self._newest)][-RECENT:]
+        return {"active": self.active, "recent": recent, "not_told": self.not_told}
 
     # -- the sidebar ----------------------------------------------------------------------------------------------
 
