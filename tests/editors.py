@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -47,6 +48,14 @@ def inject_to_debug(payload: str = "hello", debug_name: str = "show") -> list[di
          "tostatus": False, "complete": "payload", "targetType": "msg", "statusVal": "", "statusType": "auto", "x": 360,
          "y": 100, "wires": []},
     ]  # fmt: skip
+
+
+def chromium() -> str:
+    """Where the browser is; Missing where there is none."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        raise Missing("chromium is not here: sudo apt-get install chromium")
+    return found
 
 
 def need_files() -> None:

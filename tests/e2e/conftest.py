@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,29 +11,21 @@ import pytest
 
 from tests.conftest import do_without
 from tests.e2e.desk import Desk
-from tests.editors import editing, need_files
+from tests.editors import chromium, editing, need_files
 from tests.servers import Missing
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'voltflow[test]'")
 
 
-def _chromium() -> str:
-    """Where the browser is; Missing where it is not, or the editor's files are not."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        raise Missing("chromium is not here: sudo apt-get install chromium")
-    need_files()
-    return found
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     try:
-        chromium = _chromium()
+        path = chromium()
+        need_files()
     except Missing as reason:
         do_without(reason)
     with playwright.sync_playwright() as api:
-        started = api.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        started = api.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield started
         started.close()
 
