@@ -74,7 +74,7 @@ class Page:
             "asset": {
                 "red": "red/red.min.js",
                 "main": "red/main.min.js",
-                "vendorMonaco": "vendor/monaco/monaco-bootstrap.js",
+                "vendorMonaco": "voltflow/monaco.js",
             },
             "themes": [],
         }

@@ -127,6 +127,10 @@ class Desk:
         self.page.wait_for_function("() => $('.red-ui-tray').last()[0]?.style.right === '0px'")
         self.still()
 
+    def text_editor(self) -> None:
+        """Wait until it has come, which is after the page; a dialog that is opened before gets a plain one."""
+        self.page.wait_for_function("() => window.monaco")
+
     def done(self) -> None:
         self.page.click("#node-dialog-ok")
         self.page.wait_for_selector("#node-dialog-ok", state="detached")

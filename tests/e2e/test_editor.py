@@ -127,6 +127,7 @@ def test_every_dialog_opens_and_saves_what_was_there(desk: Any) -> None:
              for at, type in enumerate(types)]  # fmt: skip
     at = desk([TAB]).open()
     at.page.evaluate("nodes => RED.nodes.import(nodes)", nodes)
+    at.text_editor()
     for node in nodes:
         at.edit(node["id"])
         if node["type"] == "python":
@@ -181,10 +182,41 @@ def test_code_and_json_editors_open_under_the_content_policy(desk: Any) -> None:
          "syntax": "mustache", "template": "{{payload}}", "output": "str", "x": 200, "y": 100, "wires": [[]]},
     ]  # fmt: skip
     at = desk(nodes).open()
+    at.text_editor()
     at.edit("t")
     at.page.wait_for_selector(".monaco-editor .view-line")
     at.shot("text-editor")
     at.done()
+
+
+def test_dialog_that_is_opened_before_the_text_editor_has_come_has_a_plain_one(desk: Any) -> None:
+    at = desk(
+        [
+            TAB,
+            {
+                "id": "p",
+                "type": "python",
+                "z": "tab",
+                "name": "",
+                "func": "return msg",
+                "x": 200,
+                "y": 100,
+                "wires": [],
+            },
+        ]
+    )
+    at.context.route("**/monaco/dist/editor.js", lambda route: route.abort())
+    at.open()
+    page = at.page
+    at.edit("p")
+    plain = page.locator("#node-input-func-editor textarea")
+    assert plain.input_value() == "return msg"
+    plain.fill("return None")
+    at.shot("plain-text-editor")
+    at.done()
+    at.deploy()
+    assert at.stored()["p"]["func"] == "return None"
+    at.expected("ERR_FAILED")
 
 
 def test_subflow_shows_what_flows_in_it_and_leads_to_what_fails(desk: Any) -> None:
