@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -57,6 +57,12 @@ class Msg(msgspec.Struct, gc=False):
             self.props if props is ... else props,
             self.origin or self,
         )
+
+
+def share_props(msgs: Sequence[Msg]) -> bool:
+    """Whether all have the very same properties, as what a source gives mostly has: then looking at one is enough."""
+    props = msgs[0].props if msgs else None
+    return not [msg for msg in msgs if msg.props is not props]
 
 
 _numbers = itertools.count(1)

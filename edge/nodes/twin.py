@@ -52,7 +52,11 @@ class Twin(Transform):
     def process(self, msgs: list[Msg]) -> list[Msg]:
         items = telemetry_of(msgs)
         twins = [self._twin_of(msg) for msg in msgs]
-        again = [row for row, msg in enumerate(msgs) if msg.props and self._is_again(msg, twins[row])]
+        again = [
+            row
+            for row, msg in enumerate(msgs)
+            if msg.props and DUPLICATE in msg.props and self._is_again(msg, twins[row])
+        ]
         outputs = self._run(twins, items, again)
         estimates = _estimates(outputs)
         sessions = _sessions(outputs)

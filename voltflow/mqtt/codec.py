@@ -52,11 +52,15 @@ def reason_text(code: int) -> str:
     return f"{code:#x} ({REASONS[code]})" if code in REASONS else f"{code:#x}"
 
 
-def publish_packet(flags: int, topic: str, mid: int, payload: bytes, v5: bool) -> bytes:
-    """A PUBLISH packet (MQTT 5, 3.3); `flags` is the first byte, `mid` is 0 at QoS 0."""
+NO_PROPERTIES = b"\x00"
+"""The properties of a PUBLISH of MQTT 5 that has none."""
+
+
+def publish_packet(flags: int, topic: str, mid: int, payload: bytes, properties: bytes) -> bytes:
+    """A PUBLISH packet (MQTT 5, 3.3); `flags` is the first byte, `mid` is 0 at QoS 0, `properties` with their length
+    (empty at 3.1.1)."""
     encoded = _length_and_topic(topic)
     identifier = mid.to_bytes(2) if mid else b""
-    properties = b"\x00" if v5 else b""
     length = varint(len(encoded) + len(identifier) + len(properties) + len(payload))
     return b"%c%b%b%b%b%b" % (flags, length, encoded, identifier, properties, payload)
 

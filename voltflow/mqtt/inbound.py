@@ -10,6 +10,7 @@ from typing import Any
 from voltflow.clock import receive_clock
 from voltflow.message import Msg
 from voltflow.mqtt.codec import matches, overlap
+from voltflow.mqtt.properties import PLAIN, told
 from voltflow.mqtt.writer import Writer
 
 Delivery = tuple[int, int]
@@ -150,35 +151,34 @@ class Inbound:
         if qos:
             mid = packet[start] << 8 | packet[start + 1]
             start += 2
-        props: dict[str, Any] | None = None
+        properties: dict[str, Any] | None = None
         if self._parse is None:
             payload = packet[start:]
         elif packet[start]:
-            props, payload = self._parse(packet[start:])
+            properties, payload = self._parse(packet[start:])
         else:
             payload = packet[start + 1 :]
-        if (props is not None or self._newest) and self._is_copy(topic, payload, qos, props):
+        if (properties is not None or self._newest) and self._is_copy(topic, payload, qos, properties):
             self._drop(mid, qos)
             return
-        if header & 1:
-            props = {**(props or {}), "retain": True}
         self.received += 1
         if not receivers:
             self.unrouted += 1
             self._drop(mid, qos)
             return
         delivery = self._owed(mid, qos, len(receivers)) if qos else None
-        msg = Msg(topic, payload, None, receive_clock.now_ms(), props or None)
+        props = told(header, properties) if properties else PLAIN[header & 7]
+        msg = Msg(topic, payload, None, receive_clock.now_ms(), props)
         for receiver in receivers:
             receiver(msg, delivery)
 
-    def _is_copy(self, topic: str, payload: bytes, qos: int, props: dict[str, Any] | None) -> bool:
+    def _is_copy(self, topic: str, payload: bytes, qos: int, properties: dict[str, Any] | None) -> bool:
         """Whether this is the message that came last, once more for another subscription.
 
         A broker may send a message once for each subscription it belongs to (MQTT 5, 3.3.4; mosquitto 2.0 does): one
         after the other, unlike the same message published again, which begins with one that was had before.
         """
-        identifiers = props and props.pop("subscription_identifier", None)
+        identifiers = properties and properties.pop("subscription_identifier", None)
         newest = self._newest.pop(qos > 0, None)
         if not identifiers:
             return False

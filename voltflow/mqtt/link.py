@@ -24,7 +24,7 @@ import gmqtt
 
 from voltflow.backoff import Backoff
 from voltflow.message import Msg
-from voltflow.mqtt.codec import DISCONNECT_WITH_WILL, reason_text
+from voltflow.mqtt.codec import DISCONNECT_WITH_WILL, NO_PROPERTIES, reason_text
 from voltflow.mqtt.connection import Connection, MqttError, Version
 from voltflow.mqtt.inbound import Delivery, Inbound, Receiver
 from voltflow.mqtt.options import MqttOptions, Publication, tls_context
@@ -467,6 +467,7 @@ class MqttLink:
         *,
         qos: int = 1,
         retain: bool = False,
+        properties: bytes = NO_PROPERTIES,
         needs_subscriber: bool = False,
         patient: bool = False,
     ) -> asyncio.Future[None]:
@@ -476,8 +477,14 @@ class MqttLink:
         cancel the future to give up (`asyncio.timeout` around `await` does): what was not sent yet is withdrawn. What
         was sent may arrive. QoS 0 is dropped and counted. With `needs_subscriber` a message that the broker took
         although nobody subscribes to it counts as refused, with reason code NO_SUBSCRIBER; with `patient` only in the
-        first minute after a reconnect, where there were subscribers before.
+        first minute after a reconnect, where there were subscribers before. A broker of MQTT 3.1.1 gets no `properties`
+        (`voltflow.mqtt.properties`).
         """
         return self._outbound.publish_batch(
-            items, qos, retain, needs_subscriber=needs_subscriber, patient=patient
+            items,
+            qos,
+            retain,
+            properties=properties,
+            needs_subscriber=needs_subscriber,
+            patient=patient,
         )

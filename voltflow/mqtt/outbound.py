@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from voltflow.mqtt.codec import (
     CLOSED_ON_IT,
     DUP,
+    NO_PROPERTIES,
     NO_SUBSCRIBER,
     PACKET_TOO_LARGE,
     PUBCOMP,
@@ -56,12 +57,20 @@ class LinkClosed(Exception):
 
 
 class _Batch:
-    """Counts down the confirmations of messages published together."""
+    """Counts down the confirmations of messages published together, with the same properties."""
 
-    __slots__ = ("future", "needs_subscriber", "patient", "refused", "remaining")
+    __slots__ = ("future", "needs_subscriber", "patient", "properties", "refused", "remaining")
 
-    def __init__(self, size: int, *, needs_subscriber: bool = False, patient: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        properties: bytes = NO_PROPERTIES,
+        *,
+        needs_subscriber: bool = False,
+        patient: bool = False,
+    ) -> None:
         self.remaining = size
+        self.properties = properties
         self.needs_subscriber = needs_subscriber
         self.patient = patient
         self.refused: list[tuple[int, int]] = []
@@ -144,15 +153,16 @@ class Outbound:
         qos: int,
         retain: bool,
         *,
+        properties: bytes = NO_PROPERTIES,
         needs_subscriber: bool = False,
         patient: bool = False,
     ) -> asyncio.Future[None]:
-        batch = _Batch(len(items), needs_subscriber=needs_subscriber, patient=patient)
+        batch = _Batch(len(items), properties, needs_subscriber=needs_subscriber, patient=patient)
         if not items:
             batch.future.set_result(None)
             return batch.future
         if qos == 0:
-            self._publish_qos0(items, retain)
+            self._publish_qos0(items, retain, properties)
             batch.future.set_result(None)
             return batch.future
         if self._closed:
@@ -166,13 +176,13 @@ class Outbound:
         self._pump()
         return batch.future
 
-    def _publish_qos0(self, items: Sequence[tuple[str, bytes]], retain: bool) -> None:
+    def _publish_qos0(self, items: Sequence[tuple[str, bytes]], retain: bool, properties: bytes) -> None:
         if not self._up:
             self.dropped_offline_qos0 += len(items)
             return
-        flags, v5 = PUBLISH | retain, self._v5
+        flags, sent = PUBLISH | retain, properties if self._v5 else b""
         self._writer.packets.extend(
-            [publish_packet(flags, topic, 0, payload, v5) for topic, payload in items]
+            [publish_packet(flags, topic, 0, payload, sent) for topic, payload in items]
         )
         self._writer.schedule()
 
@@ -286,7 +296,7 @@ class Outbound:
         self._head, self._strikes = None, 0
 
     def _give_up(self, message: _Message) -> None:
-        size_bytes = len(publish_packet(message.flags, message.topic, message.mid, message.payload, self._v5))
+        size_bytes = len(self._packet(message))
         log.error("%s: the broker closed the connection %d times on a message of %d bytes to %s: it is given up",
                   self._name, self._strikes, size_bytes, message.topic)  # fmt: skip
         self.acquit()
@@ -309,7 +319,9 @@ class Outbound:
         while queue and len(inflight) < window:
             entry = queue.popleft()
             mid = self.new_mid()
-            packet = publish_packet(entry.flags, entry.topic, mid, entry.payload, v5)
+            packet = publish_packet(
+                entry.flags, entry.topic, mid, entry.payload, entry.batch.properties if v5 else b""
+            )
             if len(packet) > largest:  # MQTT 5, 3.2.2.3.6: it must not be sent
                 entry.batch.settle(entry.index, PACKET_TOO_LARGE)
                 continue
@@ -332,7 +344,7 @@ class Outbound:
             if entry.released:
                 packets.append(b"\x62\x02" + entry.mid.to_bytes(2))
                 continue
-            packet = publish_packet(entry.flags, entry.topic, entry.mid, entry.payload, self._v5)
+            packet = self._packet(entry)
             if len(packet) > self.max_packet_bytes:
                 del inflight[entry.mid]
                 entry.batch.settle(entry.index, PACKET_TOO_LARGE)
@@ -341,6 +353,11 @@ class Outbound:
             self.published += 1
         self._writer.schedule()
         return not resend
+
+    def _packet(self, sent: _Message) -> bytes:
+        """As it was sent, or is sent again, over this connection."""
+        properties = sent.batch.properties if self._v5 else b""
+        return publish_packet(sent.flags, sent.topic, sent.mid, sent.payload, properties)
 
     def new_mid(self) -> int:
         """A packet identifier that nothing under way has."""

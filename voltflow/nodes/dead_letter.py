@@ -13,8 +13,8 @@ from voltflow import topics
 from voltflow.engine.network_sink import REPLAYED, NetworkSink
 from voltflow.message import Key, Msg, encode_payload
 from voltflow.node import Context, DeadLetterSink, Failure, config, node
+from voltflow.nodelib.mqtt_publisher import Publisher, link_trouble
 from voltflow.nodes.mqtt_broker import MqttBroker
-from voltflow.nodes.mqtt_out import Publisher, link_trouble
 from voltflow.telemetry import Count, Dead, Name
 
 log = logging.getLogger(__name__)

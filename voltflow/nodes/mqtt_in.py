@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-import msgspec
-
-from voltflow.message import Msg
+from voltflow.message import Msg, share_props
 from voltflow.mqtt.codec import check_filter
 from voltflow.mqtt.link import Delivery, MqttLink
 from voltflow.node import ConfigError, Context, Emit, Ports, SinkUnavailable, Source, Worker, config, node
+from voltflow.nodelib.mqtt_payload import decoder_of
 from voltflow.nodelib.mqtt_subscriptions import DATATYPES, Subscription, Subscriptions
 from voltflow.nodes.mqtt_broker import MqttBroker
 
@@ -47,6 +44,10 @@ class MqttIn(Source, Worker):
     sent with QoS 1 or 2; the broker sends it again. At QoS 0 a crash loses what was under way. A shared subscription
     (`$share/group/filter`) splits the messages over several bridges.
 
+    `msg.qos` and `msg.retain` say how it came; what a publisher of MQTT 5 says beside it is in `msg.responseTopic`,
+    `correlationData`, `contentType`, `userProperties`, `messageExpiryInterval` and `payloadFormatIndicator`, from where
+    `mqtt out` takes it.
+
     With dynamic subscription it has an input, and messages to it say by `msg.action` what to do: `subscribe` and
     `unsubscribe` with `msg.topic` (a topic filter, an object with `topic`, `qos`, `datatype`, or a list of them; to
     unsubscribe from all, `true`), `getSubscriptions`, which gives them out, `disconnect` and `connect`, which are for all that use
@@ -63,7 +64,7 @@ class MqttIn(Source, Worker):
     datatype: str = config(
         "auto-detect",
         help="what the payload becomes: bytes, text, parsed JSON, base64 text; auto is text, or bytes where it is "
-        "none; auto-detect tries JSON before",
+        "none; auto-detect tries JSON before; both believe msg.contentType and msg.payloadFormatIndicator",
         choices=DATATYPES,
     )
     broker: str = config(help="the broker", reference="mqtt-broker")
@@ -194,10 +195,15 @@ class MqttIn(Source, Worker):
             self._in_flow -= len(batch)
 
     def process(self, msgs: list[Msg]) -> list[Msg] | Ports:
-        if self.inputs:
-            return [_decoded(msg, msg.datatype if isinstance(msg, _Typed) else self.datatype) for msg in msgs]
-        decode = _DECODERS[self.datatype]
-        return msgs if decode is None else [msg.derive(payload=decode(msg.payload)) for msg in msgs]
+        if self.datatype == "buffer" and not self.inputs:
+            return msgs
+        if not self.inputs and msgs and share_props(msgs):
+            decode = decoder_of(self.datatype, msgs[0].props)
+            return [msg.derive(payload=decode(msg.payload)) for msg in msgs]
+        return [msg.derive(payload=decoder_of(self._datatype(msg), msg.props)(msg.payload)) for msg in msgs]
+
+    def _datatype(self, msg: Msg) -> str:
+        return (isinstance(msg, _Typed) and msg.datatype) or self.datatype
 
     async def work(self, msgs: list[Msg]) -> list[Msg]:
         if self._retired:  # the node that takes its place has its subscriptions already
@@ -214,36 +220,3 @@ class MqttIn(Source, Worker):
     def status(self) -> dict[str, Any]:
         return {"topic": ", ".join(self._dynamic.topics) if self.inputs else self.topic, "dropped_qos0": self.dropped_qos0, "in_flow": self._in_flow,
                 "failed_batches": self.failed_batches}  # fmt: skip
-
-
-def _decoded(msg: Msg, datatype: str) -> Msg:
-    decode = _DECODERS[datatype]
-    return msg.derive(payload=msg.payload if decode is None else decode(msg.payload))
-
-
-def _auto(data: bytes) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _text(data)
-
-
-def _text(data: bytes) -> str | bytes:
-    """What is no UTF-8, or has characters that only steer, is no text, as Node-RED sees it."""
-    try:
-        return data if _STEERING.search(data) else data.decode()
-    except UnicodeDecodeError:
-        return data
-
-
-_STEERING = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-
-
-_DECODERS: dict[str, Callable[[bytes], Any] | None] = {
-    "buffer": None,
-    "auto-detect": _auto,
-    "auto": _text,
-    "utf8": bytes.decode,
-    "json": msgspec.json.decode,
-    "base64": lambda data: base64.b64encode(data).decode(),
-}

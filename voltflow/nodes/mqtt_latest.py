@@ -12,10 +12,13 @@ from voltflow.backoff import Backoff
 from voltflow.message import Msg, encode_payload
 from voltflow.mqtt.codec import check_topic
 from voltflow.node import Context, Node, Rejected, Sink, SinkUnavailable, config, node
+from voltflow.nodelib.mqtt_publisher import Publisher
+from voltflow.nodelib.mqtt_publishing import How
 from voltflow.nodes.mqtt_broker import MqttBroker
-from voltflow.nodes.mqtt_out import Publisher
 
 log = logging.getLogger(__name__)
+
+RETAINED = How(retain=True)
 
 
 @node("mqtt latest", category="network", color="#d8bfd8", icon="bridge.svg")
@@ -37,7 +40,7 @@ class MqttLatest(Sink):
 
     async def start(self, ctx: Context) -> None:
         link = await ctx.config_node(self.broker, MqttBroker).open_sender()
-        self._publisher = Publisher(link, self._item, retain=True, patient=False)
+        self._publisher = Publisher(link, self._item, how_of=lambda _: RETAINED, patient=False)
         self._waiting: dict[str, Msg] = {}
         self._sending: dict[str, Msg] = {}
         self._last: dict[str, int] = {}
