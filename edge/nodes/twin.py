@@ -13,6 +13,7 @@ from edge.twin import FLEET_LIMIT, PackTwin, TwinStore
 from voltflow import topics
 from voltflow.battery.twin_states import INPUTS, Outputs
 from voltflow.message import Msg
+from voltflow.mqtt.properties import not_sent_with
 from voltflow.node import Context, Transform, config, node
 from voltflow.sequence import DUPLICATE
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
@@ -114,7 +115,10 @@ class Twin(Transform):
             skew_ms=None if twin.skew_ms is None else round(twin.skew_ms),
         )  # fmt: skip
         topic = topics.TWIN.of(twin.fleet, twin.pack)
-        return msg.derive(topic=topic, payload=Reading(result, twin.slot, outputs, row))
+        # a statement of ours: how long the device's own is of use, and what kind it is, is not said of it
+        return msg.derive(
+            topic=topic, payload=Reading(result, twin.slot, outputs, row), props=not_sent_with(msg.props)
+        )
 
     def status(self) -> dict[str, Any]:
         store = self._store

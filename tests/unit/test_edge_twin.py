@@ -145,6 +145,15 @@ def test_a_duplicate_of_a_pack_the_estimator_does_not_know_is_its_first_message(
     assert reading.twin.estimate.soc_pct is None  # no nameplate yet
 
 
+def test_prediction_does_not_expire_with_the_telemetry(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    gateway.birth("depot/P1")
+    item = Telemetry("bms.telemetry/1", pack="P1", boot=1, seq=1, ts_ms=1_700_000_000_000)
+    sent_with = {"messageExpiryInterval": 60, "contentType": "application/cbor", "site": "depot"}
+    made = gateway.engine.nodes["twin"].node.process([Msg("ev/v1/depot/P1/telemetry", item, props=sent_with)])
+    assert [msg.props for msg in made] == [{"site": "depot"}]
+
+
 def test_skew_and_an_unknown_receive_time_are_passed_on(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path)
     ahead = [gateway.feed("depot/P1", ts_ms=ms + 250, received_ms=ms) for ms in (START_MS, START_MS + 1000)]

@@ -47,6 +47,17 @@ def told(flags: int, parsed: Mapping[str, list[Any]]) -> dict[str, Any]:
     return props
 
 
+def not_sent_with(props: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Without what a PUBLISH says: for a message that is a statement of its own, of another kind and use.
+
+    >>> not_sent_with({"messageExpiryInterval": 60, "site": "depot"})
+    {'site': 'depot'}
+    """
+    if props is None or PROPERTIES.isdisjoint(props):
+        return props
+    return {name: value for name, value in props.items() if name not in PROPERTIES}
+
+
 def _by_name(pairs: list[tuple[str, str]]) -> dict[str, str]:
     """What has a name several times is a list, as JSON."""
     found: dict[str, list[str]] = {}
