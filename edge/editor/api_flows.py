@@ -140,8 +140,10 @@ class Flows:
 
     def credentials(self, request: Request, type: str, id: str) -> dict[str, Any]:
         """What of a node's credentials may be shown; never a password."""
-        found: dict[str, Any] = self._loop.call(lambda: dict(self._store.credentials(type, id)))
-        return found
+        try:
+            return self._loop.call(lambda: self._store.credentials(type, id))
+        except LookupError as error:
+            raise EditorError(404, "not_found", str(error)) from None
 
 
 def _is_v2(request: Request) -> bool:

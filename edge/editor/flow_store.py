@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args
 
 from edge.editor.flow_files import FlowFiles, Notice, Pending, reason_of
 from edge.editor.trial import TRIAL_S
-from voltflow.admin.credentials import CompleteFlow, Credentials, cut, shown
+from voltflow.admin.credentials import CompleteFlow, Credentials, cut, is_asked_as, shown
 from voltflow.admin.flow_diff import changed_tabs
 from voltflow.admin.users import User, has_permission
 from voltflow.engine.engine import DeployError, Engine
@@ -66,8 +66,16 @@ class FlowStore:
         return self._flow.rev
 
     def credentials(self, type: str, id: str) -> dict[str, Any]:
-        """What may be shown of a node's credentials: texts, and `has_<name>` of passwords."""
-        return shown(type, self._flow.credentials.get(id, {}))
+        """What may be shown of a node's credentials: texts, and `has_<name>` of passwords; nothing of a node that is not there.
+
+        Raises LookupError where the node is of another type than who asks says.
+        """
+        found = next((raw for raw in self._flow.bare if raw["id"] == id), None)
+        if found is None:
+            return {}
+        if not is_asked_as(found["type"], type):
+            raise LookupError(f"node {id!r} is no {type!r}")
+        return shown(found["type"], self._flow.credentials.get(id, {}))
 
     @property
     def state(self) -> State:

@@ -270,6 +270,21 @@ def test_credentials_are_cut_out_and_only_told_of(gateway: Gateway) -> None:
     assert gateway.get("/flows") == [TAB, BROKER]
     assert gateway.get("/credentials/mqtt-broker/b") == {"user": "ann", "has_password": True}
     assert gateway.get("/credentials/mqtt-broker/nobody") == {}
+    for wrong in (
+        "inject",
+        "tls-config",
+        "debug",
+        "mqtt-out",
+        "mqtt%20out",
+        "subflow",
+        "subflow:b",
+        "tab",
+        "nothing",
+    ):
+        answer = gateway.ask("GET", f"/credentials/{wrong}/b")
+        assert (answer.status, answer.json()["code"]) == (404, "not_found"), wrong
+        assert b"s3cret" not in answer.body
+        assert gateway.get(f"/credentials/{wrong}/nobody") == {}
 
 
 OTHER = {**BROKER, "id": "c", "port": "2"}

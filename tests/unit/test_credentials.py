@@ -218,7 +218,8 @@ def test_the_error_of_a_secret_does_not_say_it() -> None:
 def test_what_the_editor_may_see() -> None:
     known = {"user": "ann", "password": "x"}
     assert shown("test vault", known) == {"user": "ann", "has_password": True}
-    assert shown("test-vault", {"password": "x"}) == {"user": "", "has_password": True}
+    assert shown("test vault", {"password": "x", "place": "x"}) == {"user": "", "has_password": True}
+    assert shown("debug", known) == {}, "it declares none of them"
     assert shown("test vault", {"user": "ann"}) == {"user": "ann", "has_password": False}
     assert shown("test vault", {}) == {}
     assert shown("nobody knows", known) == {}

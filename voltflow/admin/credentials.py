@@ -205,10 +205,8 @@ def _variable(item: Any, credentials: Mapping[str, Any]) -> Any:
 
 
 def shown(type: str, credentials: Mapping[str, Any]) -> dict[str, Any]:
-    """What the editor may see of a node's credentials: texts, and of passwords that there is one.
-
-    Blanks in the type may be written as `-`, as the editor does in addresses.
-    """
+    """What the editor may see of the credentials of a node of that type: texts that it declares, and of passwords that
+    there is one."""
     if type.partition(":")[0] == "subflow" or type in _WITH_ENV:
         return {f"has_{name}": True for name in credentials}
     if type == _GLOBAL:
@@ -218,20 +216,25 @@ def shown(type: str, credentials: Mapping[str, Any]) -> dict[str, Any]:
             if names
             else {}
         )
-    fields = next(
-        (fields_of(known) for known in REGISTRY if known.replace(" ", "-") == type.replace(" ", "-")), None
-    )
-    if not credentials or fields is None:
+    if not credentials:
         return {}
-    found: dict[str, Any] = {
-        name: value for name, value in credentials.items() if fields.get(name) != "password"
-    }
-    for name, kind in fields.items():
-        if kind == "password":
-            found[f"has_{name}"] = name in credentials
-        else:
-            found.setdefault(name, "")
-    return found
+    return dict(
+        (f"has_{name}", name in credentials) if kind == "password" else (name, credentials.get(name, ""))
+        for name, kind in (fields_of(type) or {}).items()
+    )
+
+
+def is_asked_as(type: str, asked: str) -> bool:
+    """Whether the editor means a node of that type: in addresses it writes `-` for blanks, and for each subflow `subflow`.
+
+    >>> (
+    ...     is_asked_as("mqtt in", "mqtt-in"),
+    ...     is_asked_as("subflow:a", "subflow"),
+    ...     is_asked_as("mqtt-broker", "inject"),
+    ... )
+    (True, True, False)
+    """
+    return asked.replace(" ", "-") in (type.replace(" ", "-"), type.partition(":")[0].replace(" ", "-"))
 
 
 class CompleteFlow(Flow):
