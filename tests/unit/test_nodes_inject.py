@@ -255,7 +255,7 @@ def test_value_that_cannot_be_made_fails_that_message_only() -> None:
             lab["i"].press()
             await until(lambda: lab["k"].payloads() and lab["e"].payloads(), "one message each")
             error = lab["e"].safe()[0].props["error"]["message"]
-            assert error == "ConfigError: property \"payload\": payload: 'x' is not a number"
+            assert error == "property \"payload\": payload: 'x' is not a number"
 
     asyncio.run(scenario())
 

@@ -422,8 +422,8 @@ def test_python_node_in_a_running_flow() -> None:
             assert (lab["odd"].payloads(), lab["even"].payloads()) == ([1, 3], [2, 4])
             assert lab["e"].payloads() == [-1, 10]
             errors = [msg.props["error"]["message"] for msg in lab["e"].safe()]
-            assert errors[0] == "PythonError: line 2 (raise ValueError('negative')): ValueError: negative"
-            assert errors[1].startswith("PythonError: took longer than 0.05 s and was ended at line 4 ")
+            assert errors[0] == "line 2 (raise ValueError('negative')): ValueError: negative"
+            assert errors[1].startswith("took longer than 0.05 s and was ended at line 4 ")
             await until(lambda: not lab.engine.transactions, "everything acknowledged")
 
     asyncio.run(scenario())

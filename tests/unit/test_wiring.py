@@ -113,7 +113,8 @@ def test_caught_message_comes_as_it_was_with_what_went_wrong() -> None:
             assert await heard(lab, "c", "k", "d") == ["c"]
             (found,) = lab["c"].safe()
             assert (found.payload, found.props) == (1, {"error": {
-                "message": "ValueError: too hot",
+                "message": "too hot",
+                "name": "ValueError",
                 "source": {"id": "t", "type": "test transform", "name": "check", "count": 1},
             }})  # fmt: skip
 
@@ -235,7 +236,8 @@ def test_sink_that_refuses_a_message_is_caught_too() -> None:
 
             lab["k"].write_ = refuse
             await lab.feed("s", 1)
-            assert lab["c"].safe()[0].props["error"]["source"]["id"] == "k"
+            error = lab["c"].safe()[0].props["error"]
+            assert (error["message"], error["name"], error["source"]["id"]) == ("no", "ValueError", "k")
 
     run(scenario)
 

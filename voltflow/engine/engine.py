@@ -32,6 +32,7 @@ from voltflow.engine.store_forward import SpoolRegistry, spools_folder
 from voltflow.engine.timer import Timer, WallTimer
 from voltflow.engine.turn import FailedMsg, Turn, isolate
 from voltflow.engine.watchdog import Watchdog
+from voltflow.engine.why import Why
 from voltflow.engine.wiring import Line, Wired, Wiring
 from voltflow.flow.environment import Environment
 from voltflow.flow.flow import Flow, Problem
@@ -377,7 +378,7 @@ class Engine:
 
         def on_error(msg: Msg, error: Exception) -> None:
             log.debug("%s failed on a message", node.label, exc_info=error)
-            failed.append(FailedMsg(msg, f"{type(error).__name__}: {error}"))
+            failed.append(FailedMsg(msg, Why.of(error)))
 
         return isolate(node.process, msgs, outputs, on_error)
 

@@ -30,7 +30,7 @@ class FailureNotes:
             return
         allowed = self._allowance.take(len(failed))
         for item in failed[:allowed]:
-            self._events.tell("debug", log_message(node, ERROR, item.error, self._timer.now_s()))
+            self._events.tell("debug", log_message(node, ERROR, str(item.error), self._timer.now_s()))
         self._untold += len(failed) - allowed
         if allowed and self._untold:
             text = f"{self._untold:,} more errors are not shown"

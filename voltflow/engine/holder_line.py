@@ -14,6 +14,7 @@ from voltflow.engine.keeper import AGAIN_S, Keeper
 from voltflow.engine.lines import Host
 from voltflow.engine.sink_queue import NodeStats, Transaction
 from voltflow.engine.turn import FailedMsg, ports_of
+from voltflow.engine.why import Why
 from voltflow.message import Msg
 from voltflow.node import Holder, Ports
 
@@ -66,7 +67,7 @@ class HolderLine:
                 ports = ports_of(self.node.process([msg]), self.node.ports)
         except Exception as error:
             log.debug("%s failed on a message", self.node.label, exc_info=error)
-            failed.append(FailedMsg(msg, f"{type(error).__name__}: {error}"))
+            failed.append(FailedMsg(msg, Why.of(error)))
             return ()
         if held.size <= size:
             done.append(msg)
@@ -95,7 +96,7 @@ class HolderLine:
             with held.adopting(entry):
                 ports = ports_of(node.restore(entry), node.ports)
         except Exception as error:  # noqa: BLE001 - it failed on it as it might at any time
-            self._lose([entry], [FailedMsg(entry.msg, f"{type(error).__name__}: {error}")])
+            self._lose([entry], [FailedMsg(entry.msg, Why.of(error))])
         else:
             self._go_on(ports, None)
 

@@ -17,6 +17,7 @@ from voltflow.engine.outcomes import Outcomes
 from voltflow.engine.sink_queue import NodeStats, Transaction
 from voltflow.engine.timer import Timer
 from voltflow.engine.turn import FailedMsg, join_ports, ports_of
+from voltflow.engine.why import Why
 from voltflow.message import Msg
 from voltflow.node import Node, Ports, Rejected, SinkUnavailable, Worker
 
@@ -90,7 +91,7 @@ class WorkerLine:
                 return ()
             if len(msgs) == 1:
                 log.debug("%s failed on a message", self.node.label, exc_info=True)
-                failed.append(FailedMsg(msgs[0], f"{type(error).__name__}: {error}"))
+                failed.append(FailedMsg(msgs[0], Why.of(error)))
                 return ()
         middle = len(msgs) // 2
         return join_ports(await self._work(msgs[:middle], failed), await self._work(msgs[middle:], failed))

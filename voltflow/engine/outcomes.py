@@ -37,7 +37,7 @@ class Outcomes:
         left = [item for item, msg in caught if msg is None]
         if left:
             self._notes.tell(node, left)
-            dead = [item.msg.derive(payload=Failure(node.id, item.error)) for item in left]
+            dead = [item.msg.derive(payload=Failure(node.id, str(item.error))) for item in left]
             if self.on_dead:
                 self.on_dead(dead)
             self._dead_letter(node, dead, transaction)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from voltflow.engine.circuit import Circuit
+from voltflow.engine.why import Why
 from voltflow.message import Msg
 from voltflow.node import Rejected, Sink, SinkUnavailable
 
@@ -230,7 +231,7 @@ class SinkQueue:
         if isinstance(error, Rejected):
             await self._refuse(error.refused)
         elif len(msgs) == 1:
-            await self._refuse([(msgs[0], f"{type(error).__name__}: {error}")])
+            await self._refuse([(msgs[0], Why.of(error))])
         else:
             middle = len(msgs) // 2
             for half in (msgs[:middle], msgs[middle:]):

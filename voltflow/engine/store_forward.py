@@ -21,6 +21,7 @@ import msgspec
 
 from voltflow.engine.network_sink import REPLAYED, NetworkSink
 from voltflow.engine.sink_queue import NodeStats, Refuse, SinkQueue, Write
+from voltflow.engine.why import Why
 from voltflow.message import Key, Msg
 from voltflow.node import SinkUnavailable
 from voltflow.spool.spool import Chunk, Record, Spool, SpoolFull
@@ -193,7 +194,7 @@ class SpoolingQueue(SinkQueue):
             try:
                 item = self.sink.to_spool(msg)
             except Exception as error:  # noqa: BLE001 - a payload of any kind may fail in any way
-                unfit.append((msg, f"{type(error).__name__}: {error}"))
+                unfit.append((msg, Why.of(error)))
                 continue
             if item is not None:
                 yield _record(msg, *item)

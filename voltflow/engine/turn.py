@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from voltflow.engine.sink_queue import Transaction
+from voltflow.engine.why import for_catch
 from voltflow.engine.wiring import Wiring
 from voltflow.message import Msg
 from voltflow.node import Node, Ports
@@ -90,7 +91,7 @@ def with_error(node: Node, failed: FailedMsg) -> Msg | None:
     if count >= MOST_ERRORS:
         return None
     error = {
-        "message": failed.error,
+        **for_catch(failed.error),
         "source": {"id": node.id, "type": node.type, "name": node.name, "count": count},
     }
     props = {**(failed.msg.props or {}), "error": error}

@@ -15,6 +15,7 @@ from voltflow.engine.held_store import HeldStore, Row
 from voltflow.engine.network_sink import NetworkSink
 from voltflow.engine.sink_queue import Transaction
 from voltflow.engine.timer import VirtualTimer
+from voltflow.engine.why import Why
 from voltflow.engine.wiring import Line
 from voltflow.flow.expand import Part
 from voltflow.flow.flow import Flow, FlowError, Problem
@@ -85,12 +86,12 @@ class SinkStandIn(_StandIn, Sink):
     """Takes everything that can be sent."""
 
     async def write(self, msgs: list[Msg]) -> None:
-        refused = []
+        refused: list[tuple[Msg, str]] = []
         for msg in msgs:
             try:
                 encode_payload(msg.payload)
             except Exception as error:  # noqa: BLE001 - a payload of any kind may fail in any way
-                refused.append((msg, f"{type(error).__name__}: {error}"))
+                refused.append((msg, Why.of(error)))
         if refused:
             raise Rejected(refused)
 

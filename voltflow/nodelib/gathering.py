@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from voltflow.engine.holding import Holding
+from voltflow.engine.why import Why
 from voltflow.message import Msg
 from voltflow.node import Context, Holder, Ports, config
 from voltflow.nodelib.parts import parts_of
@@ -118,7 +119,7 @@ class Gathered:
             made = make(self.messages(key))
         except Exception as error:  # noqa: BLE001 - it may be at odds with any of the messages
             for group in self._pop(key):
-                self._held.fail(group, f"{type(error).__name__}: {error}")
+                self._held.fail(group, Why.of(error))
             return None
         self.release(key)
         return made

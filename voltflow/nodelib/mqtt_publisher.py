@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 
+from voltflow.engine.why import Why
 from voltflow.message import Msg, share_props
 from voltflow.mqtt.codec import NO_SUBSCRIBER, TRY_AGAIN, reason_text
 from voltflow.mqtt.link import LinkClosed, MqttLink, PublishRefused
@@ -137,7 +138,7 @@ class Publisher:
                     how = how_of(msg.props)
                 item = item_of(msg)
             except Exception as error:  # noqa: BLE001 - a payload of any kind may fail in any way
-                write.refused.append((msg, f"{type(error).__name__}: {error}"))
+                write.refused.append((msg, Why.of(error)))
             else:
                 if item is not None and how is not None:
                     left.append((msg, item, how))

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from voltflow.engine.why import Why
 from voltflow.flow.properties import plain
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Rejected, Sink, config, node
@@ -41,12 +42,12 @@ class HttpResponse(Sink):
         self._endpoints = ctx.service(HttpEndpoints)
 
     async def write(self, msgs: list[Msg]) -> None:
-        refused = []
+        refused: list[tuple[Msg, str]] = []
         for msg in msgs:
             try:
                 self._answer(msg)
             except Exception as error:  # noqa: BLE001 - a message of any kind may fail in any way
-                refused.append((msg, f"{type(error).__name__}: {error}"))
+                refused.append((msg, Why.of(error)))
         if refused:
             raise Rejected(refused)
 

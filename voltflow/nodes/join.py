@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from voltflow.engine.why import Why
 from voltflow.flow.properties import UNDEFINED, as_object, get, plain
 from voltflow.flow.typed import check, compile_value, evaluation_of
 from voltflow.message import Msg
@@ -197,7 +198,7 @@ class Join(GatherLimits, Holder):
         try:
             msg = groups[name].joined()
         except Exception as error:  # noqa: BLE001 - the parts may be anything
-            groups.give_up(name, f"{type(error).__name__}: {error}")
+            groups.give_up(name, Why.of(error))
             return []
         if ends or self.mode == "auto" or not self.accumulate:
             groups.forget(name)
