@@ -95,7 +95,8 @@ def make_auth(settings: AgentSettings) -> Auth:
         exposed = True  # it has no address: the web server says so at its start
     return Auth(
         settings.users_path, settings.state_dir / "tokens.json",
-        enabled=settings.editor, exposed=exposed, host=settings.api_host,
+        enabled=settings.editor, exposed=exposed, api_token=bool(settings.api_token),
+        host=settings.api_host,
     )  # fmt: skip
 
 

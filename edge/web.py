@@ -30,6 +30,7 @@ from voltflow.nodelib.http_endpoints import HttpEndpoints
 log = logging.getLogger(__name__)
 
 WORKERS = 4
+_OPEN_PATHS = frozenset({"/", "/app.js", "/charts.js", "/style.css"})
 STREAM_PATH = "/api/stream"
 WEBSOCKET_BYTES = 65_536
 """Of a message of a browser at most; the editor's are short."""
@@ -94,7 +95,7 @@ class _Server:
         """Return when requests are answered; raises PortTakenError or SettingsError."""
         sock = self._bind()
         self.port = sock.getsockname()[1]
-        guarded = _Guard(self.app(), self.token, self.open_paths)
+        guarded = _Guard(self.app(), self.token, self.is_open)
         config = uvicorn.Config(
             guarded, http="h11", ws=self.websockets, ws_max_size=WEBSOCKET_BYTES, ws_ping_interval=PING_S,
             ws_per_message_deflate=False,  # costs the flow more time than it saves bytes on the way to a browser nearby
@@ -116,7 +117,10 @@ class _Server:
             await self._task
             self._server = self._task = None
 
-    open_paths: frozenset[str] = frozenset()
+    def is_open(self, path: str) -> bool:
+        """Whether the token is not asked for, nor a certain Host where there is a token."""
+        return False
+
     websockets: Literal["none", "websockets-sansio"] = "none"
 
     def _bind(self) -> socket.socket:
@@ -135,8 +139,6 @@ class _Server:
 
 class WebServer(_Server):
     """Page, API, stream, editor and what flows answer. Use: `await server.start()` … `await server.stop()`; `token` is required off-loopback."""
-
-    open_paths = frozenset({"/", "/app.js", "/charts.js", "/style.css"})
 
     def __init__(
         self,
@@ -162,6 +164,12 @@ class WebServer(_Server):
         if self._editor is not None:
             self._editor.open()
         return self._dispatch
+
+    def is_open(self, path: str) -> bool:
+        """The page, which has no data, and the editor where its own logins stand before it."""
+        if not _is_editors(path) or self._editor is None:
+            return path in _OPEN_PATHS
+        return self._editor.auth.required or bool(self._editor.auth.closed)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._editor is not None and _is_editors(scope["path"]):
@@ -215,13 +223,13 @@ def _is_editors(path: str) -> bool:
 class _Guard:
     """Asks for the token; without one, for a Host that a foreign web page cannot have (DNS rebinding).
 
-    The editor has logins of its own in place of the token.
+    The editor has logins of its own in place of the token; where nobody has to log in, its Host is looked at.
     """
 
-    def __init__(self, app: App, token: str, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: App, token: str, is_open: Callable[[str], bool]) -> None:
         self._app = app
         self._token = token
-        self._open_paths = open_paths
+        self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -255,12 +263,12 @@ class _Guard:
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         """Status, code and text for who may not ask."""
-        if self._token and (path in self._open_paths or _is_editors(path)):
+        if self._token and self._is_open(path):
             return None
         authorization, host = (
             headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"host")
         )
-        refused = refusal(self._token, authorization, host)
+        refused = refusal("" if _is_editors(path) else self._token, authorization, host)
         return None if refused is None else (refused[0], _REFUSALS[refused[0]], refused[1])
 
 

@@ -204,7 +204,7 @@ async def _gateway(folder: Path, nodes: Sequence[dict[str, Any]], token: str) ->
         Flow.load(flow_file), env={}, services=services, gateway="gw1", state_dir=folder, grace_s=1.0
     )
     store = FlowStore(flow_file, engine)
-    auth = Auth(folder / "users.json", folder / "tokens.json")
+    auth = Auth(folder / "users.json", folder / "tokens.json", api_token=bool(token))
     editor = Editor(engine, store, auth, contexts, folder)
     server = WebServer(AppState(twins, engine, "gw1", time.time()), "127.0.0.1", 0, token, editor)
     stop = asyncio.Event()

@@ -4,12 +4,13 @@ of this gateway, and the login is one of its dialogs."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import pystache
 
 from edge.editor.http import Api, EditorError, Reply, Request
-from edge.editor.static import PUBLIC, Files, Stored, missing_page
+from edge.editor.static import PUBLIC, Files, Stored, closed_page, missing_page
 
 TITLE: Final = "Voltflow"
 _FOREVER: Final = "public, max-age=31536000, immutable"
@@ -31,10 +32,10 @@ _UNKNOWN_ICON: Final = "nodes/icons/arrow-in.svg"
 
 
 class Page:
-    """The handlers; `files` are the editor's."""
+    """The handlers; `files` are the editor's, `closed` says why nobody may use it."""
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
+    def __init__(self, files: Files, closed: Callable[[], str]) -> None:
+        self._files, self._closed = files, closed
 
     def add_to(self, api: Api) -> None:
         api.get("/", self.index)
@@ -49,6 +50,8 @@ class Page:
         api.get("/debug/view/<path:path>", self._below(_DEBUG))
 
     def index(self, request: Request) -> Reply:
+        if reason := self._closed():
+            return Reply(closed_page(reason).encode(), "text/html; charset=utf-8", status=403)
         template = self._files.text("editor-client/templates/index.mst")
         if not template:
             return Reply(missing_page().encode(), "text/html; charset=utf-8", status=503)

@@ -63,7 +63,7 @@ class Editor:
         nodes = Nodes(palette, Preferences(state_dir), auth, self._used_types, self._tell)
         api = Api(auth)
         for handlers in (
-            Page(files),
+            Page(files, lambda: auth.closed),
             Logins(auth),
             Flows(store, self._loop, nodes.refuse_disabled, self._deployed),
             nodes,

@@ -73,7 +73,8 @@ class _Token:
 
 
 class Auth:
-    """Users, logins and tokens. `exposed`: other machines can reach the server, so it must not go without users."""
+    """Users, logins and tokens. `exposed`: other machines can reach the server, so it must not go without users;
+    `api_token`: the API asks for one, so the editor, which can do more, must not go without users either."""
 
     def __init__(
         self,
@@ -82,13 +83,15 @@ class Auth:
         *,
         enabled: bool = True,
         exposed: bool = False,
+        api_token: bool = False,
         host: str = "",
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self.users_file = users_file
         self.error = ""
         """Why the users file cannot be used; nobody is let in then who was not before."""
-        self._enabled, self._exposed, self._host, self._now_s = enabled, exposed, host, now_s
+        self._enabled, self._exposed, self._api_token = enabled, exposed, api_token
+        self._host, self._now_s = host, now_s
         self._lock = threading.RLock()
         self._users: dict[str, User] = {}
         self._seen: object = None
@@ -106,11 +109,15 @@ class Auth:
         """Why the editor answers nobody, and what to do; empty: it does answer."""
         if not self._enabled:
             return "the editor is switched off: set editor = true"
-        if self._exposed and not self.required:
+        if self.required:
+            return ""
+        if self._exposed:
             return (
                 f"api_host = '{self._host}' is reachable from other machines and the editor has no users: add one with "
                 "`voltflow users add NAME`, or set api_host to 127.0.0.1"
             )
+        if self._api_token:
+            return "api_token is set and the editor has no users: add one with `voltflow users add NAME`"
         return ""
 
     # -- logins ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import html
 import mimetypes
 import threading
 from dataclasses import dataclass
@@ -102,6 +103,15 @@ def _index(folder: Path, prefix: str) -> dict[str, Stored]:
             compressed = path.suffix == ".gz"
             found[prefix + (name.removesuffix(".gz") if compressed else name)] = Stored(path, compressed)
     return found
+
+
+def closed_page(reason: str) -> str:
+    """What is shown where nobody may use the editor."""
+    return (
+        "<!doctype html><meta charset=utf-8><title>Voltflow</title>"
+        f"<h1>The editor is closed</h1><p>{html.escape(reason)}</p>"
+        "<p>The gateway runs without it: <a href='../'>its page</a>.</p>"
+    )
 
 
 @lru_cache(maxsize=1)

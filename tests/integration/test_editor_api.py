@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,6 +22,7 @@ from tests.gateway import request
 from tests.servers import Missing
 from voltflow.admin.credentials import decrypt, encrypt
 from voltflow.admin.editor_files import VERSION
+from voltflow.admin.users import hash_password, make_user, write_users
 from voltflow.nodes.mqtt_broker import MqttBroker
 
 BROKER = {"id": "b", "type": "mqtt-broker", "name": "b", "broker": "127.0.0.1", "port": "1"}
@@ -540,12 +542,57 @@ def test_the_apis_token_does_not_stand_before_the_editor(tmp_path: Path) -> None
         assert request(gateway.server, "/api/flow").status == 401
 
 
+def test_with_the_apis_token_and_no_users_the_editor_is_closed(tmp_path: Path) -> None:
+    """A page whose name was rebound to this machine, or a proxy, must not deploy what the token keeps from the API."""
+    with editing(tmp_path, inject_to_debug(), token="0123456789abcdef") as gateway:
+        own = {
+            "Host": f"evil.example:{gateway.server.port}",
+            "Origin": f"http://evil.example:{gateway.server.port}",
+        }
+        for headers in ({}, own):
+            for method, path in (
+                ("GET", "/flows"),
+                ("POST", "/flows"),
+                ("POST", "/inject/press"),
+                ("POST", "/auth/token"),
+            ):
+                refused = gateway.ask(method, path, **headers)
+                assert (refused.status, refused.json()["code"]) == (403, "closed"), path
+            page = gateway.ask("GET", "/", **headers)
+            assert (page.status, b"voltflow users add NAME" in page.body) == (403, True)
+        with pytest.raises(InvalidStatus), Socket(gateway.url):
+            pass
+        write_users(tmp_path / "users.json", [make_user("ann", hash_password(PASSWORD), "*")])
+        assert gateway.ask("GET", "/flows", token=gateway.login("ann"), Host="gateway.example").status == 200
+
+
+def as_host(gateway: Gateway, name: str) -> Socket:
+    """The websocket of a page of that name, which leads to the gateway."""
+    address = (gateway.server.host, gateway.server.port)
+    url = f"http://{name}:{gateway.server.port}"
+    return Socket(f"{url}/editor", origin=url, sock=create_connection(address))
+
+
+def test_where_nobody_logs_in_a_foreign_host_is_refused(tmp_path: Path) -> None:
+    """Whoever made the server with a token, and forgot to tell the editor."""
+    for token in ("", "0123456789abcdef"):
+        with editing(tmp_path, inject_to_debug(), token=token) as gateway:
+            gateway.auth._api_token = False
+            own = {"Host": "evil.example", "Origin": "http://evil.example"}
+            for method, path in (("GET", "/"), ("GET", "/flows"), ("POST", "/inject/press")):
+                assert gateway.ask(method, path, **own).status == 421, path
+            with as_host(gateway, "localhost"):
+                pass
+            with pytest.raises(InvalidStatus), as_host(gateway, "evil.example"):
+                pass
+
+
 def test_stop_does_not_wait_for_open_editors(tmp_path: Path) -> None:
     with ExitStack() as stack:
         with editing(tmp_path, inject_to_debug()) as gateway:
-            socket = stack.enter_context(Socket(gateway.url))
+            open_editor = stack.enter_context(Socket(gateway.url))
             gateway.ask("GET", "/flows")
             begun = time.monotonic()
         assert time.monotonic() - begun < 5
         with pytest.raises(ConnectionClosed):
-            socket.until("never")
+            open_editor.until("never")

@@ -84,9 +84,10 @@ def test_a_flow_file_that_is_not_there_names_the_setting(tmp_path: Path) -> None
         ({}, ""),
         ({"api_host": "localhost"}, ""),
         ({"api_host": "0.0.0.0"}, "api_host = '0.0.0.0' is reachable from other machines and the editor has no users"),
+        ({"api_token": "0123456789abcdef"}, "api_token is set and the editor has no users: add one with"),
         ({"editor": False}, "the editor is switched off: set editor = true"),
     ],
-    ids=["default", "by name", "exposed", "off"],
+    ids=["default", "by name", "exposed", "token", "off"],
 )  # fmt: skip
 def test_the_editor_is_open_where_nobody_else_reaches_it(
     tmp_path: Path, given: dict[str, Any], closed: str

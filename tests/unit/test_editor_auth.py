@@ -187,9 +187,15 @@ def test_without_users_nobody_is_asked_and_other_machines_find_it_shut(tmp_path:
         "api_host = '0.0.0.0' is reachable from other machines and the editor has no users: add one with "
         "`voltflow users add NAME`, or set api_host to 127.0.0.1"
     )
+    guarded = auth(api_token=True)
+    assert (
+        guarded.closed
+        == "api_token is set and the editor has no users: add one with `voltflow users add NAME`"
+    )
     assert auth(enabled=False).closed == "the editor is switched off: set editor = true"
     write_users(tmp_path / "users.json", [make_user("ann", CHEAP["ann"], "*")])
-    assert (there.required, there.closed, there.allows(None, "flows.read")) == (True, "", False)
+    for found in (there, guarded):
+        assert (found.required, found.closed, found.allows(None, "flows.read")) == (True, "", False)
 
 
 def test_a_users_file_that_is_damaged_lets_nobody_new_in(house: House) -> None:
