@@ -15,10 +15,24 @@ import pytest
 from voltflow.flow.flow import Flow, FlowError
 from voltflow.lab.lab import FlowLab, LabError
 from voltflow.message import Msg
-from voltflow.node import Context, Emit, Holder, Source, Transform, Worker, config, load_nodes, node
+from voltflow.node import (
+    REGISTRY,
+    Context,
+    Emit,
+    Holder,
+    Source,
+    Transform,
+    Worker,
+    config,
+    load_installed_nodes,
+    load_nodes,
+    node,
+)
 
 load_nodes("voltflow.nodes")
 Raw = dict[str, Any]
+
+PROGRAMS = {"voltflow", "edge", "cloud"}
 
 BROKER = {"id": "b", "type": "mqtt-broker", "broker": "${NOT_SET}"}
 
@@ -102,6 +116,14 @@ class Hangs(Worker):
     async def work(self, msgs: list[Msg]) -> list[Msg]:
         await asyncio.Event().wait()
         return []
+
+
+@node("lab foreign", category="test")
+class Foreign(Transform):
+    """Needs what no program gives."""
+
+    async def start(self, ctx: Context) -> None:
+        ctx.service(Foreign)
 
 
 @pytest.fixture
@@ -362,6 +384,57 @@ def test_two_runs_are_the_same(lab: Any) -> None:
     assert len(first) == 20
     assert len({at_s for at_s, _ in first}) > 5
     assert run() == first
+
+
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_the_labs_own_and_gone_with_it() -> None:
+    nodes = [
+        n("in", "link in", ["write"]),
+        n("write", "file", ["read"], filename="a/log.txt", createDir=True),
+        n("read", "file in", ["d", "where"], filename="a/log.txt", format="utf8"),
+        n(
+            "where",
+            "change",
+            [],
+            rules=[{"t": "set", "p": "payload", "to": "VOLTFLOW_AGENT_FILES_DIR", "tot": "env"}],
+        ),
+        n("d", "debug"),
+    ]
+    with FlowLab(Flow(nodes)) as found:
+        found.send("in", "one")
+        found.send("in", "two")
+        assert seen(found, "d") == [(0, "one\n"), (0, "one\ntwo\n")]
+        assert [item.payload for item in found.reached("where#1")] == [str(found.files.folder)] * 2
+        written = found.files.path("a/log.txt")
+        assert written.read_bytes() == b"one\ntwo\n"
+    assert not written.exists()
+    assert not found.files.folder.parent.exists()
+
+
+NEEDED: dict[str, Raw] = {
+    "onnx": {"model": "temperature"}, "range": {"minin": 0, "maxin": 1, "minout": 0, "maxout": 1},
+    "http in": {"url": "/x"}, "link call": {"links": ["l"]}, "kafka in": {"bootstrap": "k", "topic": "t"},
+    "kafka out": {"bootstrap": "k", "topic": "t"}, "influx out": {"url": "http://h", "database": "d"}, "timescale out": {"database": "d"},
+    **{type: {"topic": "t", "broker": "b"} for type in ("mqtt in", "mqtt out", "mqtt heir", "mqtt latest", "dead letter")},
+}  # fmt: skip
+"""Properties without which a node is none."""
+
+
+def test_every_type_of_node_starts_in_a_lab() -> None:
+    load_installed_nodes()
+    for type in sorted(
+        type for type, spec in REGISTRY.items() if spec.cls.__module__.partition(".")[0] in PROGRAMS
+    ):
+        given = {"id": "n", "type": type, "name": "the one", "wires": [], **NEEDED.get(type, {})}
+        with FlowLab(Flow([BROKER, n("l", "link in", []), given])) as found:
+            assert "n" in found.engine.nodes, type
+
+
+def test_node_that_cannot_start_is_named(lab: Any) -> None:
+    with pytest.raises(LabError, match=r"^the one cannot start here: this program has no Foreign: "):
+        lab(n("f", "lab foreign", name="the one"))
 
 
 # -- the fixture --------------------------------------------------------------------------------------------------

@@ -89,6 +89,20 @@ def test_dead_letters_are_compared_by_what_failed_and_where() -> None:
     ]
 
 
+def test_what_nodes_say_of_their_files_is_no_difference() -> None:
+    """Both flows run in folders of their own, whose names are in the errors."""
+    reading = [
+        {"id": "b", "type": "mqtt-broker"},
+        {"id": "in", "type": "mqtt in", "topic": "t/+", "broker": "b", "wires": [["read", "write"]]},
+        {"id": "read", "type": "file in", "filename": "log.csv", "wires": [["out"]]},
+        {"id": "write", "type": "file", "filename": "../log.csv", "wires": [["out"]]},
+        {"id": "out", "type": "mqtt out", "broker": "b", "wires": []},
+        {"id": "dead", "type": "dead letter", "broker": "b", "wires": []},
+    ]
+    assert len(run(Flow(reading), traffic(1), {}).dead) == 2
+    assert difference(reading, reading, traffic(1)) == []
+
+
 def test_sink_that_is_new_or_gone_is_shown() -> None:
     new = [{**item, "name": "renamed"} if item["id"] == "out" else item for item in flow(0)]
     assert [line for line in difference(flow(0), new, traffic(1)) if not line.startswith(" ")] == [

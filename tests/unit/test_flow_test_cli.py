@@ -22,6 +22,8 @@ FLOW = [
      "outputs": 2, "wires": [["out"], []]},
     {"id": "out", "type": "mqtt out", "name": "alerts", "broker": "b", "wires": []},
     {"id": "late", "type": "delay", "pauseType": "delay", "timeout": "24", "timeoutUnits": "hours", "wires": [["out"]]},
+    {"id": "log", "type": "file", "filename": "log.csv", "wires": [["read"]]},
+    {"id": "read", "type": "file in", "filename": "a/names.txt", "format": "utf8", "wires": [["out"]]},
     {"id": "press", "type": "inject", "payload": "1", "payloadType": "num", "wires": [["out"]]},
 ]  # fmt: skip
 
@@ -156,6 +158,30 @@ def test_button_tolerance_and_badge(told: Any) -> None:
         "  ok    case 1", "  ok    case 2", "  FAIL  case 3", "  FAIL  case 4",
         '        hot: badge: text: expected "x", is not there',
     ]  # fmt: skip
+
+
+def test_files_that_nodes_read_and_write(told: Any) -> None:
+    given = {"in": [{"to": "log", "msg": {"payload": "1;2"}}], "files": {"a/names.txt": "north"}}
+    read = {"out": {"alerts": [{"payload": "north"}]}}
+    tests = cases(
+        {**given, **read, "written": {"log.csv": "1;2\n", "other.csv": "none", "a/names.txt": {"$match": "north"}}},
+        {**given, "written": {"log.csv": "1;2", "other.csv": ""}},
+        {**given, "written": {"log.csv": "none", "../log.csv": ""}},
+        {**given, "files": {"../names.txt": ""}},
+    )  # fmt: skip
+    code, lines = told(tests)
+    assert (code, lines[1]) == (1, "  ok    case 1")
+    assert lines[2:-1] == [
+        "  FAIL  case 2",
+        '        log.csv: it: expected "1;2", is "1;2\\n"',
+        "        other.csv: there is no such file",
+        "  FAIL  case 3",
+        lines[6],
+        "  FAIL  case 4",
+        lines[8],
+    ]
+    assert lines[6].startswith("        '../log.csv' is not below ")
+    assert lines[8].startswith("        '../names.txt' is not below ")
 
 
 def test_only_cases_of_a_name(told: Any) -> None:

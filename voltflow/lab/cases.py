@@ -21,6 +21,7 @@ from voltflow.lab.lab import START_S, FlowLab, Seen
 from voltflow.lab.match import MatchError, differences, shown
 from voltflow.lab.places import LabError
 from voltflow.message import Msg
+from voltflow.nodelib.files import OutsideError
 
 SUFFIX: Final = ".test.json"
 SCHEMA: Final = "flow.test/1"
@@ -104,6 +105,13 @@ class Case(_Strict):
             description="what nodes that ask over a network answer, by node: properties of the message they give out"
         ),
     ] = {}
+    files: Annotated[
+        dict[str, str], Meta(description="what is in the files that nodes read, by name below the folder")
+    ] = {}
+    written: Annotated[
+        dict[str, str | Object],
+        Meta(description='what is in files at the end, by name; "none": there is no such file'),
+    ] = {}
     env: Annotated[dict[str, str], Meta(description="variables")] = {}
     tolerance: Annotated[Seconds, Meta(description="how far numbers may be apart")] | None = None
 
@@ -177,10 +185,12 @@ def run_case(flow: Flow, tests: FlowTests, case: Case, path: Path = Path()) -> R
     start_s = tests.start.astimezone(UTC).timestamp() if tests.start else START_S
     try:
         with FlowLab(flow, env={**tests.env, **case.env}, answers=case.answers, start_s=start_s) as lab:
+            for name, text in case.files.items():
+                lab.files.replace(name, text.encode(), make_folders=True)
             _feed(lab, tests, case)
             result.flow_s = lab.now_s
             result.problems = list(_Judge(lab, tests, case).problems())
-    except (LabError, MatchError, PathError, FlowError) as error:
+    except (LabError, MatchError, PathError, FlowError, OutsideError) as error:
         result.problems = [str(error)]
     result.took_s = time.perf_counter() - started
     return result
@@ -262,7 +272,18 @@ class _Judge:
             else:
                 found = differences(wanted, badge, self._tolerance)
                 yield from (f"{node}: badge: {problem}" for problem in found)
+        for name, wanted_text in self._case.written.items():
+            yield from (f"{name}: {problem}" for problem in self._written(name, wanted_text))
         yield from self._dead(self._case.dead)
+
+    def _written(self, name: str, wanted: str | Object) -> list[str]:
+        path = self._lab.files.path(name)
+        if not path.is_file():
+            return [] if wanted == "none" else ["there is no such file"]
+        text = path.read_bytes().decode(errors="replace")
+        if wanted == "none":
+            return [f"expected no such file, it holds {shown(text)}"]
+        return differences(wanted, text, self._tolerance)
 
     def _exactly(self, expected: list[Object] | Literal["none"], seen: list[Seen]) -> Iterator[str]:
         wanted = [] if expected == "none" else expected

@@ -38,6 +38,7 @@ output or go over a wire: exactly these messages, in order, each as far as it is
 {"$above": 3}, {"$below": 4}, {"$match": "regex"}, {"$any": true}, {"$absent": true}.
 "badge": what stands below a node. "dead": the dead letters; a case that does not name them expects none.
 "until_s": how long to run; without it a case runs until no node waits for a time any more.
+"files": what is in the files that nodes read; "written": what is to be in files at the end: {"log.csv": "1\\n2\\n"}.
 "answers": what an http request gets: {"ask": [{"payload": {"price": 3}, "statusCode": 200}]}.
 
 docs/schema/flow.test-1.json describes all of it; name it in "$schema" and an editor helps with the writing.

@@ -16,9 +16,10 @@ from voltflow.engine.network_sink import NetworkSink
 from voltflow.engine.sink_queue import Transaction
 from voltflow.engine.timer import VirtualTimer
 from voltflow.engine.why import Why
-from voltflow.engine.wiring import Line
+from voltflow.engine.wiring import Line, Wiring
 from voltflow.flow.expand import Part
 from voltflow.flow.flow import Flow, FlowError, Problem
+from voltflow.lab.places import LabError
 from voltflow.message import Msg, encode_payload
 from voltflow.node import (
     REGISTRY,
@@ -254,6 +255,12 @@ class LabEngine(Engine):
         self._watch = watch
         super().__init__(flow, held_store=_Nowhere(), watchdog_s=1e9, grace_s=0.0, **options)
         self.outcomes.on_dead = lambda dead: self._remember(self.dead, dead)
+
+    async def start_node(self, node: Node, wiring: Wiring) -> None:
+        try:
+            await super().start_node(node, wiring)
+        except ConfigError as error:
+            raise LabError(f"{node.label} cannot start here: {error}") from None
 
     @property
     def has_begun(self) -> bool:

@@ -17,11 +17,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import importlib
-import importlib.metadata
-import importlib.util
 import logging
 import random
+import shutil
 import tempfile
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -36,11 +34,13 @@ from voltflow.engine.timer import VirtualTimer
 from voltflow.flow.flow import Flow
 from voltflow.flow.properties import plain
 from voltflow.lab.engine import Answers, IdleSelector, LabEngine, LabFlow, Passed, SourceStandIn
+from voltflow.lab.host import surroundings
 from voltflow.lab.places import LabError, Place, Places
 from voltflow.message import Msg, encode_payload
 from voltflow.node import Failure, load_installed_nodes
+from voltflow.nodelib.files import Files
 
-__all__ = ["DeadLetter", "FlowLab", "LabError", "Seen", "Surroundings", "surroundings"]
+__all__ = ["DeadLetter", "FlowLab", "LabError", "Seen"]
 
 T = TypeVar("T")
 
@@ -50,13 +50,6 @@ PATIENCE_S: Final = 10.0
 REST_S: Final = 1.0
 """A flow that has nothing to wait for is given this long, so that what an inject node sends at the start is seen."""
 MOST_STEPS: Final = 1_000_000
-
-
-class Surroundings(NamedTuple):
-    """What a program gives its flows: variables, and services by their class."""
-
-    env: Mapping[str, str]
-    services: Mapping[type, object]
 
 
 class Seen:
@@ -71,8 +64,11 @@ class Seen:
 
     @cached_property
     def payload(self) -> Any:
-        """As plain values. Bytes that are JSON of an object or a list are that, other text is text."""
+        """As plain values. Bytes that are JSON of an object or a list are that, other text is text; of a failure it is what failed
+        where, without the id that each has."""
         payload = self.msg.payload
+        if isinstance(payload, Failure):
+            return {"node": payload.node, "error": payload.error}
         if isinstance(payload, bytes):
             return _decoded(payload)
         with contextlib.suppress(TypeError, ValueError, RecursionError, msgspec.MsgspecError):
@@ -111,7 +107,8 @@ def _decoded(data: bytes) -> Any:
 
 
 class FlowLab:
-    """Use as a context manager. `watch`: only these places are remembered, as texts; None: all.
+    """Use as a context manager. `watch`: only these places are remembered, as texts; None: all. `folder`: made for what
+    nodes write, and removed at the end; None: a temporary one.
 
     A place is a node by id or name, `NODE#2` its second output, `A->B` the wire between two.
     """
@@ -124,6 +121,7 @@ class FlowLab:
         answers: Answers | None = None,
         start_s: float = START_S,
         watch: Sequence[str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         load_installed_nodes()
         self.timer = VirtualTimer(start_s)
@@ -135,6 +133,7 @@ class FlowLab:
         self._answers = {self.place(name).node: answers for name, answers in (answers or {}).items()}
         self._env = env or {}
         self._watch = None if watch is None else frozenset(self.place(text).node for text in watch)
+        self._folder = folder
         self._cleanup = contextlib.ExitStack()
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -148,11 +147,12 @@ class FlowLab:
         return self
 
     def _enter(self) -> None:
-        folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="voltflow-lab-")))
+        folder = self._cleanup.enter_context(_made(self._folder))
         state = random.getstate()
         self._cleanup.callback(random.setstate, state)
         random.seed(0)  # a random delay is the same each time
-        around = surroundings(self.timer)
+        around = surroundings(self.timer, folder)
+        self._services = around.services
         self._selector = IdleSelector()
         self._runner = self._cleanup.enter_context(
             asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(self._selector))
@@ -294,6 +294,14 @@ class FlowLab:
             found.append(DeadLetter(seen.at_s, failure.node, failure.error, seen))
         return found
 
+    @property
+    def files(self) -> Files:
+        """What `file` and `file in` nodes write and read."""
+        found = self._services.get(Files)
+        if not isinstance(found, Files):
+            raise LabError("no program that is installed here keeps files")
+        return found
+
     def badge(self, node: str) -> Badge:
         """What stands below a node."""
         return self.badges.get(self.place(node).node, {})
@@ -347,22 +355,15 @@ class FlowLab:
             self._selector.idle = None
 
 
-def surroundings(timer: VirtualTimer) -> Surroundings:
-    """What the installed programs give their flows: for each node package (`edge.nodes`) what `surroundings` in the module
-    `lab` beside it (`edge.lab`) says."""
-    env: dict[str, str] = {}
-    services: dict[type, object] = {}
-    for entry in importlib.metadata.entry_points(group="voltflow.nodes"):
-        name = f"{entry.value.rpartition('.')[0]}.lab"
-        if importlib.util.find_spec(name) is None:
-            continue
-        try:
-            make = getattr(importlib.import_module(name), "surroundings", None)
-        except ImportError:
-            continue  # a program that is not installed with all it needs; its nodes are left out too
-        if make is None:  # this package, beside the general nodes
-            continue
-        found: Surroundings = make(timer)
-        env |= found.env
-        services |= found.services
-    return Surroundings(env, services)
+@contextlib.contextmanager
+def _made(folder: Path | None) -> Iterator[Path]:
+    """A folder while the block runs."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="voltflow-lab-") as name:
+            yield Path(name)
+        return
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from voltflow.engine.timer import VirtualTimer
 from voltflow.flow.environment import Environment
 from voltflow.flow.expand import Part
 from voltflow.flow.flow import Flow
-from voltflow.lab.lab import FlowLab, Seen, surroundings
+from voltflow.lab.host import variables
+from voltflow.lab.lab import FlowLab, Seen
 from voltflow.lab.match import shown
 from voltflow.lab.record import Recorded, RecordingError
 from voltflow.message import Msg
@@ -49,14 +51,16 @@ class Differing(NamedTuple):
     new: Output | None
 
 
-def run(flow: Flow, recorded: Sequence[Recorded], env: Mapping[str, str]) -> Outcome:
-    """Run a flow on a recording; raises FlowError where it cannot run, LabError where it does not come to rest."""
+def run(
+    flow: Flow, recorded: Sequence[Recorded], env: Mapping[str, str], folder: Path | None = None
+) -> Outcome:
+    """Run a flow on a recording, in a lab with that folder; raises FlowError where it cannot run, LabError where it does not come to rest."""
     load_installed_nodes()
     parts = flow.expanded.parts
     sinks = [part for part in parts.values() if issubclass(REGISTRY[part.type].cls, Sink)]
     start_s = recorded[0].at_ms / 1000
-    filters = _filters(parts, {**surroundings(VirtualTimer(start_s)).env, **env})
-    with FlowLab(flow, env=env, start_s=start_s, watch=[part.id for part in sinks]) as lab:
+    filters = _filters(parts, {**variables(), **env})
+    with FlowLab(flow, env=env, start_s=start_s, watch=[part.id for part in sinks], folder=folder) as lab:
         for at_ms, items in groupby(recorded, key=lambda item: item.at_ms):
             lab.advance(max(0.0, at_ms / 1000 - start_s - lab.now_s))
             lab.send_all(_arrivals(list(items), filters))
@@ -87,8 +91,7 @@ def _filled(text: str, env: Mapping[str, str]) -> str:
 def filters_of(flow: Flow, env: Mapping[str, str]) -> list[str]:
     """The topic filters that a flow subscribes to, each once; those of variables that are not set are left out."""
     load_installed_nodes()
-    around = surroundings(VirtualTimer(0.0)).env
-    return list(dict.fromkeys(filter(None, _filters(flow.expanded.parts, {**around, **env}).values())))
+    return list(dict.fromkeys(filter(None, _filters(flow.expanded.parts, {**variables(), **env}).values())))
 
 
 def _arrivals(items: Sequence[Recorded], filters: Mapping[str, str]) -> list[tuple[str, Msg]]:
@@ -227,5 +230,7 @@ def replay(old: Flow, new: Flow, recorded: Sequence[Recorded], env: Mapping[str,
     """Run both flows on a recording: what is different, for people. Empty where nothing is."""
     if not recorded:
         raise RecordingError("nothing was recorded")
-    before, after = run(old, recorded, env), run(new, recorded, env)
+    with tempfile.TemporaryDirectory(prefix="voltflow-replay-") as name:
+        # one after the other in the same folder: what nodes say of it differs only where the flows do
+        before, after = (run(flow, recorded, env, Path(name) / "lab") for flow in (old, new))
     return in_words(before, after) if compare(before, after) else []
