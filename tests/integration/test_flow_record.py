@@ -101,3 +101,15 @@ def test_record_writes_over_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "x").write_text("")
     assert main(["flow", "record", "--topic", "a", "--seconds", "1", str(tmp_path / "x")]) == 2
     assert "is there already: give another name, or remove it" in capsys.readouterr().err
+
+
+def test_record_that_finds_no_broker_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voltflow.lab.record_cli.CONNECT_S", 0.2)
+    broker = f"127.0.0.1:{servers.free_port()}"
+    file = tmp_path / "x"
+    for _ in range(2):
+        assert main(["flow", "record", "--topic", "a", "--broker", broker, "--seconds", "1", str(file)]) == 2
+        assert f"no connection to {broker} in 0.2 s: " in capsys.readouterr().err
+        assert not file.exists()

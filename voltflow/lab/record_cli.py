@@ -88,10 +88,19 @@ def _record(args: argparse.Namespace) -> int:
     options = _options(args)
     if args.follow:
         folder = FolderWriter(args.path, topics, args.keep_h * 3600, args.keep_mb * 1e6)
-        count = asyncio.run(record(options, topics, folder, None))
+        count = asyncio.run(record(options, topics, lambda: folder, None))
     else:
-        with _new_file(args.path, topics) as file:
-            count = asyncio.run(record(options, topics, file, args.seconds, most_bytes=args.keep_mb * 1e6))
+        if args.path.exists():
+            raise _is_there(args.path)
+        count = asyncio.run(
+            record(
+                options,
+                topics,
+                lambda: _new_file(args.path, topics),
+                args.seconds,
+                most_bytes=args.keep_mb * 1e6,
+            )
+        )
     print(f"{args.path}: {count:,} messages of {', '.join(topics)}")
     return 0
 
@@ -100,7 +109,11 @@ def _new_file(path: Path, topics: Sequence[str]) -> Writer:
     try:
         return Writer(path, topics)
     except FileExistsError:
-        raise ValueError(f"{path} is there already: give another name, or remove it") from None
+        raise _is_there(path) from None
+
+
+def _is_there(path: Path) -> ValueError:
+    return ValueError(f"{path} is there already: give another name, or remove it")
 
 
 def _topics(args: argparse.Namespace) -> list[str]:
@@ -140,36 +153,38 @@ class Sink(Protocol):
 async def record(
     options: MqttOptions,
     topics: Sequence[str],
-    sink: Sink,
+    make_sink: Callable[[], Sink],
     seconds: float | None,
     *,
     most_bytes: float = float("inf"),
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> int:
-    """Record until a signal, or for so long; how many messages. Raises ConnectionError where the broker cannot be reached."""
+    """Record until a signal, or for so long; how many messages. The sink is made when the connection stands: where the broker
+    cannot be reached there is nothing to tidy up. Raises ConnectionError then."""
     link = MqttLink(options, name="record")
     stop = stop_on_signals()
-
-    def receive(msg: Msg, delivery: Delivery | None) -> None:
-        sink.add(Recorded(now_ms(), msg.topic, msg.payload, bool(msg.props and msg.props.get("retain"))))
-        if delivery is not None:
-            link.acknowledge([delivery])
-        if isinstance(sink, Writer) and sink.count % 1000 == 0 and sink.size_bytes > most_bytes:
-            stop.set()
-
-    for topic in topics:
-        link.subscribe(topic, 1, receive)
-    await link.open()
-    try:
+    async with contextlib.AsyncExitStack() as cleanup:
+        cleanup.push_async_callback(link.close)
+        await link.open()
         await _connected(link)
+        sink = make_sink()
+        cleanup.callback(sink.close)
+
+        def receive(msg: Msg, delivery: Delivery | None) -> None:
+            sink.add(Recorded(now_ms(), msg.topic, msg.payload, bool(msg.props and msg.props.get("retain"))))
+            if delivery is not None:
+                link.acknowledge([delivery])
+            if isinstance(sink, Writer) and sink.count % 1000 == 0 and sink.size_bytes > most_bytes:
+                stop.set()
+
+        for topic in topics:
+            link.subscribe(topic, 1, receive)
+            cleanup.callback(link.release, topic, receive)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not stop.is_set():
                     await _wait(stop, FLUSH_S)
                     sink.flush()
-    finally:
-        await link.close()
-        sink.close()
     return sink.count
 
 
