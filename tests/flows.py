@@ -128,8 +128,8 @@ class Lab:
 @contextlib.asynccontextmanager
 async def running(*nodes: dict[str, Any], **options: Any) -> AsyncIterator[Lab]:
     """The engine of a flow; on leaving it is stopped."""
-    defaults = {"grace_s": 5.0, "state_dir": Path("unused")}
-    lab = Lab(Engine(Flow(list(nodes)), env={}, **{**defaults, **options}))
+    defaults = {"env": {}, "grace_s": 5.0, "state_dir": Path("unused")}
+    lab = Lab(Engine(Flow(list(nodes)), **{**defaults, **options}))
     sources = [wired.node for wired in lab.engine.nodes.values() if isinstance(wired.node, Feed)]
     await until(lambda: all(hasattr(source, "fail") for source in sources) or lab.run.done(), "the start")
     try:

@@ -33,6 +33,7 @@ from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 from voltflow.engine.context import Contexts, Memory
 from voltflow.engine.events import Badge, Events
 from voltflow.engine.timer import Timer, WallTimer
+from voltflow.flow.environment import Hidden, Shown, hide_secrets
 from voltflow.flow.field import ConfigError, Field, VariableMissing, config
 from voltflow.message import Msg
 
@@ -113,10 +114,13 @@ class Context:
     timer: Timer = dataclasses.field(default_factory=WallTimer)
     events: Events = dataclasses.field(default_factory=Events)
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What `${NAME}` may name, by name; a node's own subflow and tab first."""
+    """What `${NAME}` may name and is no secret, by name; a node's own subflow and tab first."""
     flows: tuple[str, ...] = ()
     """The flows that a node's own is in, the innermost first: where it is in a subflow instance."""
     _forgotten: Contexts = dataclasses.field(default_factory=Contexts)
+
+    def __post_init__(self) -> None:
+        self.env = Shown(self.env)
 
     def memory(self, kind: Literal["node", "flow", "global"], node: Node) -> Memory:
         """What the node, all nodes of its tab or all of the flow remember; durable where the host keeps `Contexts`."""
@@ -363,12 +367,12 @@ class NodeSpec:
     def build(self, node_id: str, properties: Mapping[str, Any], env: Mapping[str, str]) -> Node:
         """An instance with checked configuration; raises ConfigError naming the property.
 
-        A text value that is one `${NAME}` as a whole is replaced from `env`.
+        A text value that is one `${NAME}` as a whole is replaced from `env`; by a hidden one only where it is a secret, too.
         """
         values: dict[str, Any] = {}
         for field in self.fields:
             if field.name in properties:
-                values[field.attribute] = field.coerce(_substitute(properties[field.name], env, field.name))
+                values[field.attribute] = field.coerce(self._substituted(properties[field.name], env, field))
             elif field.required:
                 raise ConfigError(f'property "{field.name}" is missing: {field.help}')
         built: Node = self.cls(**values)
@@ -379,17 +383,23 @@ class NodeSpec:
         built.ports = self.cls.outputs_of(properties)
         return built
 
+    def _substituted(self, value: Any, env: Mapping[str, str], field: Field) -> Any:
+        match = _VARIABLE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            return value
+        if match[1] not in env:
+            raise VariableMissing(f'property "{field.name}": the environment has no {match[1]} for {value}')
+        found = env[match[1]]
+        # what a worker sends may come back into the flow: the far side can be an endpoint of the flow's own
+        if isinstance(found, Hidden) and (field.credential != "password" or issubclass(self.cls, Worker)):
+            raise ConfigError(
+                f'property "{field.name}": {match[1]} is a secret of the program, which only passwords of config nodes, '
+                "sources and sinks may name; give this node one of its own"
+            )
+        return str(found)
+
 
 _VARIABLE = re.compile(r"\$\{((?:\$parent\.)*[A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-def _substitute(value: Any, env: Mapping[str, str], name: str) -> Any:
-    match = _VARIABLE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        return value
-    if match[1] not in env:
-        raise VariableMissing(f'property "{name}": the environment has no {match[1]} for {value}')
-    return env[match[1]]
 
 
 REGISTRY: dict[str, NodeSpec] = {}
@@ -489,4 +499,4 @@ def load_installed_nodes() -> list[str]:
 
 def process_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """What `${NAME}` in a flow may name: the host's own values first, then the process environment."""
-    return {**os.environ, **(extra or {})}
+    return {**hide_secrets(os.environ), **(extra or {})}

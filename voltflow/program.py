@@ -13,6 +13,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from voltflow.flow.environment import Hidden
+from voltflow.setting import settings_of
+
 
 def set_up_logging(level: str) -> None:
     """Log lines with time (UTC), level and logger to standard error, where systemd and containers look for them."""
@@ -56,16 +59,20 @@ def stop_on_signals() -> asyncio.Event:
 def flow_variables(
     section: str, settings: msgspec.Struct, extra: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """What `${VOLTFLOW_<SECTION>_<NAME>}` in a flow stands for: each setting as text, then `extra` by its short name.
+    """What `${VOLTFLOW_<SECTION>_<NAME>}` in a flow stands for: each setting as text, a secret one hidden, then `extra` by its
+    short name.
 
     >>> class S(msgspec.Struct):
     ...     port: int = 1
     >>> flow_variables("agent", S(), {"state_topic": "gw"})
     {'VOLTFLOW_AGENT_PORT': '1', 'VOLTFLOW_AGENT_STATE_TOPIC': 'gw'}
     """
-    values = {name: _text(value) for name, value in msgspec.structs.asdict(settings).items()} | dict(
-        extra or {}
-    )
+    secret = {item.name for item in settings_of(type(settings)) if item.secret}
+    values = {
+        name: Hidden(_text(value)) if name in secret else _text(value)
+        for name, value in msgspec.structs.asdict(settings).items()
+    }
+    values |= extra or {}
     return {f"VOLTFLOW_{section.upper()}_{name.upper()}": value for name, value in values.items()}
 
 

@@ -56,8 +56,27 @@ def _of_variable(text: str, name: str, known: Declared) -> str:
     return _PLACE.sub(lambda match: known.get(match[1], match[0]), text)
 
 
+class Hidden(str):
+    """A password or the like of the program, or a text with one in it: for a node's own secret fields, and for nothing that a
+    flow could show or send."""
+
+    __slots__ = ()
+
+
+_HIDDEN = re.compile(r"VOLTFLOW_\w+_(PASSWORD|TOKEN|SECRET|DATABASE)")
+
+
+def hide_secrets(process: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a process; those that are secret settings of any of the programs are `Hidden`.
+
+    >>> [type(value).__name__ for value in hide_secrets({"VOLTFLOW_SIM_PASSWORD": "x", "HOME": "/"}).values()]
+    ['Hidden', 'str']
+    """
+    return {name: Hidden(value) if _HIDDEN.fullmatch(name) else value for name, value in process.items()}
+
+
 class Environment(Mapping[str, str]):
-    """What is declared, before the variables of the process."""
+    """What is declared, before the variables of the process; what has a `Hidden` one in it is hidden, too."""
 
     def __init__(self, declared: Declared, process: Mapping[str, str]) -> None:
         self._declared, self._process = declared, process
@@ -68,11 +87,33 @@ class Environment(Mapping[str, str]):
             return self._process[name.replace(PARENT, "")]
         if "${" not in text:
             return text
-        return _PLACE.sub(lambda match: self._process.get(match[1].replace(PARENT, ""), ""), text)
+        parts = [self._process.get(match[1].replace(PARENT, ""), "") for match in _PLACE.finditer(text)]
+        values = iter(parts)
+        text = _PLACE.sub(lambda _: next(values), text)
+        return Hidden(text) if any(isinstance(part, Hidden) for part in parts) else text
 
     def __iter__(self) -> Iterator[str]:
         yield from self._declared
         yield from (name for name in self._process if name not in self._declared)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Shown(Mapping[str, str]):
+    """What code, expressions and templates of a flow may read of an environment: nothing that is hidden."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+
+    def __getitem__(self, name: str) -> str:
+        value = self._env[name]
+        if isinstance(value, Hidden):
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, value in self._env.items() if not isinstance(value, Hidden))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
