@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from voltflow import finite_json
+
 log = logging.getLogger(__name__)
 
 Step = Callable[[Any], Any]
@@ -86,7 +88,7 @@ def read_versioned(path: Path, steps: Sequence[Step]) -> Any:
     """
     raw = path.read_bytes()
     try:
-        found = json.loads(raw.decode("utf-8-sig"))
+        found = finite_json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is not JSON: {error}") from None
     version, newest = version_of(found), len(steps) + 1
@@ -130,6 +132,6 @@ def migrated(document: Any, steps: Sequence[Step], version: int) -> Any:
 
 
 def write_versioned(path: Path, document: dict[str, Any], version: int) -> None:
-    """Replace the file; raises OSError."""
-    text = json.dumps({**document, "version": version}, indent=2, ensure_ascii=False)
+    """Replace the file; raises OSError, and ValueError for a number that is not finite."""
+    text = json.dumps({**document, "version": version}, indent=2, ensure_ascii=False, allow_nan=False)
     write(path, f"{text}\n".encode())

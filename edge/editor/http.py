@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import bottle
 
 from edge.editor.auth import Auth
+from voltflow import finite_json
 from voltflow.admin.users import User
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Request:
 
     def json(self) -> Any:
         try:
-            return json.loads(self.body)
+            return finite_json.loads(self.body)
         except (ValueError, RecursionError) as error:
             raise EditorError(400, "invalid_json", f"the body is not JSON: {error}") from None
 
@@ -159,7 +160,7 @@ def check_origin(origin: str | None, host: str) -> None:
 
 def to_json(value: Any) -> bytes:
     """JSON in which no text is html, for pages that show an answer as it is; a lone surrogate becomes its escape."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").encode("utf-8", "backslashreplace")
 
 

@@ -214,6 +214,22 @@ def test_deploy_of_what_is_no_flow(gateway: Gateway, body: str) -> None:
     assert gateway.get("/flows") == inject_to_debug()
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400"])
+def test_number_that_no_browser_reads_is_refused(gateway: Gateway, number: str) -> None:
+    """Every page that asked for it afterwards would hang."""
+    text = json.dumps(inject_to_debug()).replace("140", number)
+    for path, body in (
+        ("/flows", text),
+        ("/settings/user", f'{{"x": {number}}}'),
+        ("/flow", f'{{"x": {number}}}'),
+    ):
+        refused = gateway.ask("POST", path, body, Content_Type="application/json")
+        assert (refused.status, refused.json()["code"]) == (400, "invalid_json")
+        assert refused.json()["message"] == f"the body is not JSON: {number} is no finite number"
+    assert gateway.get("/flows") == inject_to_debug()
+    assert gateway.get("/settings/user") == {}
+
+
 def test_large_flow_with_any_text_is_taken(gateway: Gateway) -> None:
     nodes = inject_to_debug("°C → 漢字 😀" + "x" * 300_000)
     assert gateway.deploy(nodes).status == 200

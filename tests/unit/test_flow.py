@@ -44,7 +44,7 @@ def problems(text: str, env: dict[str, str] | None = None, *, elsewhere: bool = 
 FEWER = settings(max_examples=60)
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
@@ -97,6 +97,7 @@ def test_lines_are_those_of_the_text(nodes: list[dict[str, Any]], indent: int | 
      ("{}", "error: flow file: a flow is a JSON array of nodes, as Node-RED exports it"),
      ('[{"id": "a"}]', 'error: entry 0: a node is an object with the texts "id" and "type"'),
      ('[{"id": 1, "type": "tab"}]', 'error: entry 0: a node is an object with the texts "id" and "type"'),
+     ('[{"id": "a", "type": "tab", "x": NaN}]', "error: flow file: not JSON: NaN is no finite number"),
      ("[" * 100_000, "error: flow file: not a flow: nested too deeply")],
 )  # fmt: skip
 def test_text_that_is_no_flow_is_refused(text: str, error: str) -> None:

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from voltflow import finite_json
 from voltflow.engine.wiring import Wired, completes
 from voltflow.flow.environment import NAMES, Environment, declare
 from voltflow.flow.expand import (
@@ -92,9 +93,11 @@ class Flow:
     def parse(cls, text: str) -> Flow:
         """From the text of a flow file; raises FlowError naming the line where it is not JSON or not a flow."""
         try:
-            nodes = json.loads(text)
+            nodes = finite_json.loads(text)
         except json.JSONDecodeError as error:
             raise FlowError([Problem("", "flow file", f"not JSON: {error.msg}", line=error.lineno)]) from None
+        except ValueError as error:
+            raise FlowError([Problem("", "flow file", f"not JSON: {error}")]) from None
         except RecursionError:
             raise FlowError([Problem("", "flow file", "not a flow: nested too deeply")]) from None
         if not isinstance(nodes, list):
@@ -127,7 +130,7 @@ class Flow:
 
     def dumps(self) -> str:
         """The text of the flow file, indented as Node-RED writes it; unknown fields and all orders are kept."""
-        return json.dumps(self.nodes, indent=4, ensure_ascii=False)
+        return json.dumps(self.nodes, indent=4, ensure_ascii=False, allow_nan=False)
 
     @cached_property
     def revision(self) -> str:
