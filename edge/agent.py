@@ -81,10 +81,12 @@ def _unreadable(files: FlowFiles, error: OSError | UnicodeDecodeError) -> Settin
 def _adapt(nodes: list[RawNode], *, separate: bool) -> None:
     """Switch off the nodes that say they are for another case, and on those that are for this one."""
     for raw in nodes:
-        if raw.get("only") == SEPARATE_UPLINK:
-            raw.pop("d", None)
-            if not separate:
-                raw["d"] = True
+        if raw.get("only") != SEPARATE_UPLINK or bool(raw.get("d")) != separate:
+            continue  # it is so already, and stays as it is written
+        if separate:
+            del raw["d"]
+        else:
+            raw["d"] = True
 
 
 def make_auth(settings: AgentSettings) -> Auth:

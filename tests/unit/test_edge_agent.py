@@ -68,6 +68,11 @@ def test_a_node_for_a_separate_uplink_follows_the_setting(tmp_path: Path) -> Non
     (tmp_path / "flows.json").write_text(together.dumps())
     _, separate, _ = open_flow(settings(tmp_path, uplink_host="mqtt.example.org"))
     assert states(separate) == {False}, "what a deploy wrote follows it, too"
+    nodes = [{"d": raw["d"], **raw} if "d" in raw else raw for raw in together.bare]
+    (tmp_path / "flows.json").write_text(json.dumps(nodes))
+    _, again, _ = open_flow(settings(tmp_path))
+    assert [list(raw) for raw in again.bare] == [list(raw) for raw in nodes], "as it is written"
+    assert again.rev == together.rev, "whatever the order"
 
 
 def test_a_flow_file_that_is_not_there_names_the_setting(tmp_path: Path) -> None:

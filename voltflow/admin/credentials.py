@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 from voltflow.flow.expand import RawNode
-from voltflow.flow.flow import Flow, FlowError, Problem
+from voltflow.flow.flow import Flow, FlowError, Problem, digest
 from voltflow.node import REGISTRY
 
 log = logging.getLogger(__name__)
@@ -247,8 +247,7 @@ class CompleteFlow(Flow):
     @cached_property
     def rev(self) -> str:
         """What the editor knows the flow by; `revision` is its beginning."""
-        compact = json.dumps(self.bare, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(compact.encode(errors="surrogatepass")).hexdigest()
+        return digest(self.bare)
 
     @cached_property
     def revision(self) -> str:

@@ -10,7 +10,7 @@ import graphlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -82,6 +82,16 @@ class FlowError(ValueError):
         self.problems = problems
 
 
+def digest(nodes: Sequence[RawNode]) -> str:
+    """64 hex digits that change with the flow, and not with the order in which a node's properties are written.
+
+    >>> digest([{"id": "a", "type": "tab"}]) == digest([{"type": "tab", "id": "a"}])
+    True
+    """
+    compact = json.dumps(nodes, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(compact.encode(errors="surrogatepass")).hexdigest()
+
+
 class Flow:
     """A flow as its file has it."""
 
@@ -135,8 +145,7 @@ class Flow:
     @cached_property
     def revision(self) -> str:
         """12 hex digits that change with the flow."""
-        compact = json.dumps(self.nodes, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(compact.encode(errors="surrogatepass")).hexdigest()[:12]
+        return digest(self.nodes)[:12]
 
     def check(self, env: Mapping[str, str], *, elsewhere: bool = False) -> list[Problem]:
         """Everything that is wrong with the flow, in the order of the file; empty when it can run.
