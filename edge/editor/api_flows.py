@@ -11,9 +11,10 @@ from typing import Any, Final, get_args
 
 from edge.editor import single_flow
 from edge.editor.flow_store import FlowStore, Kind, RevisionMismatch, State
-from edge.editor.http import NO_CONTENT, Api, EditorError, Request
+from edge.editor.http import CHANGES_FLOWS, NO_CONTENT, Api, EditorError, Request
 from edge.editor.loop import Loop
 from voltflow.admin.credentials import CredentialsError
+from voltflow.admin.flow_diff import differences, in_brief
 from voltflow.engine.engine import DeployError
 from voltflow.flow.flow import FlowError
 
@@ -40,13 +41,13 @@ class Flows:
 
     def add_to(self, api: Api) -> None:
         api.get("/flows", self.read, needs="flows.read")
-        api.route("POST", "/flows", self.deploy, needs="flows.write")
+        api.route("POST", "/flows", self.deploy, needs=CHANGES_FLOWS)
         api.get("/flows/state", self.state, needs="flows.read")
-        api.route("POST", "/flows/state", self.set_state, needs="flows.write")
-        api.route("POST", "/flow", self.add, needs="flows.write")
+        api.route("POST", "/flows/state", self.set_state, needs=CHANGES_FLOWS)
+        api.route("POST", "/flow", self.add, needs=CHANGES_FLOWS)
         api.get("/flow/<id>", self.read_one, needs="flows.read")
-        api.route("PUT", "/flow/<id>", self.put_one, needs="flows.write")
-        api.route("DELETE", "/flow/<id>", self.delete_one, needs="flows.write")
+        api.route("PUT", "/flow/<id>", self.put_one, needs=CHANGES_FLOWS)
+        api.route("DELETE", "/flow/<id>", self.delete_one, needs=CHANGES_FLOWS)
         api.get("/credentials/<type>/<id>", self.credentials, needs="credentials.read")
 
     # -- all flows ----------------------------------------------------------------------------------------------------
@@ -81,6 +82,7 @@ class Flows:
         """Deploy; what is in the way becomes an answer."""
         self._check_types({str(node.get("type")) for node in nodes})
         user = request.user
+        before, _ = self._loop.call(self._store.read)
         try:
             new = self._loop.run(self._store.deploy(nodes, rev, kind, user, credentials))
         except CredentialsError as error:
@@ -97,6 +99,9 @@ class Flows:
         except DeployError as error:
             raise EditorError(400, "deploy_failed", str(error), [str(error)]) from None
         self._deployed(new)
+        now, _ = self._loop.call(self._store.read)
+        changes = in_brief(differences(before, _with_credentials(now, nodes)))
+        log.info("%s deployed (%s): %s; revision %s", request.who, kind, changes, new[:12])
         return new
 
     # -- running ------------------------------------------------------------------------------------------------------
@@ -113,6 +118,7 @@ class Flows:
             self._loop.run(self._store.set_state(state))
         except (FlowError, DeployError) as error:
             raise EditorError(400, "deploy_failed", str(error)) from None
+        log.info("%s: flows %s", request.who, "stopped" if state == "stop" else "started")
         return {"state": state}
 
     # -- one tab ------------------------------------------------------------------------------------------------------
@@ -169,6 +175,12 @@ def _of_body(body: Any, *, v2: bool) -> tuple[list[dict[str, Any]], str | None]:
         )
     rev = body.get("rev") if v2 else None
     return nodes, None if rev is None else str(rev)
+
+
+def _with_credentials(nodes: list[dict[str, Any]], sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The nodes as they run, with the credentials that came along: those that changed."""
+    given = {raw["id"]: raw["credentials"] for raw in sent if raw.get("credentials")}
+    return [{**raw, "credentials": given[raw["id"]]} if raw["id"] in given else raw for raw in nodes]
 
 
 def _problems(error: FlowError) -> list[str]:

@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 5_000_000
 """As Node-RED's own limit."""
+CHANGES_FLOWS: Final = "flows.write"
+"""The permission whose refusals are logged."""
+_USER: Final = "voltflow.user"
+_LONGEST: Final = 500
+"""Characters of a refusal in the log."""
 
 
 class EditorError(Exception):
@@ -67,6 +72,11 @@ class Request:
     def address(self) -> str:
         """Where it comes from."""
         return str(self.environ.get("REMOTE_ADDR", ""))
+
+    @property
+    def who(self) -> str:
+        """Asks, for the log."""
+        return f"{self.user.username} from {self.address}" if self.user else self.address
 
     @cached_property
     def query(self) -> dict[str, str]:
@@ -122,12 +132,15 @@ class Api:
         """`handler(request, **path)` answers; `needs` is the permission, None: anybody may ask."""
 
         def handle(**path: str) -> bytes:
+            bottle.request.environ[_USER] = None
             try:
                 if method != "GET":
                     check_origin(bottle.request.get_header("Origin"), bottle.request.get_header("Host", ""))
                 request = Request(self._user(needs))
                 return _send(handler(request, **path))
             except EditorError as error:
+                if needs == CHANGES_FLOWS:
+                    _log_refusal(error)
                 return _send_error(error)
             except Exception:
                 log.exception("editor: %s %s failed", method, bottle.request.path)
@@ -144,9 +157,29 @@ class Api:
             raise EditorError(403, "closed", self.auth.closed)
         scheme, _, token = bottle.request.get_header("Authorization", "").partition(" ")
         user = self.auth.user_of(token.strip()) if scheme.lower() == "bearer" else None
+        bottle.request.environ[_USER] = user
         if not self.auth.allows(user, needs):
             raise EditorError(401, "unauthorized", f"log in as a user with the permission {needs}")
         return user
+
+
+def _log_refusal(error: EditorError) -> None:
+    request = bottle.request
+    kind = request.get_header("Node-RED-Deployment-Type", "")
+    log.warning(
+        "%s %.80s%s of %s refused (%d): %s",
+        request.method, printable(request.path), f" ({printable(kind):.20})" if kind else "",
+        Request(request.environ[_USER]).who, error.status, printable("; ".join(error.lines or [str(error)])),
+    )  # fmt: skip
+
+
+def printable(text: str) -> str:
+    """As it may stand in a line of the log: texts of a flow can have lines, and what a terminal obeys.
+
+    >>> printable("pack\\x1b[2J 7\\n")
+    'pack [2J 7 '
+    """
+    return "".join(character if character.isprintable() else " " for character in text[:_LONGEST])
 
 
 def check_origin(origin: str | None, host: str) -> None:

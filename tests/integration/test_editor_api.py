@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -472,6 +473,35 @@ def test_page_of_another_site_is_refused(gateway: Gateway) -> None:
     with Socket(gateway.url, origin=own):
         pass
     assert gateway.ask("GET", "/flows", Host="evil.example").status == 421
+
+
+def test_who_deployed_what_stands_in_the_log(guarded: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "edge.editor")
+    writer, reader = guarded.login("writer"), guarded.login("reader")
+    nodes = [*inject_to_debug("other"), {**BROKER, "credentials": {"password": "s3cret"}}]
+    rev = guarded.deploy(nodes, kind="nodes", token=writer).json()["rev"]
+    assert (
+        f"writer from 127.0.0.1 deployed (nodes): 1 added, 1 changed; revision {rev[:12]}" in caplog.messages
+    )
+    guarded.ask("POST", "/flows/state", {"state": "stop"}, token=writer)
+    assert "writer from 127.0.0.1: flows stopped" in caplog.messages
+
+    caplog.clear()
+    assert guarded.deploy([], token=reader).status == 401
+    assert guarded.deploy([], "0" * 64, token=writer).status == 409
+    wrong = {**BROKER, "name": "a\nb\x1b[2J", "port": "many"}
+    assert guarded.deploy([TAB, wrong], kind="flows", token=writer).status == 400
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    refused = "POST /flows ({}) of {} from 127.0.0.1 refused ({}): {}"
+    wanted = [
+        refused.format("full", "reader", 401, "log in as a user with the permission flows.write"),
+        refused.format(
+            "full", "writer", 409, "the flow has been deployed by somebody else since it was read"
+        ),
+        refused.format("flows", "writer", 400, r"mqtt-broker 'a\nb\x1b[2J': property"),
+    ]
+    assert [told[: len(line)] for told, line in zip(caplog.messages, wanted, strict=True)] == wanted
+    assert "s3cret" not in caplog.text
 
 
 # -- logins -----------------------------------------------------------------------------------------------------------

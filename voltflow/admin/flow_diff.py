@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from voltflow.flow.expand import RawNode, list_of, text_of
 from voltflow.node import REGISTRY
@@ -73,6 +74,21 @@ def in_words(found: Sequence[Difference]) -> list[str]:
     if drawn:
         lines.append(f"drawn otherwise: {drawn} node{'' if drawn == 1 else 's'}, without effect on what runs")
     return lines or ["no difference"]
+
+
+def in_brief(found: Sequence[Difference]) -> str:
+    """How many nodes of each kind of difference.
+
+    >>> node = {"id": "a", "type": "switch", "property": "topic"}
+    >>> in_brief(
+    ...     differences(
+    ...         [node], [{**node, "property": "payload", "name": "hot"}, {"id": "b", "type": "debug"}]
+    ...     )
+    ... )
+    '1 added, 1 changed, 1 renamed'
+    """
+    counts = Counter(kind for kind, _ in {(item.kind, item.node_id) for item in found})
+    return ", ".join(f"{counts[kind]} {kind}" for kind in get_args(Kind) if kind in counts) or "no difference"
 
 
 def changed_tabs(old: Sequence[RawNode], new: Sequence[RawNode]) -> set[str]:
