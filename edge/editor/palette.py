@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from edge.editor import forms
+from edge.editor.not_run import INSTEAD, KEPT, Kept
 from edge.editor.static import Files
 from voltflow import __version__
 from voltflow.admin.editor_files import VERSION
@@ -31,6 +32,8 @@ CORE: Final = "node-red"
 OWN: Final = "voltflow"
 ALWAYS: Final = frozenset({"comment", "unknown", "junction", "global-config"})
 """Sets without which the editor cannot show every flow; they run nothing."""
+NOT_RUN: Final = "not-run"
+"""The set of the types that are kept, and not run."""
 _CORE_FOLDER: Final = "nodes/core/"
 _REGISTERS: Final = re.compile(r"""RED\.nodes\.registerType\(\s*['"]([^'"]+)['"]""")
 _SAFER: Final = frozenset({"mqtt-broker", "mqtt in", "mqtt out"})
@@ -79,6 +82,7 @@ class Palette:
         theirs = {type for item in found for type in item.types}
         ours = sorted(type for type, spec in self._registry.items() if spec.category and type not in theirs)
         found += [NodeSet(OWN, set_name(type), (type,)) for type in ours]
+        found.append(NodeSet(OWN, NOT_RUN, tuple(KEPT)))
         return {item.id: item for item in found}
 
     def _core_sets(self) -> Iterator[NodeSet]:
@@ -99,7 +103,7 @@ class Palette:
         """What the editor loads for a set."""
         if set_id not in self._html:
             item = self.sets[set_id]
-            body = self._genuine(item) if item.path else self._generated(self._registry[item.types[0]])
+            body = self._body(item)
             self._html[set_id] = f"<!-- --- [red-module:{item.id}] --- -->\n{body}"
         return self._html[set_id]
 
@@ -132,6 +136,13 @@ class Palette:
 
     # -- html ---------------------------------------------------------------------------------------------------------
 
+    def _body(self, item: NodeSet) -> str:
+        if item.path:
+            return self._genuine(item)
+        if item.name == NOT_RUN:
+            return "\n".join(_kept(KEPT[type]) for type in item.types)
+        return self._generated(self._registry[item.types[0]])
+
     def _genuine(self, item: NodeSet) -> str:
         assert item.path is not None
         below = item.path.removeprefix(_CORE_FOLDER)
@@ -151,6 +162,14 @@ class Palette:
                 _script("register", forms.describe(spec)),
             )
         )
+
+
+def _kept(kept: Kept) -> str:
+    return (
+        f'<script type="text/html" data-template-name="{kept.type}">\n{kept.rows()}</script>\n'
+        f'<script type="text/markdown" data-help-name="{kept.type}">\n{INSTEAD}\n</script>\n'
+        f"{_script('keep', kept.describe())}"
+    )
 
 
 def set_name(type: str) -> str:

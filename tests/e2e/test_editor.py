@@ -159,6 +159,81 @@ def test_deploy_that_is_refused_says_why(desk: Any) -> None:
     at.expected("400")
 
 
+def test_refused_deploy_is_told_until_somebody_closes_it(desk: Any) -> None:
+    at = desk(inject_to_debug()).open()
+    page = at.page
+    page.clock.install()
+
+    def deploy(repeat: str) -> None:
+        page.evaluate("repeat => { RED.nodes.node('press').repeat = repeat; RED.nodes.dirty(true) }", repeat)
+        page.click(DEPLOY)
+
+    notices = page.locator(".red-ui-notification", has_text='property "repeat"')
+    deploy("-5")
+    at.notice("-5")
+    page.clock.run_for(60_000)
+    assert notices.count() == 1
+    deploy("-6")
+    at.notice("-6")
+    page.clock.run_for(60_000)
+    assert notices.count() == 1, "one takes the other's place"
+    notices.get_by_role("button", name="Close").click()
+    page.clock.run_for(1000)
+    notices.wait_for(state="detached")
+    deploy("-7")
+    at.notice("-7")
+    page.clock.run_for(1000)
+    deploy("7")
+    wait_for(lambda: at.stored()["press"]["repeat"] == "7", "the deploy")
+    page.clock.run_for(1000)
+    notices.wait_for(state="detached")
+    at.expected("400")
+
+
+def test_function_and_exec_show_what_they_have_and_are_kept(desk: Any) -> None:
+    kept = [
+        {"id": "f", "type": "function", "z": "tab", "name": "mean of three", "func": "let a = 1;\r\nreturn msg;", "outputs": 2,
+         "timeout": "", "noerr": 0, "initialize": "// at the start", "finalize": "", "libs": [{"var": "os", "module": "os"}],
+         "d": True, "x": 200, "y": 100, "wires": [[], ["e"]]},
+        {"id": "e", "type": "exec", "z": "tab", "command": "ls -l", "addpay": "payload", "append": "/tmp", "useSpawn": "false",
+         "timer": "5", "winHide": False, "oldrc": False, "name": "", "d": True, "x": 400, "y": 100, "wires": [[], [], []]},
+    ]  # fmt: skip
+    at = desk([TAB]).open()
+    page = at.page
+    page.evaluate("nodes => RED.nodes.import(nodes, { generateIds: false })", kept)
+    page.evaluate("() => { RED.nodes.dirty(true); RED.view.redraw(true) }")
+    page.wait_for_selector("[id='f'] .red-ui-flow-node-label:has-text('mean of three')")
+    at.shot("function-and-exec")
+    for id, shown in (
+        ("f", {"On message": "let a = 1;\nreturn msg;", "On start": "// at the start"}),
+        ("e", {"Command": "ls -l", "Appended": "/tmp"}),
+    ):
+        at.edit(id)
+        assert "Use a python node in its place" in page.inner_text(".red-ui-tray")
+        areas = page.locator("textarea.voltflow-kept:visible")
+        assert {area.get_attribute("id"): area.input_value() for area in areas.all()} == {
+            page.get_by_label(label, exact=True).get_attribute("id"): text for label, text in shown.items()
+        }
+        assert not any(area.is_editable() for area in areas.all())
+        at.shot(f"kept-{id}")
+        at.done()
+    saved = {node["id"]: node for node in page.evaluate("() => RED.nodes.createCompleteNodeSet()")}
+    assert [saved[node["id"]] for node in kept] == kept
+    assert (
+        page.locator(
+            ".red-ui-palette-node:is([data-palette-type=function], [data-palette-type=exec])"
+        ).count()
+        == 0
+    )
+
+    at.deploy()  # they are disabled
+    assert [at.stored()[node["id"]] for node in kept] == kept
+    page.evaluate("() => { delete RED.nodes.node('f').d; RED.nodes.dirty(true) }")
+    page.click(DEPLOY)
+    at.notice("JavaScript and commands are not run here")
+    at.expected("400")
+
+
 def test_secrets_of_a_broker_do_not_come_back(desk: Any) -> None:
     nodes = [TAB, {"id": "b", "type": "mqtt-broker", "name": "b", "broker": "127.0.0.1", "port": "1"}]
     at = desk(nodes).open()

@@ -14,6 +14,7 @@ import pytest
 from edge.editor.palette import ALWAYS, CORE, OWN, Palette, help_of
 from edge.editor.static import Files
 from voltflow.admin import editor_files
+from voltflow.flow.flow import JAVASCRIPT
 from voltflow.message import Msg
 from voltflow.node import REGISTRY, ConfigNode, NodeSpec, Sink, Transform, config, load_nodes, node
 
@@ -147,6 +148,7 @@ def form_of(page: str, type: str) -> str:
 def test_sets_are_the_core_ones_that_run_here_then_ours(palette: Palette) -> None:
     assert list(palette.sets) == [
         "node-red/unknown", "node-red/range", "node-red/file", "voltflow/editor-gauge", "voltflow/editor-meter",
+        "voltflow/not-run",
     ]  # fmt: skip
 
 
@@ -286,6 +288,19 @@ def test_core_type_is_the_genuine_html_then_its_help_then_our_fields(palette: Pa
     assert [field["name"] for field in spec["fields"]] == ["speed"]
     assert 'id="node-input-speed"' in spec["rows"]["speed"]
     assert spec["help"] == "<p>Map one range to another.</p>"
+
+
+# -- what is kept, and not run ----------------------------------------------------------------------------------------
+
+
+def test_javascript_and_commands_are_known_to_the_editor(palette: Palette) -> None:
+    assert set(palette.sets["voltflow/not-run"].types) == JAVASCRIPT
+    page = palette.html("voltflow/not-run")
+    assert {spec["type"] for spec in calls_of(page, "keep")} == JAVASCRIPT
+    for type in JAVASCRIPT:
+        assert {id for id in Elements(form_of(page, type)).ids if id.startswith("node-input-")} == {
+            "node-input-name"
+        }
 
 
 # -- all node types there are -----------------------------------------------------------------------------------------

@@ -269,5 +269,58 @@ const Voltflow = (function () {
     }
   }
 
-  return { register, extend, hide };
+  // A type that is not run here: it is drawn, shows what it has, and keeps all of it.
+  function keep(spec) {
+    const defaults = {};
+    for (const [name, value] of Object.entries(spec.properties)) defaults[name] = { value };
+    RED.nodes.registerType(spec.type, {
+      category: "deprecated", // which the palette leaves out
+      color: "#dddddd",
+      icon: spec.icon,
+      inputs: 1,
+      outputs: spec.outputs,
+      defaults,
+      label() {
+        return this.name || this.command || spec.type;
+      },
+      labelStyle() {
+        return this.name ? "node_label_italic" : "";
+      },
+      oneditprepare() {
+        for (const name of spec.shown) {
+          const text = this[name] === undefined ? "" : String(this[name]);
+          $(`#voltflow-kept-${name}`).val(text).attr("rows", Math.min(Math.max(text.split("\n").length, 1), 20))
+            .closest(".form-row").toggle(text !== "");
+        }
+      },
+    });
+    const definition = RED.nodes.getType(spec.type);
+    definition.set = { ...definition.set, enabled: false }; // so that the search for a node to add leaves it out too
+  }
+
+  // -- notices -------------------------------------------------------------------------------------------------------
+
+  // What is wrong with a deploy takes longer to read than a notice stands: it stays until it is closed, or the next deploy.
+  function keepDeployErrors() {
+    const notify = RED.notify;
+    let standing = null;
+
+    function close() {
+      if (standing) standing.close();
+      standing = null;
+    }
+
+    RED.notify = function (text, type, ...rest) {
+      const begins = RED._("deploy.deployFailed", { message: "" });
+      if (type !== "error" || typeof text !== "string" || !text.startsWith(begins)) return notify(text, type, ...rest);
+      close();
+      standing = notify(text, { type, fixed: true, buttons: [{ text: RED._("common.label.close"), click: close }] });
+      return standing;
+    };
+    RED.events.on("deploy", close);
+  }
+
+  keepDeployErrors();
+
+  return { register, extend, hide, keep };
 })();
