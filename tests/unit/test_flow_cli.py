@@ -144,10 +144,18 @@ def test_users_are_added_changed_and_removed(tmp_path: Path, cli: Cli) -> None:
     assert cli("users", "passwd", "bob", *at, "--permissions", "read", typed="another one\n") == 0
     bob = read_users(path)["bob"]
     assert (bob.permissions, is_password("another one", bob.password)) == (("read",), True)
+    assert cli.err == ""
+    blind = "voltflow: bob may not read, and so cannot open the editor: --permissions read,write lets them read and deploy\n"
+    for permissions in ("write", "flows.read,write"):
+        assert cli("users", "passwd", "bob", *at, "--permissions", permissions, typed="another one\n") == 0
+        assert cli.err == blind
     assert cli("users", "remove", "bob", *at) == 0
     assert cli.out == f"{path}: removed bob\n"
     assert cli("users", "remove", "bob", *at) == 2
     assert cli.err == f"voltflow: '{path}' has no user bob; there are: ann\n"
+    assert cli("users", "add", "bob", *at, "--permissions", "write", typed="battery staple\n") == 0
+    assert cli.err == blind
+    assert cli("users", "remove", "bob", *at) == 0
     assert cli("users", "remove", "ann", *at) == 0
     assert "there is no user left" in cli.out
 

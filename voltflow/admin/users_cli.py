@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from voltflow.admin.users import (
 from voltflow.settings import peek
 
 DEFAULT_PERMISSIONS: Final = "read,write"
+_EDITOR: Final = ("settings.read", "flows.read", "nodes.read")
+"""What the editor's page needs before it shows anything."""
 _STATE_DIR: Final = ".voltflow/agent"
 EXAMPLES: Final = """\
 examples:
@@ -27,7 +30,8 @@ examples:
   voltflow users add bob --permissions read < password.txt  takes it from the first line of the input
   voltflow users list
 
-Permissions: read, write, python (deploy Python code), exact ones such as flows.write, or "*" for all.
+Permissions: read, write (without read: for scripts, the editor needs both), python (deploy Python code), exact ones such
+as flows.write, or "*" for all.
 A change of the password, and the removal, end the user's logins.
 """
 
@@ -64,6 +68,7 @@ def _add(args: argparse.Namespace) -> int:
     user = make_user(args.name, "", _permissions(args))  # checked before a password is asked for
     _write(path, users, make_user(user.username, hash_password(_password(args.name)), user.permissions))
     print(f"{path}: added {args.name} ({', '.join(user.permissions)})")
+    _warn_of_blind(user.username, user.permissions)
     return 0
 
 
@@ -75,6 +80,7 @@ def _passwd(args: argparse.Namespace) -> int:
     make_user(args.name, "", permissions)
     _write(path, users, make_user(args.name, hash_password(_password(args.name)), permissions))
     print(f"{path}: {args.name} has a new password ({', '.join(permissions)})")
+    _warn_of_blind(args.name, permissions)
     return 0
 
 
@@ -99,6 +105,15 @@ def _list(args: argparse.Namespace) -> int:
     if not users:
         print(f"{path}: no users; `voltflow users add NAME` makes one", file=sys.stderr)
     return 0
+
+
+def _warn_of_blind(name: str, permissions: Sequence[str]) -> None:
+    """As in Node-RED, `write` does not include `read`, and the editor asks who cannot read for another login."""
+    if not has_permission(permissions, _EDITOR):
+        text = (
+            "may not read, and so cannot open the editor: --permissions read,write lets them read and deploy"
+        )
+        print(f"voltflow: {name} {text}", file=sys.stderr)
 
 
 def _write(path: Path, users: dict[str, User], user: User) -> None:
