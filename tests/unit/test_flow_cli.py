@@ -118,6 +118,30 @@ def test_a_gateway_that_is_not_there_is_said_so(tmp_path: Path, cli: Cli) -> Non
     assert cli.err.startswith("voltflow: http://127.0.0.1:1/editor does not answer: [Errno 111]")
 
 
+@pytest.mark.parametrize(("token", "status"), [("", 404), ("0123456789abcdef", 401)])
+def test_the_address_of_a_gateways_page_is_told_from_its_editors(
+    tmp_path: Path, cli: Cli, token: str, status: int
+) -> None:
+    with editing(tmp_path, users={"ann": "*"}, token=token) as gateway:
+        url = gateway.server.url
+        assert cli("flow", "pull", tmp_path / "x", "--url", f"{url}/") == 2
+        hint = f"its flow is below /editor: --url {url}/editor ({status})"
+        assert cli.err == f"voltflow: {url} is a gateway's page and API; {hint}\n"
+        assert (
+            cli(
+                "flow",
+                "pull",
+                tmp_path / "x",
+                "--url",
+                f"{url}/editor",
+                "--user",
+                "ann",
+                typed=f"{PASSWORD}\n",
+            )
+            == 0
+        )
+
+
 def test_two_files_are_compared(tmp_path: Path, cli: Cli) -> None:
     old = write(tmp_path / "old.json", inject_to_debug())
     new = write(tmp_path / "new.json", inject_to_debug(debug_name="look"))

@@ -71,7 +71,7 @@ class AdminClient:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
                 text = answer.read()
         except urllib.error.HTTPError as error:
-            raise AdminError(_refusal(error), error.code) from None
+            raise AdminError(_refusal(error, self._root), error.code) from None
         except OSError as error:
             reason = getattr(error, "reason", None) or error
             raise AdminError(f"{self._root} does not answer: {reason}") from None
@@ -81,10 +81,12 @@ class AdminClient:
             raise AdminError(f"{self._root}{path} answers something else than an admin API") from None
 
 
-def _refusal(error: urllib.error.HTTPError) -> str:
+def _refusal(error: urllib.error.HTTPError, root: str) -> str:
     """What the far side says, for a person."""
     with error:
         text = error.read().decode("utf-8", "replace")
+    if text.startswith('{"error":{'):  # how a gateway answers outside of its editor
+        return f"{root} is a gateway's page and API; its flow is below /editor: --url {root}/editor ({error.code})"
     if error.code == 401:
         return "a login is needed: give --user, or another one (401)"
     if error.code == 409:
