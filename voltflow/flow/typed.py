@@ -23,11 +23,14 @@ from voltflow.flow.field import ConfigError
 from voltflow.flow.properties import UNDEFINED, PathError, as_object, get, of_parts, parse
 from voltflow.message import Msg
 from voltflow.node import Context, Node
+from voltflow.nodelib.bounded import Bounded
 
 TYPES = ("msg", "flow", "global", "str", "num", "bool", "json", "bin", "re", "date", "env", "jsonata")
 
 Value = Callable[[Msg], Any]
 """What a typed input is for a message; UNDEFINED where a property is not there."""
+
+JSONATA = "the JSONata expression"
 
 _STORE = re.compile(r"#:\((?P<store>[^)]*)\)::(?P<key>.*)", re.DOTALL)
 
@@ -188,12 +191,18 @@ def evaluation(
     text: Any, ctx: Context, node: Node, variables: Callable[[Msg], Mapping[str, Any]] | None = None
 ) -> Value:
     """What gives a JSONata expression for each message, with `$name` for each variable; UNDEFINED where it finds nothing."""
-    evaluate = evaluation_of(text, ctx, node)
-    return lambda msg: evaluate(as_object(msg), None if variables is None else variables(msg))
+    evaluate = _evaluation(text, ctx, node)
+    return Bounded(
+        JSONATA, lambda msg: evaluate(as_object(msg), None if variables is None else variables(msg))
+    )
 
 
 def evaluation_of(text: Any, ctx: Context, node: Node) -> Callable[[Any, Mapping[str, Any] | None], Any]:
     """What gives a JSONata expression for any value and variables; UNDEFINED where it finds nothing."""
+    return Bounded(JSONATA, _evaluation(text, ctx, node))
+
+
+def _evaluation(text: Any, ctx: Context, node: Node) -> Callable[[Any, Mapping[str, Any] | None], Any]:
     compiled = expression(text)
     from jsonata.utils import Utils
 

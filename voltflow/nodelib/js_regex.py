@@ -12,6 +12,9 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
+REGEX = "the regular expression"
+"""What it is called for people."""
+
 # What is written otherwise, or means more in Python: its \d takes the digits of all scripts, its $ also stands before a last
 # line break.
 _PART = re.compile(r"\\k<(\w+)>|\\u\{([0-9a-fA-F]+)\}|\\(.)|\(\?<(?![=!])|\[\^?\]|[\[\]$]", re.DOTALL)

@@ -12,7 +12,8 @@ from voltflow.flow.properties import UNDEFINED, plain
 from voltflow.flow.typed import Value, check, compile_value, evaluation
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Node
-from voltflow.nodelib.js_regex import compile_regex
+from voltflow.nodelib.bounded import Bounded
+from voltflow.nodelib.js_regex import REGEX, compile_regex
 from voltflow.nodelib.loose import NAN, as_number, as_text, at_most, equal, is_object, less
 from voltflow.nodelib.parts import parts_of
 
@@ -110,10 +111,11 @@ def _is_empty(value: Any) -> bool | None:
 
 
 def _matches_regex(ignore_case: bool) -> Callable[[Any, Any, Any], bool]:
-    def matches(value: Any, pattern: Any, _: Any) -> bool:
-        return compile_regex(as_text(pattern), ignore_case=ignore_case).search(as_text(value)) is not None
+    def found(text: str, pattern: str) -> bool:
+        return compile_regex(pattern, ignore_case=ignore_case).search(text) is not None
 
-    return matches
+    search = Bounded(REGEX, found)
+    return lambda value, pattern, _: search(as_text(value), as_text(pattern))
 
 
 _COMPARE: Mapping[str, Callable[[Any, Any, Any], bool]] = {

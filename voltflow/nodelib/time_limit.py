@@ -24,6 +24,10 @@ WAITS = 5
 """For how many times its limit a piece of work may last that hardly uses the processor: on a machine that is busy with other
 things, innocent work takes long, too. What does use it is ended a quarter after its limit."""
 AGAIN_S = 0.001
+STRIKES = 3
+"""How often work may take too long before it rests."""
+REST = 30
+"""For how many times its limit; so work that never ends holds up the flow for a tenth of the time at most."""
 
 
 class TimeIsUp(BaseException):
@@ -53,15 +57,25 @@ class TimeLimit:
     @classmethod
     def open(cls) -> None:
         """Take the signal over, until `close` was called as often; also from somebody who took it since the last time."""
-        cls._users += 1
-        if cls.works() and signal.getsignal(signal.SIGALRM) is not _on_alarm:
-            cls._before = signal.signal(signal.SIGALRM, _on_alarm)
+        TimeLimit._users += 1
+        cls._take_signal()
 
     @classmethod
     def close(cls) -> None:
-        cls._users -= 1
-        if not cls._users and cls.works() and signal.getsignal(signal.SIGALRM) is _on_alarm:
-            signal.signal(signal.SIGALRM, cls._before or signal.SIG_DFL)
+        TimeLimit._users -= 1
+        cls._give_signal_back()
+
+    @staticmethod
+    def _take_signal() -> None:
+        if TimeLimit.works() and signal.getsignal(signal.SIGALRM) is not _on_alarm:
+            TimeLimit._before = signal.signal(signal.SIGALRM, _on_alarm)
+
+    @staticmethod
+    def _give_signal_back() -> None:
+        """Where nobody needs it any more."""
+        idle = not TimeLimit._users and TimeLimit._armed is None
+        if idle and TimeLimit.works() and signal.getsignal(signal.SIGALRM) is _on_alarm:
+            signal.signal(signal.SIGALRM, TimeLimit._before or signal.SIG_DFL)
 
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
@@ -97,9 +111,7 @@ class TimeLimit:
     def _look(self, frame: FrameType | None) -> None:
         if self._ends_s is None or (over_s := time.monotonic() - self._ends_s) < 0:
             return
-        while frame is not None and frame.f_code.co_filename not in self._files:
-            frame = frame.f_back
-        if frame is None:
+        if not self._is_at_work(frame):
             return  # it has just returned, or was ended a moment ago
         used_s = time.thread_time()
         if self._used_s is None:
@@ -109,6 +121,12 @@ class TimeLimit:
             self._hurries = True
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
             raise TimeIsUp
+
+    def _is_at_work(self, frame: FrameType | None) -> bool:
+        """Whether the limited code runs, that is, one of these frames is of it."""
+        while frame is not None and frame.f_code.co_filename not in self._files:
+            frame = frame.f_back
+        return frame is not None
 
 
 def _on_alarm(number: int, frame: FrameType | None) -> None:

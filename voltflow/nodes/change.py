@@ -11,8 +11,9 @@ from voltflow.flow.properties import UNDEFINED, PathError, as_object, get, of_pa
 from voltflow.flow.typed import TYPES, Value, check, compile_value, context_get, context_key
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Transform, config, node
+from voltflow.nodelib.bounded import Bounded
 from voltflow.nodelib.context_writes import Writes, writes
-from voltflow.nodelib.js_regex import compile_regex, replacement
+from voltflow.nodelib.js_regex import REGEX, compile_regex, replacement
 from voltflow.nodelib.loose import as_cell, as_number, as_text
 
 Rule = Mapping[str, Any]
@@ -195,7 +196,13 @@ def _search_for(value: Any) -> tuple[str, Any, re.Pattern[str] | None]:
     raise _NotDoneError(f"what to look for is {type(value).__name__}, not a text, a number, true or false")
 
 
+def _replaced(text: str, expression: re.Pattern[str], to: str) -> str:
+    return expression.sub(replacement(expression, to), text)
+
+
 def _changing(place: _Place, search: Search, value: Value) -> Step:
+    replaced = Bounded(REGEX, _replaced)
+
     def change(msg: Msg, done: Writes) -> Msg:
         kind, wanted, expression = search(msg)
         current = place.get(msg)
@@ -204,7 +211,7 @@ def _changing(place: _Place, search: Search, value: Value) -> Step:
                 return place.put(msg, value(msg), done)
             if expression is None:
                 return msg
-            return place.put(msg, expression.sub(replacement(expression, as_text(value(msg))), current), done)
+            return place.put(msg, replaced(current, expression, as_text(value(msg))), done)
         if isinstance(current, bool):
             same = kind == "bool" and as_text(current) == wanted
         else:

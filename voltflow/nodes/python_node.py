@@ -12,15 +12,10 @@ from voltflow.engine.turn import Partly
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Ports, Transform, config, node
 from voltflow.nodelib.python_code import Code, Message, PythonError, messages_of
-from voltflow.nodelib.time_limit import TimeIsUp, TimeLimit
+from voltflow.nodelib.time_limit import REST, STRIKES, TimeIsUp, TimeLimit
 from voltflow.shown import ERROR, WARN, log_message
 
 log = logging.getLogger("voltflow.python")
-
-STRIKES = 3
-"""Times in a row that the code may take too long before the node rests."""
-REST = 30
-"""For how many times its limit; so a function that never returns holds up the flow for a tenth of the time at most."""
 
 
 @node("python", category="function", color="#fdd0a2", icon="function.svg")
