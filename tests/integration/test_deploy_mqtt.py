@@ -192,6 +192,31 @@ def test_filter_that_is_no_longer_wanted_leaves_the_session(
     run(scenario)
 
 
+def test_broker_that_is_replaced_says_farewell_and_has_it_confirmed(
+    mosquitto: servers.Mosquitto, unique: str, tmp_path: Path
+) -> None:
+    """A client that waits for it in vain holds up the deploy, and has its will published."""
+    said = {f"{what}{name}": value for what in ("birth", "close", "will") for name, value in {
+        "Topic": f"{unique}/state", "Payload": what, "Retain": False}.items()}  # fmt: skip
+
+    async def scenario() -> None:
+        house = House(mosquitto.port, unique, tmp_path)
+        async with linked(mosquitto.port) as watcher:
+            inbox = Inbox(watcher, f"{unique}/state")
+            await until(lambda: watcher._client.subscriptions[0].acknowledged, "the watcher")
+            lab = Lab(Engine(house.flow(b=said), env={}, state_dir=tmp_path, gateway="gw"))
+            assert await inbox.have(1) == [b"birth"]
+            await subscribed(lab)
+            for keepalive in (31, 32):
+                seen = len(inbox.msgs)
+                await lab.engine.deploy(house.flow(b={**said, "keepalive": keepalive}))
+                assert (await inbox.have(seen + 2))[seen:] == [b"close", b"birth"]
+            assert await lab.end()
+            assert (await inbox.have(6))[5:] == [b"close"]
+
+    run(scenario)
+
+
 async def refused(deploy: Awaitable[None]) -> DeployError:
     with pytest.raises(DeployError) as info:
         await deploy

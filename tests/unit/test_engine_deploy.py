@@ -619,6 +619,40 @@ def test_pause_of_a_deploy_is_measured() -> None:
     run(scenario)
 
 
+def test_sources_that_stay_go_on_while_old_nodes_stop_side_by_side_and_new_ones_begin_after_it() -> None:
+    async def scenario() -> None:
+        def nodes(value: str) -> Nodes:
+            return (
+                *({"id": id, "type": "test handed over", "value": value} for id in "cd"),
+                raw("s", "source", ["k"]), raw("k", "sink"), raw("in", "inlet", ["k"], channel=value),
+            )  # fmt: skip
+
+        stopping, may_stop = asyncio.Barrier(3), asyncio.Event()
+
+        async def stop() -> None:
+            await stopping.wait()
+            await may_stop.wait()
+
+        async with running(*nodes("a")) as lab:
+            for id in "cd":
+                lab[id].stop = stop
+            deploy = asyncio.create_task(lab.engine.deploy(flow(*nodes("b"))))
+            try:
+                async with asyncio.timeout(10):
+                    await stopping.wait()
+                    await lab.feed("s", 1)
+                    (new,) = channels["b"]
+                    new.receive(messages(2)[0])
+                    await lab.feed("s", 3)
+                assert lab["k"].payloads() == [1, 3]
+            finally:
+                may_stop.set()
+            await deploy
+            await until(lambda: lab["k"].payloads() == [1, 3, 2], "what came to the new source")
+
+    run(scenario)
+
+
 def test_flow_that_is_paused_stays_so_over_a_deploy() -> None:
     async def scenario() -> None:
         async with running(raw("s", "source", ["k"]), raw("k", "sink")) as lab:

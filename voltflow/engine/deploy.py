@@ -104,14 +104,14 @@ class Deploy:
         """Sources that take nothing more, and what brings what they took to its end."""
         self._exchanged = False
         """Whether some may have been told so."""
+        self._paused_at: float | None = None
 
     async def run(self) -> None:
         engine, before = self._engine, self._engine.flow
         engine.flow = self._flow  # nodes that start are told its revision
-        paused: float | None = None
         try:
             await self._start()
-            paused = time.monotonic()
+            self._paused_at = time.monotonic()
             engine.sources.gate.close()
             await self._until_safe()
             self._exchange_sources()
@@ -123,14 +123,19 @@ class Deploy:
         else:
             await self._switch()
         finally:
-            if engine.paused:
-                engine.sources.gate.close()
-            else:
-                engine.sources.gate.open()
-            if paused is not None:
-                engine.last_pause_s = time.monotonic() - paused
-                engine.longest_pause_s = max(engine.longest_pause_s, engine.last_pause_s)
+            self._let_sources_go_on()
         await engine.spools.look_for_orphans(spools_folder(engine.state_dir))
+
+    def _let_sources_go_on(self) -> None:
+        """Those that stay or are back, and those that have begun; until now all of them have waited."""
+        engine = self._engine
+        if engine.paused:
+            engine.sources.gate.close()
+        else:
+            engine.sources.gate.open()
+        if self._paused_at is not None:
+            engine.last_pause_s = time.monotonic() - self._paused_at
+            engine.longest_pause_s = max(engine.longest_pause_s, engine.last_pause_s)
 
     # -- what may fail --------------------------------------------------------------------------------------------
 
@@ -210,7 +215,7 @@ class Deploy:
             for source, task in self._ending.items():
                 source.attach()
                 engine.sources.run_again(source, task)
-        await engine.stop_nodes(reversed(change.come))
+        await engine.stop_nodes(change.come)
         self._forget_stats(change.old)
 
     def _forget_stats(self, wiring: Wiring) -> None:
@@ -221,6 +226,8 @@ class Deploy:
     # -- what may not ---------------------------------------------------------------------------------------------
 
     async def _switch(self) -> None:
+        """Sources that stay go on before the old nodes stop, which nothing reaches any more; those that come begin after it:
+        only then a client id, for instance, is theirs."""
         change, engine = self._change, self._engine
         engine.use(change.new)
         for source, task in self._ending.items():
@@ -229,16 +236,16 @@ class Deploy:
         await self._exchange_lines()
         for source in change.going_sources:
             source.detach()
-        await engine.stop_nodes(reversed(change.go))
+        await self._hand_on_what_is_held()
+        self._let_sources_go_on()
+        if not change.coming_sources:
+            self._paused_at = None  # what follows holds up nobody
+        await engine.stop_nodes(change.go)
         for node in change.go:
             self._leave(node)
         for node in change.come:
             await self._take_over(node)
-        for line, following in self._held():
-            if following is not None:
-                following.adopt(line.hand_over())
         for node in change.come:
-            await engine.take_orphans(node)
             engine.begin_by_itself(node)
         self._forget_stats(change.new)
 
@@ -260,6 +267,13 @@ class Deploy:
             if isinstance(line, HolderLine):
                 following = self._change.new.lines.get(node_id)
                 yield line, following if isinstance(following, HolderLine) else None
+
+    async def _hand_on_what_is_held(self) -> None:
+        for line, following in self._held():
+            if following is not None:
+                following.adopt(line.hand_over())
+        for node in self._change.come:
+            await self._engine.take_orphans(node)
 
     @staticmethod
     async def _close_line(line: Line) -> None:

@@ -38,6 +38,7 @@ from voltflow.flow.environment import Environment
 from voltflow.flow.flow import Flow, Problem
 from voltflow.message import Msg
 from voltflow.node import (
+    ConfigNode,
     Context,
     Node,
     Ports,
@@ -73,8 +74,7 @@ class Engine:
         self.stalls = self.batches = self.messages = self.abandoned = 0
         self.deploys = 0
         self.longest_pause_s = self.last_pause_s = 0.0
-        """How long deploys let the sources wait."""
-        """For which a deploy held up the sources."""
+        """For how long deploys let sources wait: the gate of those that stay, the start of those that come."""
         self.grace_s, self.watchdog_s = grace_s, watchdog_s
         self.timer: Timer = timer or WallTimer()
         self.events = Events()
@@ -219,11 +219,12 @@ class Engine:
         self._started.append(node)
 
     async def stop_nodes(self, nodes: Iterable[Node]) -> None:
-        """Stop those that were started, in this order."""
-        for node in nodes:
-            if node in self._started:
-                self._started.remove(node)
-                await self._stop_node(node)
+        """Stop those that were started, side by side; config nodes after all that may use them."""
+        stopping = [node for node in nodes if node in self._started]
+        self._started = [node for node in self._started if node not in stopping]
+        for configs in (False, True):
+            ends = (self._stop_node(node) for node in stopping if isinstance(node, ConfigNode) is configs)
+            await asyncio.gather(*ends, return_exceptions=True)
 
     async def _stop_node(self, node: Node) -> None:
         self.homes.pop(node, None)

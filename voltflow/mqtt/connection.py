@@ -143,6 +143,8 @@ class Connection:
         """The reason code of the broker's DISCONNECT."""
         self.deaf = False
         """Nothing more is taken from it: what still comes will come again over the next."""
+        self.held = False
+        """Of what still comes only the answers to what is published are taken: its session is to be another's."""
         self._options = options
         self._client_id = client_id
         self._clean_start = clean_start
@@ -258,7 +260,7 @@ class Connection:
     def on_packet(self, header: int, packet: bytes) -> bool:
         """Take a packet that delivery depends on; the others are gmqtt's."""
         kind = header & 0xF0
-        if self.deaf:
+        if self.deaf or (self.held and kind not in (PUBACK, PUBREC, PUBCOMP)):
             return kind != DISCONNECT or self.lost.is_set()
         try:
             if kind == PUBLISH:

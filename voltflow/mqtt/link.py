@@ -267,7 +267,7 @@ class MqttLink:
         )  # fmt: skip
         self._parted.clear()
         await connection.open()
-        connection.deaf = self.held
+        connection.held = self.held
         self.last_error = ""
         self._writer.attach(connection.client._connection)
         self._subscribe_all(connection)
@@ -379,16 +379,17 @@ class MqttLink:
 
     def hold(self, successor: MqttLink) -> None:
         """Take nothing more, at once, because another link takes over the session: what the broker still sends it will
-        send that one again. What was taken before can be acknowledged; subscriptions stay as they are."""
+        send that one again. What was taken before can be acknowledged, what was published is still confirmed;
+        subscriptions stay as they are."""
         self._free.clear()
         successor._inbound.follow(self._inbound)
         if self._connection is not None:
-            self._connection.deaf = True
+            self._connection.held = True
 
     def go_on(self) -> None:
         """The session stays here after all: the broker is to send again what was not taken."""
         self._free.set()
-        if self._connection is not None and self._connection.deaf:
+        if self._connection is not None and self._connection.held:
             self._connection.give_up("given up, so that the broker sends again what was held back")
 
     def inherit(self, topic_filters: Iterable[str], receiver: Receiver) -> None:
@@ -450,7 +451,7 @@ class MqttLink:
         if connection is None or not self.connected.is_set():
             return
         if any(of_connection == number for of_connection, _ in deliveries):
-            self.remade += not connection.deaf
+            self.remade += not (connection.deaf or connection.held)
             connection.give_up(reason)
 
     # -- publishing -----------------------------------------------------------------------------------------------

@@ -165,9 +165,9 @@ class MqttBroker(ConfigNode):
         return self.receiver is not None and (self.receiver.is_open or self.receiver.has_subscriptions)
 
     async def stop(self) -> None:
-        for link in (self.sender, self.receiver):
-            if link is not None and link.is_open:
-                await link.close(timeout_s=2.0)  # the engine has waited for what is under way already
+        links = [link for link in (self.sender, self.receiver) if link is not None and link.is_open]
+        # the engine has waited for what is under way already
+        await asyncio.gather(*(link.close(timeout_s=2.0) for link in links))
 
     def status(self) -> dict[str, Any]:
         links = [link for link in (self.receiver, self.sender) if link is not None and link.is_open]
