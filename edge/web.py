@@ -18,6 +18,7 @@ from a2wsgi import WSGIMiddleware
 from prometheus_client import generate_latest
 
 from edge.api import AppState, create_app, error_json
+from edge.draining import Draining
 from edge.editor.app import COMMS, CONTENT_POLICY, ROOT, Editor
 from edge.endpoints import PATH, Endpoints
 from edge.metrics import make_registry
@@ -247,15 +248,16 @@ class _Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         policy = CONTENT_POLICY if _is_editors(scope["path"]) else _CONTENT_POLICY
         headers = [*_SECURITY_HEADERS, (b"content-security-policy", policy.encode())]
+        draining = Draining(scope, receive, send)
 
         async def secured(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *headers]
-            await send(message)
+            await draining.send(message)
 
         refused = self._refusal(scope["path"], dict(scope["headers"]))
         if refused is None:
-            await self._app(scope, receive, secured)
+            await self._app(scope, draining.receive, secured)
         else:
             status, code, text = refused
             headers = [(b"www-authenticate", b"Bearer")] if status == 401 else []

@@ -231,6 +231,21 @@ def test_number_that_no_browser_reads_is_refused(gateway: Gateway, number: str) 
     assert gateway.get("/settings/user") == {}
 
 
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+@pytest.mark.parametrize(("token", "status"), [("", 413), ("0123456789abcdef", 403)])
+def test_body_that_is_not_wanted_is_answered(
+    tmp_path: Path, connection: str, token: str, status: int
+) -> None:
+    """`flow push` closes the connection behind the answer."""
+    with editing(tmp_path, token=token) as gateway:
+        body = b"[" + b" " * 60_000_000
+        answer = gateway.ask("POST", "/flows", body, Connection=connection)
+        assert (answer.status, bool(answer.json()["message"])) == (status, True)
+        if status == 413:  # what is refused unread, who expects this does not send
+            answer = gateway.ask("POST", "/flows", body, Connection=connection, Expect="100-continue")
+            assert answer.status == 413
+
+
 def test_large_flow_with_any_text_is_taken(gateway: Gateway) -> None:
     nodes = inject_to_debug("°C → 漢字 😀" + "x" * 300_000)
     assert gateway.deploy(nodes).status == 200
