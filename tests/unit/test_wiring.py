@@ -88,6 +88,10 @@ def failing(msgs: list[Msg]) -> list[Msg]:
     raise ValueError("too hot")
 
 
+def only_good(msgs: list[Msg]) -> list[Msg]:
+    return failing(msgs) if any(msg.payload == "bad" for msg in msgs) else msgs
+
+
 FAILS = (raw("s", "source", ["t"]), raw("t", "transform", ["k"]), raw("k", "sink"), raw("d", "dead letters"))
 
 
@@ -117,6 +121,36 @@ def test_caught_message_comes_as_it_was_with_what_went_wrong() -> None:
                 "name": "ValueError",
                 "source": {"id": "t", "type": "test transform", "name": "check", "count": 1},
             }})  # fmt: skip
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("count", ["x", None, True, [1], -(10**9), 3.5, 10**400])
+def test_what_a_message_brings_as_its_error_does_not_fail_the_others_of_its_batch(count: Any) -> None:
+    async def scenario() -> None:
+        async with running(*FAILS, *catch("c")) as lab:
+            lab["t"].process_ = only_good
+            error = {"source": {"id": "t", "count": count}}
+            await lab["s"].feed([Msg("t", 1), Msg("t", "bad", props={"error": error}), Msg("t", 2)])
+            assert lab["k"].payloads() == [1, 2]
+            assert len(lab["c"].payloads()) + len(lab["d"].payloads()) == 1
+
+    run(scenario)
+
+
+def test_what_fails_while_a_failure_is_handled_is_a_dead_letter_and_the_batch_goes_on() -> None:
+    """Two nodes that catch for each other: a circle that no check sees, and that has no end."""
+
+    async def scenario() -> None:
+        flow = (
+            *FAILS, n("of t", "catch", ["u"], scope=["t"]), raw("u", "transform", []), n("of u", "catch", ["t"], scope=["u"]),
+        )  # fmt: skip
+        async with running(*flow) as lab:
+            lab["t"].process_ = lab["u"].process_ = only_good
+            await lab.feed("s", 1, "bad", 2)
+            assert lab["k"].payloads() == [1, 2]
+            (letter,) = lab["d"].safe()
+            assert "ValueError: too hot; what caught it failed too: RecursionError" in letter.payload.error
 
     run(scenario)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from voltflow.engine.failure_notes import FailureNotes
 from voltflow.engine.sink_queue import SinkQueue, Transaction
 from voltflow.engine.turn import FailedMsg, with_complete, with_error
+from voltflow.engine.why import Why
 from voltflow.message import Msg
 from voltflow.node import DeadLetterSink, Failure, Node, Sink
 
@@ -31,16 +32,30 @@ class Outcomes:
     def fail(self, node: Node, failed: Sequence[FailedMsg], transaction: Transaction) -> None:
         """Messages a node failed on: to the `catch` nodes that hear of it, or as dead letters."""
         listeners = self._engine.home_of(node).listeners("catch", node.id)
-        caught = [(item, with_error(node, item) if listeners else None) for item in failed]
-        for listener in listeners:
-            self._engine.call(listener, [msg for _, msg in caught if msg is not None], transaction)
-        left = [item for item, msg in caught if msg is None]
+        left = self._catch(node, listeners, failed, transaction) if listeners else failed
         if left:
             self._notes.tell(node, left)
             dead = [item.msg.derive(payload=Failure(node.id, str(item.error))) for item in left]
             if self.on_dead:
                 self.on_dead(dead)
             self._dead_letter(node, dead, transaction)
+
+    def _catch(
+        self, node: Node, listeners: Iterable[str], failed: Sequence[FailedMsg], transaction: Transaction
+    ) -> list[FailedMsg]:
+        """Which no `catch` node has heard of: those that failed too often, and those whose failure could not be handled. The
+        batch they came in has to go on."""
+        caught = [(item, with_error(node, item)) for item in failed]
+        left = [item for item, msg in caught if msg is None]
+        heard = [(item, msg) for item, msg in caught if msg is not None]
+        try:
+            for listener in listeners:
+                self._engine.call(listener, [msg for _, msg in heard], transaction)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the others of its batch have nothing to do with it
+            why = f"; what caught it failed too: {Why.of(error)}"
+            log.error("%s failed on %d message(s)%s", node.label, len(heard), why)  # noqa: TRY400 - a circle is long
+            left += [FailedMsg(item.msg, f"{item.error}{why}") for item, _ in heard]
+        return left
 
     async def refuse(self, sink: Sink, refused: list[tuple[Msg, str]]) -> None:
         """Messages that a sink will never take, each with why, until they are safe elsewhere."""

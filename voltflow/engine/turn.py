@@ -81,13 +81,7 @@ MOST_ERRORS = 10
 def with_error(node: Node, failed: FailedMsg) -> Msg | None:
     """The message for a `catch` node; None where it has failed there again and again."""
     old = (failed.msg.props or {}).get("error")
-    count = 1
-    if (
-        isinstance(old, dict)
-        and isinstance(source := old.get("source"), dict)
-        and source.get("id") == node.id
-    ):
-        count = int(source.get("count", 0)) + 1
+    count = _errors_before(node, old) + 1
     if count >= MOST_ERRORS:
         return None
     error = {
@@ -98,6 +92,15 @@ def with_error(node: Node, failed: FailedMsg) -> Msg | None:
     if old is not None:
         props["_error"] = old
     return failed.msg.derive(props=props)
+
+
+def _errors_before(node: Node, error: object) -> int:
+    """How often a message has failed at this node in a row. What it brings as its error may be anything: flows set it."""
+    source = error.get("source") if isinstance(error, dict) else None
+    if not isinstance(source, dict) or source.get("id") != node.id:
+        return 0
+    count = source.get("count")
+    return max(0, count) if type(count) is int else 0
 
 
 def with_complete(node: Node, msg: Msg) -> Msg:
