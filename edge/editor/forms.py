@@ -11,7 +11,8 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Final, Literal
 
 from voltflow.flow.field import Field
 from voltflow.node import ConfigNode, NodeSpec, Sink
@@ -23,7 +24,12 @@ Kind = Literal[
 _UNIT_ENDINGS = frozenset(
     {"s", "ms", "h", "v", "mv", "c", "a", "ah", "pct", "mb", "bytes", "min", "ohm", "per"}
 )
-_SHORT = {word.lower(): word for word in ("BMS", "ID", "MQTT", "QoS", "RUL", "SoC", "SoH", "TLS", "URL")}
+_SHORT = {
+    word.lower(): word
+    for word in ("BMS", "ID", "MQTT", "QoS", "RUL", "SoC", "SoH", "TLS", "URL", "CA", "SASL")
+}
+ENDLESS: Final = 1e9
+"""Limits from here on are there to refuse what is no number, and nobody reads them."""
 
 
 def describe(spec: NodeSpec) -> dict[str, Any]:
@@ -96,6 +102,7 @@ def _describe(field: Field, fields: tuple[Field, ...]) -> dict[str, Any]:
         "typeProperty": field.type_property,
         "reference": field.reference,
         "language": field.code,
+        "shownIf": {"name": field.shown_if[0], "values": field.shown_if[1]} if field.shown_if else None,
         "credential": field.credential,
     }
     if field.type_property:
@@ -165,7 +172,9 @@ def _input(field: Field, kind: Kind, id: str) -> str:
 
 
 def label_of(field: Field) -> str:
-    """The property's name in words, without the unit that it ends in."""
+    """What people call it: the property's name in words, without the unit that it ends in, unless its declaration says it."""
+    if field.label:
+        return field.label
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", field.name).replace("_", " ").lower().split()
     while field.unit and len(words) > 1 and words[-1] in _UNIT_ENDINGS:
         words.pop()
@@ -180,10 +189,17 @@ def _shown(default: Any) -> str:
     return default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)
 
 
+def _range_of(field: Field) -> str:
+    """The allowed range, where it tells people anything."""
+    low = None if field.low is None or field.low <= -ENDLESS else field.low
+    high = None if field.high is None or field.high >= ENDLESS else field.high
+    return replace(field, low=low, high=high).range_text()
+
+
 def hint_of(field: Field) -> str:
     """What a person has to know of it: help, range, default."""
     facts = [field.help]
-    if range_text := field.range_text():
+    if range_text := _range_of(field):
         facts.append(range_text)
     if (
         not field.required

@@ -92,6 +92,34 @@ def test_form_of_a_battery_node_checks_what_is_typed(desk: Any) -> None:
     assert at.gateway.in_loop(lambda: at.gateway.engine.nodes["a"].node.temp_warning_c) == 50.5
 
 
+def test_form_of_a_window_shows_what_its_mode_uses(desk: Any) -> None:
+    at = desk(
+        [TAB, {"id": "w", "type": "window", "z": "tab", "name": "", "x": 200, "y": 100, "wires": [[], []]}]
+    ).open()
+    page = at.page
+    at.edit("w")
+
+    def shown() -> set[str]:
+        rows = page.locator(".red-ui-tray .voltflow-row:visible")
+        return set(rows.evaluate_all("rows => rows.map(row => row.dataset.field)"))
+
+    always = {"mode", "time", "key", "rules"}
+    event = {"timestamp", "lateness", "idle", "ahead"}
+    assert shown() == always | event | {"size"}
+    page.select_option("#node-input-mode", "sliding")
+    assert shown() == always | event | {"size", "every"}
+    at.shot("window-form")
+    page.select_option("#node-input-mode", "session")
+    assert shown() == always | event | {"gap"}
+    page.select_option("#node-input-time", "receive")
+    assert shown() == always | {"gap"}
+    at.done()
+    at.deploy()
+    assert {name: at.stored()["w"][name] for name in ("mode", "time", "size")} == {
+        "mode": "session", "time": "receive", "size": "60",
+    }  # fmt: skip
+
+
 def test_core_type_keeps_our_fields_beside_the_genuine_ones(desk: Any) -> None:
     """The editor drops what a type does not declare: here a spool that an operator has set."""
     nodes = [

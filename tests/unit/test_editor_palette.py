@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edge.editor.forms import rows
 from edge.editor.palette import ALWAYS, CORE, OWN, Palette, help_of
 from edge.editor.static import Files
 from voltflow.admin import editor_files
@@ -47,6 +48,9 @@ def registry() -> dict[str, NodeSpec]:
         value: str = config("payload", help="what", types=("msg", "num"), type_property="valueType")
         valueType: str = config("msg", help="of which type", choices=("msg", "num"))  # noqa: N815
         path: str = config("payload", help="where", types=("msg",))
+        far: float = config(
+            1.0, help="how far", unit="m", low=0, high=1e9, label="Distance", shown_if=("mode", ["a"])
+        )
         meter: str = config(help="whose", reference="editor meter")
         rules: list[dict[str, Any]] = config([], help="what to do")
         names: list[str] = config(["payload"], help="of what")
@@ -200,7 +204,7 @@ def test_kinds_of_fields(palette: Palette) -> None:
     spec = call_of(palette.html("voltflow/editor-gauge"), "register")
     assert {field["name"]: field["kind"] for field in spec["fields"]} == {
         "limit": "number", "count_ms": "number", "retain": "bool", "mode": "choice", "level": "choice", "value": "typed",
-        "valueType": "type", "path": "property", "meter": "reference", "rules": "json", "names": "json", "code": "code",
+        "valueType": "type", "path": "property", "far": "number", "meter": "reference", "rules": "json", "names": "json", "code": "code",
         "maybe": "number", "outputs": "number",
     }  # fmt: skip
 
@@ -220,13 +224,22 @@ def test_a_number_tells_its_range_unit_and_default(palette: Palette) -> None:
     assert '<span class="voltflow-unit">°C</span>' in form
     assert "upper limit; -40 … 150 °C; default 55" in form
     assert "of what; default [&quot;payload&quot;]" in form
+    assert "how far; ≥ 0 m; default 1" in form, "a limit that is none is left out"
+    assert fields["far"]["high"] == 1e9
+
+
+def test_a_field_may_have_a_label_and_be_shown_only_where_it_is_of_use(palette: Palette) -> None:
+    page = palette.html("voltflow/editor-gauge")
+    assert '<label for="node-input-far">Distance</label>' in form_of(page, "editor gauge")
+    fields = {field["name"]: field for field in call_of(page, "register")["fields"]}
+    assert fields["far"]["shownIf"] == {"name": "mode", "values": ["a"]}
 
 
 def test_form_has_an_input_for_each_field_under_the_id_the_editor_looks_for(palette: Palette) -> None:
     ids = Elements(form_of(palette.html("voltflow/editor-gauge"), "editor gauge")).ids
     assert ids == [
         "node-input-name", "node-input-limit", "node-input-count_ms", "node-input-retain", "node-input-mode",
-        "node-input-level", "node-input-value", "node-input-valueType", "node-input-path", "node-input-meter",
+        "node-input-level", "node-input-value", "node-input-valueType", "node-input-path", "node-input-far", "node-input-meter",
         "node-input-rules-json", "node-input-names-json", "node-input-code", "node-input-code-editor", "node-input-outputs", "node-input-maybe",
     ]  # fmt: skip
 
@@ -325,6 +338,11 @@ def test_every_type_has_a_set_and_valid_json(everything: dict[str, NodeSpec], fi
         assert [field["name"] for field in specs[type]["fields"]] == [f.name for f in known.fields], type
 
 
+def test_python_forms_call_its_code_as_function_nodes_do(everything: dict[str, NodeSpec]) -> None:
+    form = rows(everything["python"])
+    assert [label for label in ("On message", "On start", "On stop") if f">{label}</label>" not in form] == []
+
+
 def test_no_field_has_a_name_that_the_editor_uses(everything: dict[str, NodeSpec]) -> None:
     wrong = [
         f"{type}.{field.name}"
@@ -343,6 +361,15 @@ def test_typed_inputs_have_a_field_for_their_type(everything: dict[str, NodeSpec
         if field.type_property and field.type_property not in {other.name for other in spec.fields}
     ]
     assert wrong == []
+
+
+def test_fields_are_shown_with_values_that_there_are(everything: dict[str, NodeSpec]) -> None:
+    for type, spec in everything.items():
+        fields = {field.name: field for field in spec.fields}
+        for field in spec.fields:
+            if field.shown_if:
+                name, values = field.shown_if
+                assert set(values) < set(fields[name].choices or ()), f"{type}.{field.name}"
 
 
 def test_sets_that_are_always_there_run_nothing(everything: dict[str, NodeSpec]) -> None:

@@ -40,6 +40,10 @@ class Field:
     type_property: str | None = None
     code: str | None = None
     """The language of a text that is code (`python`, `json`, `html`, `jsonata`, `mustache`)."""
+    label: str = ""
+    """What its form calls it; empty: made of the name."""
+    shown_if: tuple[str, tuple[Any, ...]] | None = None
+    """The property and its values with which this one is of use; forms hide it otherwise."""
     of: str | None = None
     """The property that names the payload field in whose unit this is, or whose unit this text is (`voltflow.flow.units`)."""
 
@@ -104,6 +108,8 @@ def config(
     type_property: str | None = None,
     code: str | None = None,
     of: str | None = None,
+    label: str = "",
+    shown_if: tuple[str, Sequence[Any]] | None = None,
 ) -> Any:
     """Declare a configuration field of a node.
 
@@ -111,12 +117,14 @@ def config(
     flows.json where that is not a Python name (`from`, `global`). A typed input has `types` and a field of its own for
     its type, which `type_property` names. `code` is the language of a text that is code. A `secret` is a credential:
     kept encrypted beside the flow, not in it; "text": one that the editor shows, such as a user name. A value that is to
-    be in the unit of a payload field says by `of` which property names that field.
+    be in the unit of a payload field says by `of` which property names that field. Forms call it `label`, and show it only while
+    the property that `shown_if` names has one of those values.
     """
     metadata = dict(
         help=help, unit=unit, low=low, high=high, choices=tuple(choices) if choices else None,
         reference=reference, secret=secret, advanced=advanced, example=example, name=name,
         types=tuple(types) if types else None, type_property=type_property, code=code, of=of,
+        label=label, shown_if=(shown_if[0], tuple(shown_if[1])) if shown_if else None,
     )  # fmt: skip
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)

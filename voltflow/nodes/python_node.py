@@ -39,10 +39,12 @@ class Python(Transform):
     needs_permission: ClassVar[str] = "python"
     """Whoever deploys it may run whatever the gateway may."""
 
-    func: str = config("return msg", help="the body of the function", code="python")
+    func: str = config("return msg", help="the body of the function", code="python", label="On message")
     outputs: int = config(1, help="how many outputs there are", low=0, high=100)
-    initialize: str = config("", help="runs once at the start: imports, functions, names", code="python")
-    finalize: str = config("", help="runs once at the stop", code="python")
+    initialize: str = config(
+        "", help="runs once at the start: imports, functions, names", code="python", label="On start"
+    )
+    finalize: str = config("", help="runs once at the stop", code="python", label="On stop")
     timeout: float = config(1.0, help="how long a message may take", unit="s", low=0.01, high=10)
 
     # state

@@ -18,6 +18,8 @@ MOST_COPIES = 100
 MOST_KEYS = 20_000
 """Groups whose newest time is known; beyond that those without an open window are forgotten, oldest first."""
 
+BY_EVENT = ("time", ("event",))
+
 
 @node("window", category="sequence", color="#e2d96e", icon="batch.svg", outputs=2)
 class WindowNode(Holder):
@@ -38,18 +40,35 @@ class WindowNode(Holder):
 
     mode: str = config("tumbling", help="tumbling: one after the other; sliding: a new one every so often; session: until nothing "
                        "comes", choices=("tumbling", "sliding", "session"))  # fmt: skip
-    size: float = config(60.0, help="how long a window is", unit="s", low=0.001, high=2_678_400)
-    every: float = config(10.0, help="sliding: how often one begins", unit="s", low=0.001, high=2_678_400)
-    gap: float = config(60.0, help="session: the silence that ends it", unit="s", low=0.001, high=2_678_400)
+    size: float = config(60.0, help="how long a window is", unit="s", low=0.001, high=2_678_400,
+                         shown_if=("mode", ("tumbling", "sliding")))  # fmt: skip
+    every: float = config(10.0, help="sliding: how often one begins", unit="s", low=0.001, high=2_678_400,
+                          shown_if=("mode", ("sliding",)))  # fmt: skip
+    gap: float = config(60.0, help="session: the silence that ends it", unit="s", low=0.001, high=2_678_400,
+                        shown_if=("mode", ("session",)))  # fmt: skip
     time: str = config(
         "event", help="event: by the time in the message; receive: by the clock", choices=("event", "receive")
     )
-    timestamp: str = config("payload.ts_ms", help="property with the event time, milliseconds since 1970")
-    lateness: float = config(
-        0.0, help="how long a window waits for late messages", unit="s", low=0, high=2_678_400
+    timestamp: str = config(
+        "payload.ts_ms", help="property with the event time, milliseconds since 1970", shown_if=BY_EVENT
     )
-    idle: float = config(60.0, help="how long it waits for a key that fell silent", unit="s", low=0, high=2_678_400)  # fmt: skip
-    ahead: float = config(AHEAD_S, help=AHEAD_HELP, unit="s", low=0, high=31_622_400)
+    lateness: float = config(
+        0.0,
+        help="how long a window waits for late messages",
+        unit="s",
+        low=0,
+        high=2_678_400,
+        shown_if=BY_EVENT,
+    )
+    idle: float = config(
+        60.0,
+        help="how long it waits for a key that fell silent",
+        unit="s",
+        low=0,
+        high=2_678_400,
+        shown_if=BY_EVENT,
+    )
+    ahead: float = config(AHEAD_S, help=AHEAD_HELP, unit="s", low=0, high=31_622_400, shown_if=BY_EVENT)
     key: str = config("", help="property that tells the messages apart; empty: all together", example="payload.pack")  # fmt: skip
     rules: list[dict[str, Any]] = config(
         [{"function": "count"}],

@@ -144,6 +144,16 @@ const Voltflow = (function () {
       const make = PREPARE[field.kind];
       if (make) make(node, field, $(prefix + field.name), prefix);
     }
+    for (const field of fields) if (field.shownIf) showWith(field, prefix);
+  }
+
+  // A field is there while another one has a value with which it is of use.
+  function showWith(field, prefix) {
+    const other = $(prefix + field.shownIf.name);
+    const row = other.closest("form").find(".voltflow-row").filter((_, element) => element.dataset.field === field.name);
+    const show = () => row.toggle(field.shownIf.values.map(String).includes(other.val()));
+    other.on("change", show);
+    show();
   }
 
   function save(node, fields, prefix) {
