@@ -164,6 +164,8 @@ class Node:
     ports: int = 0
     """How many outputs it has: `outputs_of` its properties."""
     badge: Badge = {}  # noqa: RUF012 - never changed, only replaced
+    badge_with_traffic: ClassVar[bool] = False
+    """Whether the editor shows what flows through the node beside its badge, not only where it has none."""
     on_badge: Callable[[Node], None] | None = None
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What stands below each node in the editor: its own badge, and where it has none what flows through it.
+"""What stands below each node in the editor: its own badge, and where it has none, or one that leaves room, what flows through it.
 
 Node-RED shows only what nodes say. Here a node that says nothing shows messages per second, what waits at it and how
 many it failed on, at most once a second and only while somebody looks. A node inside of a subflow, which is drawn once and
@@ -60,6 +60,15 @@ def traffic_badge(traffic: Traffic) -> Badge:
     return {"fill": fill, "shape": "ring", "text": ", ".join(parts)}
 
 
+def both(said: Badge, traffic: Traffic) -> Badge:
+    """What a node says, in its color, and what flows through it.
+
+    >>> both({"fill": "green", "shape": "dot", "text": "connected"}, Traffic(120.4, 0, 0))["text"]
+    'connected, 120/s'
+    """
+    return {**said, "text": ", ".join(filter(None, (said.get("text"), traffic_badge(traffic)["text"])))}
+
+
 class Drawing:
     """Which running nodes stand behind what is drawn, by its id in the file."""
 
@@ -79,6 +88,10 @@ class Drawing:
         """What the nodes behind a drawn one say of themselves, where they agree."""
         first, *others = (self.wiring.nodes[running].node.badge for running in self.nodes[id])
         return first if all(badge == first for badge in others) else {}
+
+    def leaves_room(self, id: str) -> bool:
+        """Whether what flows through a drawn node is shown beside what it says."""
+        return self.wiring.nodes[self.nodes[id][0]].node.badge_with_traffic
 
     def inside(self, id: str, traffic: Mapping[str, Traffic]) -> Traffic | None:
         """What flows through a drawn subflow instance; None where nothing does."""
@@ -153,7 +166,11 @@ class Statuses:
         drawing = self._drawing
         for id, running in drawing.nodes.items():
             flows = Traffic.sum_of(traffic[node_id] for node_id in running if node_id in traffic)
-            yield id, drawing.said(id) or (traffic_badge(flows) if flows else {})
+            said = drawing.said(id)
+            if said and flows and drawing.leaves_room(id):
+                yield id, both(said, flows)
+            else:
+                yield id, said or (traffic_badge(flows) if flows else {})
         for id in drawing.instances:
             flows = drawing.inside(id, traffic)
             said = drawing.said(id) if id in drawing.nodes else {}

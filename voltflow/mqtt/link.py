@@ -18,7 +18,8 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import gmqtt
 
@@ -36,6 +37,7 @@ from voltflow.mqtt.writer import Writer
 __all__ = [
     "Delivery",
     "LinkClosed",
+    "LinkState",
     "MqttLink",
     "MqttOptions",
     "Publication",
@@ -59,6 +61,10 @@ TAKEN_OVER_FIRST_S, TAKEN_OVER_LIMIT_S = 30.0, 300.0
 """The back-off of a client that was told that another one came with its client id: they get to work in turns."""
 
 
+LinkState = Literal["disconnected", "connecting", "connected"]
+"""What a link does: after a connection was lost `disconnected` until the next attempt, then `connecting` until one succeeds."""
+
+
 class SubscriptionRefused(Exception):
     """The broker does not grant a subscription."""
 
@@ -74,6 +80,9 @@ class MqttLink:
         self.options = options
         self.name = name
         self.connected = asyncio.Event()
+        self.state: LinkState = "disconnected"
+        self.watchers: list[Callable[[LinkState], None]] = []
+        """Hear of each new `state`."""
         self.reconnects = 0
         self.sessions_lost = 0
         """Reconnects to a broker that had forgotten the session, with what it kept for this client."""
@@ -115,6 +124,12 @@ class MqttLink:
     def is_up(self) -> bool:
         """Whether the connection stands now; `connected.wait()` waits for it."""
         return self.connected.is_set() and self._connection is not None and not self._connection.lost.is_set()
+
+    def _is_now(self, state: LinkState) -> None:
+        if state != self.state:
+            self.state = state
+            for watcher in tuple(self.watchers):
+                watcher(state)
 
     @property
     def has_subscriptions(self) -> bool:
@@ -229,6 +244,7 @@ class MqttLink:
             backoff = usual
             await self._free.wait()
             await self._wanted.wait()
+            self._is_now("connecting")
             try:
                 connection = await self._connect()
                 since = time.monotonic()
@@ -272,6 +288,7 @@ class MqttLink:
         self._writer.attach(connection.client._connection)
         self._subscribe_all(connection)
         self.connected.set()
+        self._is_now("connected")
         self._inbound.tell()
         self._report.connected("5" if self._version.is_5 else "3.1.1")
         if self._was_connected and self.options.persistent and not connection.session_present:
@@ -319,6 +336,8 @@ class MqttLink:
 
     async def _disconnect(self, reason_code: int = 0) -> None:
         connection, self._connection = self._connection, None
+        if self.connected.is_set() or self.suspended:
+            self._is_now("disconnected")
         self.connected.clear()
         self._writer.detach()
         self._inbound.end()

@@ -13,6 +13,7 @@ from voltflow import topics
 from voltflow.engine.network_sink import REPLAYED, NetworkSink
 from voltflow.message import Key, Msg, encode_payload
 from voltflow.node import Context, DeadLetterSink, Failure, config, node
+from voltflow.nodelib.mqtt_badge import LinkBadge
 from voltflow.nodelib.mqtt_publisher import Publisher, link_trouble
 from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.telemetry import Count, Dead, Name
@@ -48,6 +49,7 @@ class DeadLetter(DeadLetterSink, NetworkSink):
     `mqtt out`.
     """
 
+    badge_with_traffic: ClassVar[bool] = True
     pipelined: ClassVar[bool] = True
 
     broker: str = config(help="the broker", reference="mqtt-broker")
@@ -70,6 +72,10 @@ class DeadLetter(DeadLetterSink, NetworkSink):
         self._gateway = ctx.gateway
         self._link = await ctx.config_node(self.broker, MqttBroker).open_sender()
         self._publisher = Publisher(self._link, self._item, needs_subscriber=self.needsSubscriber)
+        self._badge = LinkBadge(self, self._link)
+
+    async def stop(self) -> None:
+        self._badge.end()
 
     async def write(self, msgs: list[Msg]) -> None:
         self.count += await self._publisher.write(msgs)

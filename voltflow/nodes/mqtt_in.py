@@ -12,6 +12,7 @@ from voltflow.message import Msg, share_props
 from voltflow.mqtt.codec import check_filter
 from voltflow.mqtt.link import Delivery, MqttLink
 from voltflow.node import ConfigError, Context, Emit, Ports, SinkUnavailable, Source, Worker, config, node
+from voltflow.nodelib.mqtt_badge import LinkBadge
 from voltflow.nodelib.mqtt_payload import decoder_of
 from voltflow.nodelib.mqtt_subscriptions import DATATYPES, Subscription, Subscriptions
 from voltflow.nodes.mqtt_broker import MqttBroker
@@ -55,6 +56,7 @@ class MqttIn(Source, Worker):
     restarts and deploys, until they are ended.
     """
 
+    badge_with_traffic: ClassVar[bool] = True
     parallel: ClassVar[int] = (
         100  # they take their turns in `work`; those that wait for the broker hold up no others
     )
@@ -100,6 +102,10 @@ class MqttIn(Source, Worker):
         """What came while it was retired: asked for again where it is attached again, else another node's, or nobody's."""
         path = ctx.state_dir / f"subscriptions-{quote(self.id, safe='')}.json"
         self._dynamic = Subscriptions(self._broker, self._link, path, self._receive_of, self.label)
+        self._badge = LinkBadge(self, self._link)
+
+    async def stop(self) -> None:
+        self._badge.end()
 
     def attach(self) -> None:
         if not self._retired:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from voltflow.backoff import Backoff
 from voltflow.message import Msg, encode_payload
 from voltflow.mqtt.codec import check_topic
 from voltflow.node import Context, Node, Rejected, Sink, SinkUnavailable, config, node
+from voltflow.nodelib.mqtt_badge import LinkBadge
 from voltflow.nodelib.mqtt_publisher import Publisher
 from voltflow.nodelib.mqtt_publishing import How
 from voltflow.nodes.mqtt_broker import MqttBroker
@@ -31,6 +32,8 @@ class MqttLatest(Sink):
     so that a flow whose two brokers are one does not go round.
     """
 
+    badge_with_traffic: ClassVar[bool] = True
+
     broker: str = config(help="the broker", reference="mqtt-broker")
 
     # state
@@ -47,6 +50,7 @@ class MqttLatest(Sink):
         """Hash of the payload published last, by topic."""
         self._arrived = asyncio.Event()
         self._task = asyncio.create_task(self._publish(), name=self.label)
+        self._badge = LinkBadge(self, link)
 
     async def write(self, msgs: list[Msg]) -> None:
         for msg in msgs:
@@ -88,6 +92,7 @@ class MqttLatest(Sink):
         return msg.topic, encode_payload(msg.payload)
 
     async def stop(self) -> None:
+        self._badge.end()
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

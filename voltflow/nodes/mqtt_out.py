@@ -11,6 +11,7 @@ from voltflow.message import Msg, encode_payload
 from voltflow.mqtt.codec import check_topic
 from voltflow.mqtt.properties import encode_properties
 from voltflow.node import ConfigError, Context, config, node
+from voltflow.nodelib.mqtt_badge import LinkBadge
 from voltflow.nodelib.mqtt_publisher import Item, Publisher, link_trouble
 from voltflow.nodelib.mqtt_publishing import by_message, is_true, properties_of
 from voltflow.nodes.mqtt_broker import MqttBroker
@@ -43,6 +44,7 @@ class MqttOut(NetworkSink):
     this node has.
     """
 
+    badge_with_traffic: ClassVar[bool] = True
     pipelined: ClassVar[bool] = True
 
     topic: str = config("", help="topic; empty: the message's own", example="ev/v1/demo/SIM000001/cmd")
@@ -129,6 +131,10 @@ class MqttOut(NetworkSink):
             link, self._item, how_of=self._how_of,
             needs_subscriber=self.needsSubscriber, patient=self.patient,
         )  # fmt: skip
+        self._badge = LinkBadge(self, link)
+
+    async def stop(self) -> None:
+        self._badge.end()
 
     async def write(self, msgs: list[Msg]) -> None:
         await self._publisher.write(msgs)
