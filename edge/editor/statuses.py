@@ -1,7 +1,7 @@
 """What stands below each node in the editor: its own badge, and where it has none, or one that leaves room, what flows through it.
 
 Node-RED shows only what nodes say. Here a node that says nothing shows messages per second, what waits at it and how
-many it failed on, at most once a second and only while somebody looks. A node inside of a subflow, which is drawn once and
+many it failed on in the last minute, at most once a second and only while somebody looks. A node inside of a subflow, which is drawn once and
 runs in every instance, shows the sum of them, and what it says where all say the same; an instance shows what comes into it
 and what waits and failed inside.
 
@@ -31,7 +31,7 @@ TICK_S: Final = 1.0
 
 @dataclass(frozen=True)
 class Traffic:
-    """What flows through a node: messages per second, and in all how many wait and how many it failed on."""
+    """What flows through a node: messages per second, how many wait, and how many it failed on in the last minute."""
 
     rate: float
     waiting: int
@@ -193,6 +193,7 @@ class Statuses:
             total = stats.messages_in or stats.messages_out
             known, seen = before.get(node_id, (None, 0))
             self._counted[node_id] = (stats, total)
-            if known is stats and (total or stats.waiting or stats.failures):
-                found[node_id] = Traffic((total - seen) / past_s, stats.waiting, stats.failures)
+            failures = stats.recent_failures
+            if known is stats and (total or stats.waiting or failures):
+                found[node_id] = Traffic((total - seen) / past_s, stats.waiting, failures)
         return found

@@ -77,6 +77,14 @@ def test_error_that_a_catch_node_hears_of_is_left_to_it(opened: Any) -> None:
     assert (first["id"], first["msg"]) == ("show", NO_JSON)
 
 
+def test_node_that_a_deploy_has_made_anew_is_red_no_longer(opened: Any) -> None:
+    gateway, socket = opened(fails())
+    press(gateway)
+    socket.until("status/parse", fill="red", text="0/s, 1 error")
+    assert gateway.deploy(fails()).status == 200
+    socket.until("status/parse", fill="grey", text="0/s")
+
+
 def test_many_errors_are_counted_and_not_all_shown(opened: Any) -> None:
     nodes = fails(json.dumps([NO_JSON] * 100))
     nodes[1] |= {"payloadType": "json", "wires": [["split"]]}

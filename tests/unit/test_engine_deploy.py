@@ -11,6 +11,7 @@ import pytest
 
 from tests.flows import Lab, messages, raw, running, until
 from voltflow.engine import deploy as deploying
+from voltflow.engine import sink_queue
 from voltflow.engine.context import Contexts
 from voltflow.engine.engine import DeployError
 from voltflow.flow.flow import Flow, FlowError
@@ -255,6 +256,28 @@ def test_stats_of_a_replaced_node_go_on_and_those_of_a_removed_one_are_gone() ->
             await lab.feed("s", 3)
             assert lab.engine.stats["k"].messages_in == 3
             assert set(lab.engine.stats) == {"s", "k"}
+
+    run(scenario)
+
+
+def test_failures_of_a_replaced_node_go_on_and_are_not_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(msgs: list[Msg]) -> list[Msg]:
+        raise ValueError("no")
+
+    async def scenario() -> None:
+        nodes = (raw("s", "source", ["a"]), raw("a", "transform"))
+        async with running(*nodes) as lab:
+            for failures in (2, 4):
+                lab["a"].process_ = failing
+                await lab.feed("s", 1, 2)
+                stats = lab.engine.stats["a"]
+                assert (stats.failures, stats.recent_failures) == (failures, 2)
+                await lab.engine.deploy(flow(nodes[0], raw("a", "transform", mark=failures)))
+                assert (stats.failures, stats.recent_failures) == (failures, 0)
+            monkeypatch.setattr(sink_queue, "RECENT_S", 0.0)
+            lab["a"].process_ = failing
+            await lab.feed("s", 1, 2)
+            assert (stats.failures, stats.recent_failures) == (6, 0)
 
     run(scenario)
 

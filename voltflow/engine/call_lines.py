@@ -56,7 +56,7 @@ class CallLine:
             )
             calls.setdefault(target, []).append(called)
         if failed:
-            self.stats.failures += len(failed)
+            self.stats.fail(len(failed))
             self._host.outcomes.fail(self.node, failed, transaction)
         if self._open and self.task is None:
             self.task = asyncio.create_task(self._time_out(), name=f"link call {self.node.label}")
@@ -83,7 +83,7 @@ class CallLine:
                 await timer.until(due_s, self._woken)
                 continue
             del self._open[call]
-            self.stats.failures += 1
+            self.stats.fail(1)
             self._host.outcomes.fail(self.node, [FailedMsg(msg, "timeout")], transaction)
             transaction.safe_at(self.node.id)
         self.task = None

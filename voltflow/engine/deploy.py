@@ -230,6 +230,8 @@ class Deploy:
         only then a client id, for instance, is theirs."""
         change, engine = self._change, self._engine
         engine.use(change.new)
+        for node in change.come:
+            engine.stats[node.id].begin_anew()
         for source, task in self._ending.items():
             if not task.cancelled() and (error := task.exception()):
                 log.error("%s ended with an error when it was replaced", source.label, exc_info=error)

@@ -367,7 +367,7 @@ class Engine:
         stats.messages_in += len(msgs)
         stats.messages_out += sum(map(len, ports))
         if failed:
-            stats.failures += len(failed)
+            stats.fail(len(failed))
             self.outcomes.fail(node, failed, transaction)
         if self.outcomes.is_completed(node):
             gone = {id(item.msg) for item in failed}
@@ -463,7 +463,7 @@ class Engine:
                     "type": wired.node.type,
                     "name": wired.node.name,
                     "wires": wired.targets,
-                    **vars(self.stats[node_id]),
+                    **self.stats[node_id].facts(),
                     **self._circuit_facts(node_id),
                     "status": wired.node.status() if wired.node in self._started else {},
                 }

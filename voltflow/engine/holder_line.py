@@ -51,7 +51,7 @@ class HolderLine:
         answers = [self._process(msg, failed, done) for msg in msgs]
         self.stats.busy_s += time.perf_counter() - started
         self.stats.messages_in += len(msgs)
-        self.stats.failures += len(failed)
+        self.stats.fail(len(failed))
         if failed:
             self._host.outcomes.fail(self.node, failed, transaction)
         self._go_on(_joined(answers), transaction)
@@ -115,7 +115,7 @@ class HolderLine:
             self._lose(lost, [FailedMsg(entry.msg, why) for entry in lost])
 
     def _lose(self, entries: list[Entry], failed: list[FailedMsg]) -> None:
-        self.stats.failures += len(failed)
+        self.stats.fail(len(failed))
         transaction = self._host.begin(self.node, [item.msg for item in failed])
         self._host.outcomes.fail(self.node, failed, transaction)
         self._settle_after(transaction, entries)
@@ -169,7 +169,7 @@ class HolderLine:
         self._keeper.hold(new, following if change.gone or transaction is None else transaction)
         self._settle_after(following, change.gone)
         if change.failed:
-            self.stats.failures += len(change.failed)
+            self.stats.fail(len(change.failed))
             self._host.outcomes.fail(
                 self.node, [FailedMsg(entry.msg, why) for entry, why in change.failed], following
             )

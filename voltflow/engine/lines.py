@@ -75,7 +75,7 @@ class WorkerLine:
             ports = await self._work(msgs, failed)
             self.stats.waiting -= len(msgs)
             self.stats.messages_out += sum(map(len, ports))
-            self.stats.failures += len(failed)
+            self.stats.fail(len(failed))
             if failed:
                 self._host.outcomes.fail(self.node, failed, transaction)
             self._host.emit_from(self.node, ports, transaction)

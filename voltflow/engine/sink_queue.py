@@ -7,7 +7,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from voltflow.engine.circuit import Circuit
 from voltflow.engine.why import Why
@@ -20,6 +21,9 @@ MAX_WRITE = 5000
 """Messages that one write of a sink gets at most; what waits beyond it is the next write."""
 
 
+RECENT_S = 60.0
+
+
 @dataclass
 class NodeStats:
     """What happened at a node since the start; times in seconds."""
@@ -30,6 +34,39 @@ class NodeStats:
     busy_s: float = 0.0
     waiting: int = 0
     retries: int = 0
+
+    def __post_init__(self) -> None:
+        self._failed_at_s: deque[tuple[float, int]] = deque()
+        """When the node failed of late, and on how many messages, at most once a second."""
+
+    def fail(self, count: int) -> None:
+        """The node failed on so many messages."""
+        self.failures += count
+        now_s = time.monotonic()
+        if self._failed_at_s and now_s - self._failed_at_s[-1][0] < 1.0:
+            since_s, others = self._failed_at_s.pop()
+            self._failed_at_s.append((since_s, others + count))
+        elif count:
+            self._failed_at_s.append((now_s, count))
+        self._forget_before(now_s - RECENT_S)
+
+    @property
+    def recent_failures(self) -> int:
+        """Messages it failed on in the last RECENT_S, since a deploy made it anew; all the others are sums over deploys."""
+        self._forget_before(time.monotonic() - RECENT_S)
+        return sum(count for _, count in self._failed_at_s)
+
+    def begin_anew(self) -> None:
+        """Another node has taken the place of the one that failed."""
+        self._failed_at_s.clear()
+
+    def _forget_before(self, then_s: float) -> None:
+        while self._failed_at_s and self._failed_at_s[0][0] <= then_s:
+            self._failed_at_s.popleft()
+
+    def facts(self) -> dict[str, Any]:
+        """The numbers by their names."""
+        return asdict(self)
 
 
 @dataclass(eq=False)
@@ -254,6 +291,6 @@ class SinkQueue:
 
     async def _refuse(self, refused: list[tuple[Msg, str]]) -> None:
         """Make dead letters; several batches may be in this write, so it waits until they are safe."""
-        self.stats.failures += len(refused)
+        self.stats.fail(len(refused))
         self._refused.update(id(msg) for msg, _ in refused)
         await self._refuse_messages(self.sink, refused)
