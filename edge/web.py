@@ -50,8 +50,8 @@ _CONTENT_POLICY = (
 )
 _SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
 ]
 
 
@@ -176,7 +176,7 @@ class WebServer(_Server):
         if self._editor is not None and _is_editors(scope["path"]):
             await self._editor.serve(scope, receive, send)
             return
-        if self._endpoints is not None and (scope["path"] == PATH or scope["path"].startswith(f"{PATH}/")):
+        if self._endpoints is not None and _is_endpoint(scope["path"]):
             await self._endpoints(scope, receive, send)
             return
         if scope["path"] != STREAM_PATH or scope["method"] != "GET":
@@ -221,6 +221,18 @@ def _is_editors(path: str) -> bool:
     return path == ROOT or path.startswith(f"{ROOT}/")
 
 
+def _is_endpoint(path: str) -> bool:
+    return path == PATH or path.startswith(f"{PATH}/")
+
+
+def _security_headers(path: str) -> list[tuple[bytes, bytes]]:
+    """What a page that a flow makes may do is for the flow to say: it has styles, scripts and forms of its own."""
+    if _is_endpoint(path):  # without any referrer a form would be sent with the Origin `null`, and be refused
+        return [*_SECURITY_HEADERS[:-1], (b"referrer-policy", b"same-origin")]
+    policy = CONTENT_POLICY if _is_editors(path) else _CONTENT_POLICY
+    return [*_SECURITY_HEADERS, (b"content-security-policy", policy.encode())]
+
+
 class _Guard:
     """Asks for the token; without one, for a Host that a foreign web page cannot have (DNS rebinding).
 
@@ -246,13 +258,14 @@ class _Guard:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        policy = CONTENT_POLICY if _is_editors(scope["path"]) else _CONTENT_POLICY
-        headers = [*_SECURITY_HEADERS, (b"content-security-policy", policy.encode())]
+        headers = _security_headers(scope["path"])
         draining = Draining(scope, receive, send)
 
         async def secured(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *headers]
+                own = list(message.get("headers", []))
+                names = {name.lower() for name, _ in own}
+                message["headers"] = [*own, *(item for item in headers if item[0] not in names)]
             await draining.send(message)
 
         refused = self._refusal(scope["path"], dict(scope["headers"]))

@@ -111,6 +111,7 @@ def test_request_is_a_message_and_its_answer_goes_back(tmp_path: Path) -> None:
             request = props_of(msg)["req"]
             assert msg.payload == request["query"] == {"low": "3", "x": ["1", "2"]}
             assert (request["params"], request["method"]) == ({"pack": "P/1"}, "GET")
+            assert request["url"] == "/packs/P%2F1/cells?low=3&x=1&x=2"
             assert (request["headers"]["x-asked"], request["headers"]["cookie"]) == ("yes", "a=1")
 
     run(scenario)
@@ -207,6 +208,24 @@ def test_own_status_and_headers_are_before_those_of_the_message(tmp_path: Path) 
             assert cookies == [
                 "a=1%3B2; Path=/", "b=x; Path=/; Max-Age=5; HttpOnly", "c=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
             ]  # fmt: skip
+
+    run(scenario)
+
+
+def test_page_of_a_flow_may_have_scripts_and_forms_and_says_what_it_may(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with house(tmp_path, inlet("/x"), raw("t", "transform", ["out"]), RESPONSE) as here:
+            headers: dict[str, str] = {}
+            here.answering(lambda msg: msg.derive(payload="<p>", props={**props_of(msg), "headers": headers}))
+            plain = (await here.ask("/x")).headers
+            assert "content-security-policy" not in plain
+            assert (plain["x-content-type-options"], plain["referrer-policy"]) == ("nosniff", "same-origin")
+            headers |= {"Content-Security-Policy": "default-src 'self'", "Referrer-Policy": "origin"}
+            own = (await here.ask("/x")).headers
+            assert (own["content-security-policy"], own["referrer-policy"]) == (
+                "default-src 'self'",
+                "origin",
+            )
 
     run(scenario)
 

@@ -120,9 +120,10 @@ class HttpIn(Source):
 
     def _message(self, exchange: Exchange) -> Msg:
         query = _values(exchange.query)
+        url = f"{exchange.path}?{exchange.query}" if exchange.query else exchange.path
         body = _body(exchange)
         request = {
-            "method": exchange.method, "url": exchange.path, "params": dict(exchange.params), "query": query,
+            "method": exchange.method, "url": url, "params": dict(exchange.params), "query": query,
             "headers": dict(exchange.headers), "cookies": _cookies(exchange.headers.get("cookie", "")), "body": body,
         }  # fmt: skip
         payload = query if exchange.method in {"GET", "HEAD"} else body
