@@ -18,8 +18,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests import servers
 from tests.conftest import do_without
-from tests.flows import raw, running
+from tests.flows import raw, running, until
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, load_nodes
 from voltflow.nodes.http_request import HttpRequest
@@ -324,6 +325,29 @@ def test_server_that_does_not_answer_in_time_is_away_or_says_too_much_makes_the_
         ask(tmp_path, Msg("t", ""), url="http://127.0.0.1:1/")
     with pytest.raises(ValueError, match="has more than 16 MiB"):
         ask(tmp_path, Msg("t", ""), url=f"{server}/large")
+
+
+def test_badge_says_that_it_asks_and_what_the_last_request_came_to(tmp_path: Path, server: str) -> None:
+    async def scenario() -> None:
+        told: list[str] = []
+        async with started(tmp_path, url="") as node:
+            node.on_badge = lambda it: told.append(it.badge.get("text", ""))
+            many = [Msg("t", i, props={"url": f"{server}/status/200"}) for i in range(30)]
+            asking = asyncio.create_task(node.work(many))
+            await until(lambda: node.badge, "a badge")
+            assert node.badge == {"fill": "blue", "shape": "dot", "text": "requesting"}
+            await asking
+            await node.work(many)
+            await until(lambda: not node.badge, "none")
+            assert told.count("requesting") <= 2, "not for each of many"
+            with pytest.raises(ConnectionError):
+                await node.work([Msg("t", 0, props={"url": f"http://127.0.0.1:{servers.free_port()}"})])
+            await until(lambda: node.badge.get("fill") == "red", "what went wrong")
+            assert node.badge == {"fill": "red", "shape": "ring", "text": "no response from server"}
+            await node.work(many[:1])
+            await until(lambda: not node.badge, "none again")
+
+    asyncio.run(scenario())
 
 
 def test_in_a_flow_what_fails_is_a_dead_letter_and_nothing_is_asked_twice(

@@ -10,6 +10,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
+from voltflow.engine.events import Badge
 from voltflow.flow.properties import UNDEFINED, as_object, plain
 from voltflow.message import Msg
 from voltflow.mqtt.options import tls_context
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 AT_ONCE = 8
 """Requests of one batch that are under way together."""
+CALM_S = 0.25
+"""The badge of a node that asks again within this time stays: many requests a second are not as many badges."""
 
 
 @node("http request", category="network", color="#e7e7ae", icon="white-globe.svg")
@@ -52,6 +55,7 @@ class HttpRequest(Worker):
     letter; it is not asked again. After a crash a request that was under way is made once more.
     """
 
+    badge_with_traffic: ClassVar[bool] = True
     parallel: ClassVar[int] = 4
 
     method: str = config("GET", help="method; use: msg.method", choices=(*METHODS, "use"))
@@ -91,9 +95,14 @@ class HttpRequest(Worker):
         self._clients: dict[bool, httpx.AsyncClient] = {}
         """By whether the server's certificate is looked at."""
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._asking = 0
+        self._calm: asyncio.TimerHandle | None = None
+        """Takes the badge away, or shows what went wrong, where nothing is asked by then."""
         self._once = Once(self._ask_all)
 
     async def stop(self) -> None:
+        if self._calm is not None:
+            self._calm.cancel()
         for client in self._clients.values():
             await client.aclose()
 
@@ -105,10 +114,30 @@ class HttpRequest(Worker):
 
     async def _ask(self, msg: Msg) -> Msg | Exception:
         async with self._slots:
+            self._begin_asking()
+            found: Msg | Exception = RuntimeError("given up")
             try:
-                return await self._answered(msg)
+                found = await self._answered(msg)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is what became of the message
-                return error
+                found = error
+            finally:
+                self._end_asking(found)
+            return found
+
+    def _begin_asking(self) -> None:
+        self._asking += 1
+        if self._calm is not None:
+            self._calm.cancel()
+            self._calm = None
+        self.show({"fill": "blue", "shape": "dot", "text": "requesting"})
+
+    def _end_asking(self, found: Msg | Exception) -> None:
+        """Not shown for each of many requests: only what the last one came to, a moment later."""
+        self._asking -= 1
+        if not self._asking:
+            away = isinstance(found, TimeoutError | ConnectionError)
+            badge: Badge = {"fill": "red", "shape": "ring", "text": "no response from server"} if away else {}
+            self._calm = asyncio.get_running_loop().call_later(CALM_S, self.show, badge)
 
     async def _answered(self, msg: Msg) -> Msg:
         import httpx
