@@ -46,6 +46,8 @@ class Page:
         api.get("/icons/<scope>/<module>/<name>", self.icon)
         for folder in ("red", "vendor"):
             api.get(f"/{folder}/<path:path>", self._below(f"{PUBLIC}{folder}/"))
+        api.get("/vendor/mermaid/mermaid.min.js", lambda request: self._file(request, "voltflow/mermaid.js"))
+        api.get("/types/<path:path>", self.types)
         api.get("/voltflow/<path:path>", self._below("voltflow/"))
         api.get("/debug/view/<path:path>", self._below(_DEBUG))
 
@@ -81,6 +83,10 @@ class Page:
             },
             "themes": [],
         }
+
+    def types(self, request: Request, path: str) -> Reply:
+        """What a JavaScript library declares, for the completion of JavaScript: nothing, for none is run here."""
+        return Reply(b"", "text/plain; charset=utf-8", headers={"Cache-Control": _A_DAY})
 
     def _ours(self, path: str) -> str:
         return f"{path}?v={self._files.buster}"

@@ -13,8 +13,6 @@ ARTIFACTS = Path(__file__).with_name("artifacts")
 """Screenshots."""
 PATIENCE_S = 60.0
 """For what is to be seen; machines may be slow."""
-HARMLESS = ("/mermaid/", "/types/")
-"""What the editor asks for, and does without."""
 DEPLOY = "#red-ui-header-button-deploy"
 _POINT_OF_WIRE = """([source, part]) => {
     const wire = d3.selectAll(".red-ui-flow-link-background").filter(link => link.source.id === source).node();
@@ -37,7 +35,7 @@ class Desk:
 
     def _console(self, message: Any) -> None:
         where = str(message.location.get("url", ""))
-        if message.type == "error" and not any(name in where for name in HARMLESS):
+        if message.type == "error":
             self.wrong.append(f"console: {message.text} {where}")
 
     def open(self) -> Desk:

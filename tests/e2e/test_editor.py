@@ -277,6 +277,18 @@ def test_secrets_of_a_broker_do_not_come_back(desk: Any) -> None:
     assert at.gateway.get("/credentials/mqtt-broker/b") == {"user": "ann", "has_password": True}
 
 
+def test_diagram_of_a_description_is_shown_as_text(desk: Any) -> None:
+    diagram = {"id": "c", "type": "comment", "z": "tab", "name": "", "info": "```mermaid\ngraph TD; A-->B;\n```", "x": 200, "y": 100,
+               "wires": []}  # fmt: skip
+    at = desk([TAB, diagram]).open()
+    at.page.evaluate(
+        "() => { RED.view.select({ nodes: [RED.nodes.node('c')] }); RED.actions.invoke('core:show-info-tab') }"
+    )
+    shown = at.page.locator("pre.mermaid", has_text="Diagrams are not drawn here").first
+    shown.wait_for()
+    assert "graph TD; A-->B;" in shown.inner_text()
+
+
 def test_code_and_json_editors_open_under_the_content_policy(desk: Any) -> None:
     """The text editor runs workers and makes styles; nothing of it may need more than the policy allows."""
     nodes = [

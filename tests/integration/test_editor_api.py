@@ -288,6 +288,21 @@ def test_one_tab_is_added_read_replaced_and_deleted(gateway: Gateway) -> None:
     assert gateway.get("/flows") == inject_to_debug()
 
 
+def test_flow_that_would_run_where_nobody_sees_it_is_refused(gateway: Gateway) -> None:
+    lost = {"id": "n", "type": "debug", "name": "lost", "z": "gone", "wires": []}
+    refused = gateway.deploy([TAB, lost])
+    assert (refused.status, refused.json()["message"]) == (
+        400,
+        'debug \'lost\': property "z": tab "gone" is not in the flow',
+    )
+    nothing = gateway.ask("POST", "/flow", {})
+    assert (nothing.status, nothing.json()["message"]) == (
+        400,
+        'property "nodes" is missing: a list of nodes, which may be empty',
+    )
+    assert gateway.get("/flows") == inject_to_debug()
+
+
 def test_global_flow_is_config_nodes_and_subflows(gateway: Gateway) -> None:
     subflow = {"id": "s", "type": "subflow", "name": "s", "in": [], "out": []}
     inner = {"id": "i", "type": "comment", "z": "s", "name": "", "x": 1, "y": 1, "wires": []}
@@ -575,7 +590,7 @@ def test_page_is_open_and_everything_else_is_not(guarded: Gateway) -> None:
         assert guarded.ask("GET", path).status == 200, path
     for route in guarded.editor.wsgi.routes:
         path = route.rule.replace("<", "").replace(">", "")
-        if not path.startswith(("/theme", "/locales", "/red", "/vendor", "/icons/", "/auth", "/favicon", "/voltflow",
+        if not path.startswith(("/theme", "/locales", "/red", "/vendor", "/icons/", "/auth", "/favicon", "/voltflow", "/types",
                                 "/debug/view")) and path != "/":  # fmt: skip
             assert guarded.ask(route.method, path, {}).status in (401, 404), path
 
