@@ -219,6 +219,34 @@ def test_every_wrong_property_of_a_node_is_named_in_its_line() -> None:
     ]
 
 
+def test_config_nodes_that_are_not_chosen_are_all_named_before_anything_starts() -> None:
+    nodes = [
+        {"id": "tab", "type": "tab", "label": "Flow 1"},
+        {"id": "1", "type": "mqtt in", "z": "tab", "name": "", "topic": "t", "broker": "", "wires": [[]]},
+        {"id": "2", "type": "mqtt latest", "z": "tab", "broker": ""},
+        {"id": "3", "type": "dead letter", "name": "lost", "z": "tab", "broker": ""},
+    ]
+    assert problems(json.dumps(nodes)) == [
+        'error: line 1: mqtt in \'1\' on "Flow 1": property "broker": choose one',
+        'error: line 1: mqtt latest \'2\' on "Flow 1": property "broker": choose one',
+        "error: line 1: dead letter 'lost': property \"broker\": choose one",
+    ]
+
+
+def test_config_node_that_instances_of_a_subflow_choose_need_not_be_chosen_in_it() -> None:
+    nodes = [
+        {
+            "id": "sub",
+            "type": "subflow",
+            "in": [],
+            "out": [],
+            "env": [{"name": "BROKER", "type": "str", "value": ""}],
+        },
+        {"id": "in", "type": "mqtt in", "z": "sub", "topic": "t", "broker": "${BROKER}", "wires": [[]]},
+    ]
+    assert not [text for text in problems(json.dumps(nodes)) if text.startswith("error")]
+
+
 def test_flow_without_a_dead_letter_node_is_warned_of() -> None:
     found = Flow.parse('[{"id": "a", "type": "test source"}]').check({})
     assert [str(problem) for problem in found] == [

@@ -73,7 +73,7 @@ def test_a_push_that_is_refused_says_why(tmp_path: Path, cli: Cli) -> None:
     with editing(tmp_path, inject_to_debug()) as gateway:
         assert cli("flow", "push", wrong, "--url", gateway.url) == 1
         assert cli.err.startswith("voltflow: not deployed: ")
-        assert "no such type 'x': unknown type \"no such type\"" in cli.err
+        assert 'no such type \'x\' on "Flow 1": unknown type "no such type"' in cli.err
         assert gateway.get("/flows") == inject_to_debug()
 
 

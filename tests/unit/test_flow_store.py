@@ -181,7 +181,11 @@ def test_of_two_deploys_of_one_revision_the_second_is_refused(house: House) -> N
     ("nodes", "error", "text"),
     [
         (WRONG, FlowError, 'property "limit": 99 is out of range'),
-        ([*FEED, raw("x", "stubborn", z="t")], DeployError, "test stubborn:x does not start: no such device"),
+        (
+            [*FEED, raw("x", "stubborn", z="t")],
+            DeployError,
+            'test stubborn:x on "Depot" does not start: no such device',
+        ),
         ([*FEED, {**VAULT, "credentials": 5}], FlowError, 'property "credentials"'),
         (
             [*FEED, raw("f", "source", z="t") | {"type": "function", "func": "return"}],

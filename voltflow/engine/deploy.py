@@ -146,9 +146,9 @@ class Deploy:
                     await self._engine.start_node(node, self._change.new)
             except TimeoutError as error:
                 text = str(error) or f"it takes more than {START_S:g} s"
-                raise DeployError(f"{node.label} does not start: {text}", node.id) from error
+                raise DeployError(f"{self._label_of(node)} does not start: {text}", node.id) from error
             except Exception as error:
-                raise DeployError(f"{node.label} does not start: {error}", node.id) from error
+                raise DeployError(f"{self._label_of(node)} does not start: {error}", node.id) from error
         for line in self._change.coming_spools:
             folder = spools_folder(self._engine.state_dir) / folder_name(line.sink.id)
             try:
@@ -157,6 +157,10 @@ class Deploy:
                 raise DeployError(
                     f"{line.sink.label} has no room for its spool: {error}", line.sink.id
                 ) from error
+
+    def _label_of(self, node: Node) -> str:
+        raw = self._change.new.nodes[node.id].part.raw
+        return node.label if node.name else f"{node.label}{self._flow.place_of(raw)}"
 
     async def _until_safe(self) -> None:
         """Until nothing is under way in what goes. Held messages are written meanwhile, not after their usual time."""
