@@ -22,6 +22,7 @@ from voltflow.admin.users import User, has_permission
 from voltflow.engine.engine import DeployError, Engine
 from voltflow.flow.expand import RawNode
 from voltflow.flow.flow import DRAWING, Flow, FlowError, Problem
+from voltflow.flow.structure import faults
 from voltflow.node import REGISTRY
 
 __all__ = ["FlowStore", "Kind", "RevisionMismatch"]
@@ -171,10 +172,18 @@ class FlowStore:
             known = given if "$" in credentials else {**known, **given}
             nodes = [_without_own(raw) if raw["id"] in given else raw for raw in nodes]
         flow = CompleteFlow(*cut(nodes, known))
-        problems = [*self._forbidden(flow, user), *self._engine.check(flow)]
+        problems = [*self._forbidden(flow, user), *self._lost(flow), *self._engine.check(flow)]
         if errors := [problem for problem in problems if problem.severity == "error"]:
             raise FlowError(errors)
         return flow
+
+    def _lost(self, flow: CompleteFlow) -> list[Problem]:
+        """Nodes that no editor shows where they are, and that would run: a file of before may have such, a deploy not."""
+        return [
+            Problem(fault.raw["id"], _label(fault.raw), fault.text)
+            for fault in faults(flow.bare)
+            if fault.runs
+        ]
 
     def _forbidden(self, flow: CompleteFlow, user: User | None) -> list[Problem]:
         """Nodes that are new or changed and whose type (Python code) needs a permission that the user has not."""
@@ -183,7 +192,7 @@ class FlowStore:
         return [
             Problem(
                 raw["id"],
-                f"{raw['type']} {raw.get('name') or raw['id']!r}",
+                _label(raw),
                 f'user {user.username} has no permission "{needed}", which a new or changed {raw["type"]} node needs',
             )
             for raw, before in _beside(flow.bare, self._flow.bare)
@@ -246,6 +255,10 @@ class FlowStore:
 
 def _complete(flow: Flow) -> CompleteFlow:
     return flow if isinstance(flow, CompleteFlow) else CompleteFlow(*cut(flow.nodes, {}))
+
+
+def _label(raw: RawNode) -> str:
+    return f"{raw['type']} {raw.get('name') or raw['id']!r}"
 
 
 def _beside(nodes: Sequence[RawNode], before: Sequence[RawNode]) -> list[tuple[RawNode, RawNode | None]]:

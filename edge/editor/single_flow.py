@@ -39,7 +39,9 @@ def get_flow(nodes: list[RawNode], id: str) -> dict[str, Any]:
 
 
 def add_flow(nodes: list[RawNode], flow: dict[str, Any]) -> tuple[list[RawNode], str]:
-    """The flow with one more tab, and its new id. Raises WrongFlowError where an id is taken."""
+    """The flow with one more tab, and its new id. Raises WrongFlowError where an id is taken, or no nodes are named."""
+    if "nodes" not in flow:
+        raise WrongFlowError('property "nodes" is missing: a list of nodes, which may be empty')
     id = secrets.token_hex(8)
     added = _tab_nodes(flow, id)
     _check_ids(nodes, added)
