@@ -162,7 +162,7 @@ class Flow:
             return expand(self.nodes)
         except ExpandError as error:
             raw = next((raw for raw in self.nodes if raw["id"] == error.node_id), None)
-            label = f"{raw['type']} {raw.get('name') or raw['id']!r}" if raw else error.node_id
+            label = self.label_of(raw) if raw else error.node_id
             raise FlowError([Problem(error.node_id, label, str(error))]) from None
 
     def build(self, env: Mapping[str, str], keep: Mapping[str, Wired] | None = None) -> dict[str, Wired]:
@@ -191,6 +191,19 @@ class Flow:
     def active(self) -> Iterator[RawNode]:
         """The nodes that do something and are not disabled, themselves or by their tab."""
         return active(self.nodes)
+
+    def label_of(self, raw: RawNode) -> str:
+        """A node for people: its type and name, or its type and id and where it is drawn."""
+        if name := raw.get("name"):
+            return f"{raw['type']} {name!r}"
+        return f"{raw['type']} {raw['id']!r}{self.place_of(raw)}"
+
+    def place_of(self, raw: RawNode) -> str:
+        """` on "Flow 1"`: the name of the tab or subflow that a node is on, where that has one."""
+        of = text_of(raw, "z")
+        tab = next((other for other in self.nodes if other["id"] == of), None) if of else None
+        name = (text_of(tab, "label") or text_of(tab, "name")) if tab else ""
+        return f' on "{name}"' if name else ""
 
     def line_of(self, raw: RawNode, name: str | None = None) -> int | None:
         """The line of the file where a node of this flow, or a property of it, stands."""
@@ -331,10 +344,9 @@ class _Checker:
         return known
 
     def _problem(self, raw: RawNode, text: str, name: str | None = None, *, warning: bool = False) -> Problem:
-        label = f"{raw['type']} {raw.get('name') or raw['id']!r}"
         return Problem(
             raw["id"],
-            label,
+            self.flow.label_of(raw),
             text,
             "warning" if warning else "error",
             self.flow.line_of(raw, name),
@@ -382,7 +394,13 @@ class _Checker:
             yield self._problem(raw, str(error), name[1] if name else None)
 
     def _reference(self, raw: RawNode, field: Field, target: Any) -> Iterator[Problem]:
-        if field.reference is None or not target:
+        if field.reference is None:
+            return
+        if not target:
+            if (
+                field.required and not raw[field.name]
+            ):  # a subflow's variable has its value where that is used
+                yield self._problem(raw, f'property "{field.name}": choose one', field.name)
             return
         if target not in self.all_ids:
             text = f'property "{field.name}": config node "{target}" is not in the flow'
