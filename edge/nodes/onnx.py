@@ -12,11 +12,13 @@ from edge.reading import Reading, readings_of
 from edge.twin import TwinStore
 from edge.warming import warming
 from voltflow.battery import features
+from voltflow.engine.events import Badge
 from voltflow.message import Msg
 from voltflow.node import ConfigError, Context, Transform, config, node
 from voltflow.telemetry import Prediction
 
 HORIZON_MS = {"temperature": round(features.TEMPERATURE_HORIZON_S * 1000)}
+UNFED = Badge(fill="yellow", shape="ring", text="no features: wire a features node before it")
 DIGITS = {"soh": 2, "temperature": 2, "rul": 0, "failure": 3}
 
 
@@ -27,11 +29,15 @@ class Onnx(Transform):
     All rows of a batch are one call of ONNX Runtime (one thread, no spinning). Where a required input is missing the
     prediction is null with the reason, never a number. So it is while the time a model speaks of holds a hole that a
     crash of the gateway left: the reason begins with `warming`. A model whose inputs are not the gateway's features is
-    refused when the flow starts.
+    refused when the flow starts. Where no features node before it prepares the vectors, it predicts nothing and its badge says so.
     """
 
     model: str = config(help="which model", choices=tuple(features.FEATURES), example="temperature")
     folder: str = config("", help="folder that holds the models; empty: the released ones")
+
+    # state
+    is_fed: bool = False
+    """Whether a feature vector of the model has come."""
 
     async def start(self, ctx: Context) -> None:
         self._store = ctx.service(TwinStore)
@@ -51,6 +57,8 @@ class Onnx(Transform):
             for index, reading in enumerate(readings)
             if reading is not None and self.model in reading.features
         ]
+        if not self.is_fed:
+            self._look_whether_fed(readings, is_due=bool(due))
         if not due:
             return msgs
         predictions = self._predict([reading for _, reading in due])
@@ -59,6 +67,18 @@ class Onnx(Transform):
             result[index] = msgs[index].derive(payload=reading.with_prediction(self.model, prediction))
             self._store.on_prediction(self._store.packs[reading.slot], self.model, prediction)
         return result
+
+    def _look_whether_fed(self, readings: list[Reading | None], *, is_due: bool) -> None:
+        """Say it where the twin has computed what the model needs, and no node before this one has brought it along."""
+        self.is_fed = is_due
+        if is_due:
+            self.show({})
+        elif any(reading is not None and self._is_due(reading) for reading in readings):
+            self.show(UNFED)
+
+    def _is_due(self, reading: Reading) -> bool:
+        rows = reading.outputs.features[self.model].rows
+        return len(rows) > 0 and reading.row in rows
 
     def _predict(self, readings: list[Reading]) -> list[Prediction]:
         vectors = [reading.features[self.model] for reading in readings]
