@@ -180,7 +180,7 @@ class FlowStore:
     def _lost(self, flow: CompleteFlow) -> list[Problem]:
         """Nodes that no editor shows where they are, and that would run: a file of before may have such, a deploy not."""
         return [
-            Problem(fault.raw["id"], _label(fault.raw), fault.text)
+            Problem(fault.raw["id"], flow.label_of(fault.raw), fault.text)
             for fault in faults(flow.bare)
             if fault.runs
         ]
@@ -192,7 +192,7 @@ class FlowStore:
         return [
             Problem(
                 raw["id"],
-                _label(raw),
+                flow.label_of(raw),
                 f'user {user.username} has no permission "{needed}", which a new or changed {raw["type"]} node needs',
             )
             for raw, before in _beside(flow.bare, self._flow.bare)
@@ -255,10 +255,6 @@ class FlowStore:
 
 def _complete(flow: Flow) -> CompleteFlow:
     return flow if isinstance(flow, CompleteFlow) else CompleteFlow(*cut(flow.nodes, {}))
-
-
-def _label(raw: RawNode) -> str:
-    return f"{raw['type']} {raw.get('name') or raw['id']!r}"
 
 
 def _beside(nodes: Sequence[RawNode], before: Sequence[RawNode]) -> list[tuple[RawNode, RawNode | None]]:
