@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from edge.agent import load_flow
+from edge.settings import AgentSettings
+from edge.twin import TwinStore
 from tests import servers
 from tests.flows import Lab, raw, until
 from tests.mqtt import Inbox, cut, linked, reconnected
@@ -21,7 +26,7 @@ from voltflow.engine.engine import DeployError, Engine
 from voltflow.flow.flow import Flow
 from voltflow.message import Msg
 from voltflow.mqtt.link import MqttLink
-from voltflow.node import Transform, config, load_nodes, node
+from voltflow.node import Node, Transform, config, load_nodes, node
 
 load_nodes("voltflow.nodes")
 Own = Callable[[AbstractContextManager[servers.Mosquitto]], servers.Mosquitto]
@@ -213,6 +218,32 @@ def test_broker_that_is_replaced_says_farewell_and_has_it_confirmed(
                 assert (await inbox.have(seen + 2))[seen:] == [b"close", b"birth"]
             assert await lab.end()
             assert (await inbox.have(6))[5:] == [b"close"]
+
+    run(scenario)
+
+
+def test_no_node_of_the_default_flow_outlives_the_deploy_that_replaces_it(
+    mosquitto: servers.Mosquitto, unique: str, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        settings = AgentSettings(
+            broker_host="127.0.0.1", broker_port=mosquitto.port, gateway=unique, state_dir=tmp_path
+        )
+        flow, env = load_flow(settings)
+        services: dict[type, object] = {TwinStore: TwinStore()}
+        lab = Lab(Engine(flow, env=env, services=services, gateway=unique, state_dir=tmp_path))
+        await until(lambda: lab.run.done() or lab.engine.is_running, "the start", 60)
+        old: list[weakref.ref[Node]] = []
+        for _ in range(3):
+            old += [weakref.ref(wired.node) for wired in lab.engine.nodes.values()]
+            await lab.engine.deploy(flow, restart_all=True)
+
+        def alive() -> list[Node]:
+            gc.collect()
+            return [node for ref in old if (node := ref()) is not None]
+
+        await until(lambda: not alive(), "all old nodes to be gone")
+        assert await lab.end()
 
     run(scenario)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -278,6 +280,37 @@ def test_failures_of_a_replaced_node_go_on_and_are_not_recent(monkeypatch: pytes
             lab["a"].process_ = failing
             await lab.feed("s", 1, 2)
             assert (stats.failures, stats.recent_failures) == (6, 0)
+
+    run(scenario)
+
+
+@node("test keeps context", category="test")
+class KeepsContext(Transform):
+    """Keeps its context and itself, as a node may, until the garbage collector comes."""
+
+    async def start(self, ctx: Context) -> None:
+        self.ctx, self.own = ctx, self
+
+    def process(self, msgs: list[Msg]) -> list[Msg]:
+        return msgs
+
+
+def test_replaced_nodes_are_freed_at_once_whatever_others_keep() -> None:
+    """Some, such as models, are large: until the garbage collector comes dozens of deploys may have been."""
+
+    async def scenario() -> None:
+        nodes = (
+            raw("s", "source", ["a"]), raw("a", "keeps context", ["b"]), raw("b", "counting", ["k"]), raw("k", "sink"),
+        )  # fmt: skip
+        async with running(*nodes) as lab:
+            await lab.feed("s", 1)
+            old = {id: weakref.ref(lab[id]) for id in ("a", "b")}
+            gc.disable()
+            try:
+                await lab.engine.deploy(flow(*nodes), restart_all=True)
+                assert [id for id, ref in old.items() if ref() is not None] == ["a"]
+            finally:
+                gc.enable()
 
     run(scenario)
 

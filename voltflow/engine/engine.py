@@ -138,12 +138,13 @@ class Engine:
         return line_into(node, self)
 
     def _context(self, wiring: Wiring, node_id: str) -> Context:
-        plain = {node_id: wired.node for node_id, wired in wiring.nodes.items()}
+        # no others: nodes that keep their context would keep each other when a deploy has replaced them
+        configs = {id: wired.node for id, wired in wiring.nodes.items() if isinstance(wired.node, ConfigNode)}
         services = {**self._services, SpoolRegistry: self.spools}
         part = wiring.nodes[node_id].part
         env = Environment(part.variables, self._env)
         return Context(
-            plain, services, self.gateway, self.flow.revision, self.state_dir, self.timer, self.events, env,
+            configs, services, self.gateway, self.flow.revision, self.state_dir, self.timer, self.events, env,
             wiring.flows_around(part),
         )  # fmt: skip
 
