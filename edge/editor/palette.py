@@ -10,7 +10,6 @@ field is declared.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
@@ -95,10 +94,6 @@ class Palette:
             if name in ALWAYS or any(type in self._registry for type in types):
                 yield NodeSet(CORE, name, types or (name,), path)
 
-    def set_of(self, type: str) -> NodeSet | None:
-        """The set that a type belongs to."""
-        return next((item for item in self.sets.values() if type in item.types), None)
-
     def html(self, set_id: str) -> str:
         """What the editor loads for a set."""
         if set_id not in self._html:
@@ -128,11 +123,6 @@ class Palette:
             }
             for type in _SAFER & set(self._registry)
         }
-
-    @cached_property
-    def tag(self) -> str:
-        """Changes with the html of any set."""
-        return hashlib.sha256(self.page().encode()).hexdigest()[:16]
 
     # -- html ---------------------------------------------------------------------------------------------------------
 
