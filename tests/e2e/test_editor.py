@@ -254,6 +254,12 @@ def test_function_and_exec_show_what_they_have_and_are_kept(desk: Any) -> None:
         == 0
     )
 
+    page.evaluate("() => RED.typeSearch.show({ x: 300, y: 300, add() {} })")
+    offered = page.locator(".red-ui-type-search .red-ui-search-result-node-label")
+    offered.filter(has_text="python").first.wait_for(state="attached")
+    assert "exec" not in {text.partition(" ")[0] for text in offered.all_text_contents()}
+    page.evaluate("() => RED.typeSearch.hide()")
+
     at.deploy()  # they are disabled
     assert [at.stored()[node["id"]] for node in kept] == kept
     page.evaluate("() => { delete RED.nodes.node('f').d; RED.nodes.dirty(true) }")
