@@ -17,8 +17,9 @@ from tests.servers import Missing
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'voltflow[test]'")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """For one file: while Playwright is there an event loop runs in this thread, and tests elsewhere need their own."""
     try:
         path = chromium()
         need_files()
