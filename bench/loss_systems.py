@@ -8,6 +8,7 @@ import sys
 import tempfile
 import urllib.request
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ class Voltflow(System):
         ]  # fmt: skip
 
     def kill(self) -> int:
-        self._before.update(self._events())
+        with suppress(OSError):  # one that is still starting has counted nothing
+            self._before.update(self._events())
         return super().kill()
 
     def _events(self) -> dict[str, int]:

@@ -6,15 +6,16 @@ import asyncio
 import json
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-from voltflow.engine.events import Badge
 from voltflow.flow.properties import UNDEFINED, as_object, plain
 from voltflow.message import Msg
 from voltflow.mqtt.options import tls_context
 from voltflow.node import ConfigError, Context, Worker, config, node
+from voltflow.nodelib.asking_badge import AskingBadge
 from voltflow.nodelib.http_parts import (
     OWN_HEADERS,
     TIMEOUT_S,
@@ -36,10 +37,9 @@ if TYPE_CHECKING:
     import httpx
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+NO_PROXY = "not supported; set the environment variable HTTPS_PROXY of the gateway"
 AT_ONCE = 8
 """Requests of one batch that are under way together."""
-CALM_S = 0.25
-"""The badge of a node that asks again within this time stays: many requests a second are not as many badges."""
 
 
 @node("http request", category="network", color="#e7e7ae", icon="white-globe.svg")
@@ -80,9 +80,7 @@ class HttpRequest(Worker):
                 f"property \"paytoqs\": {self.paytoqs!r} is not one of 'ignore', 'query', 'body'"
             )
         if self.proxy:
-            raise ConfigError(
-                'property "proxy": not supported; set the environment variable HTTPS_PROXY of the gateway'
-            )
+            raise ConfigError(f'property "proxy": {NO_PROXY}')
         try:
             parse(self.url)
         except TemplateError as error:
@@ -95,14 +93,11 @@ class HttpRequest(Worker):
         self._clients: dict[bool, httpx.AsyncClient] = {}
         """By whether the server's certificate is looked at."""
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._asking = 0
-        self._calm: asyncio.TimerHandle | None = None
-        """Takes the badge away, or shows what went wrong, where nothing is asked by then."""
+        self._asking = AskingBadge(self.show)
         self._once = Once(self._ask_all)
 
     async def stop(self) -> None:
-        if self._calm is not None:
-            self._calm.cancel()
+        self._asking.stop()
         for client in self._clients.values():
             await client.aclose()
 
@@ -114,30 +109,15 @@ class HttpRequest(Worker):
 
     async def _ask(self, msg: Msg) -> Msg | Exception:
         async with self._slots:
-            self._begin_asking()
+            self._asking.begin()
             found: Msg | Exception = RuntimeError("given up")
             try:
                 found = await self._answered(msg)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is what became of the message
                 found = error
             finally:
-                self._end_asking(found)
+                self._asking.end(found)
             return found
-
-    def _begin_asking(self) -> None:
-        self._asking += 1
-        if self._calm is not None:
-            self._calm.cancel()
-            self._calm = None
-        self.show({"fill": "blue", "shape": "dot", "text": "requesting"})
-
-    def _end_asking(self, found: Msg | Exception) -> None:
-        """Not shown for each of many requests: only what the last one came to, a moment later."""
-        self._asking -= 1
-        if not self._asking:
-            away = isinstance(found, TimeoutError | ConnectionError)
-            badge: Badge = {"fill": "red", "shape": "ring", "text": "no response from server"} if away else {}
-            self._calm = asyncio.get_running_loop().call_later(CALM_S, self.show, badge)
 
     async def _answered(self, msg: Msg) -> Msg:
         import httpx
@@ -265,8 +245,6 @@ class HttpRequest(Worker):
             return body
         text = body.decode("utf-8", "replace")
         if self.ret == "obj":
-            try:
+            with suppress(ValueError):  # then it is the text, as in Node-RED, where a warning says so
                 return json.loads(text)
-            except ValueError:
-                return text  # as in Node-RED, where a warning says so
         return text
