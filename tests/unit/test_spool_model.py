@@ -139,8 +139,10 @@ class World(RuleBasedStateMachine):
         folder = self.root / str(self.run)
         shutil.copytree(self.folder, folder)
         for path in self.segments():
-            size, old = path.stat().st_size, before.get(path, 0)
-            if size > old and decode_header(path.read_bytes()).level == 0:  # type: ignore[union-attr]
+            size, old, header = path.stat().st_size, before.get(path, 0), decode_header(path.read_bytes())
+            if (
+                size > old and header is not None and header.level == 0
+            ):  # one whose header was hit is not hit twice
                 with (folder / path.relative_to(self.folder)).open("r+b") as file:
                     file.truncate(old + round((size - old) * cut))
         self.store.close()
