@@ -22,8 +22,8 @@ log = logging.getLogger("voltflow.debug")
 
 RECENT = 100
 TEXT_LIMIT = 1000
-TOLD_PER_S = 1000
-"""Messages for the sidebar; the editor's connection carries no more, and to make them costs the flow time."""
+TOLD_PER_S = 200
+"""Messages for the sidebar: nobody reads more, and to make them costs the flow time."""
 STATUS_TEXT = 32
 ALL = ("false", "true", "payload")
 
@@ -35,7 +35,7 @@ _short.maxstring = _short.maxother = TEXT_LIMIT
 class Debug(Sink):
     """Show messages: in the editor's sidebar, below the node, in the log; the last ones in `/api/flow`.
 
-    It only looks: nothing is kept over a restart, and of more than 1,000 messages a second the sidebar shows that many.
+    It only looks: nothing is kept over a restart, and of more than 200 messages a second the sidebar shows that many.
     """
 
     active: bool = config(True, help="off: nothing is shown in the sidebar and in /api/flow")
