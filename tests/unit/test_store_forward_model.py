@@ -111,7 +111,9 @@ class World(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(store_forward, "PROBE_S", 0.05)
-        self.folder = Path(tempfile.mkdtemp(prefix="voltflow-model-"))
+        self.root = Path(tempfile.mkdtemp(prefix="voltflow-model-"))
+        self.folder = self.root / "0"
+        self.folder.mkdir()
         self.kind, self.broker, self.far = kind, Broker(), Far()
         self.tasks: set[asyncio.Task[None]] = set()
         self.run(self._start())
@@ -190,7 +192,7 @@ class World(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             await asyncio.wait(tasks)
 
-        copy = self.folder.with_name(self.folder.name + "x")
+        copy = self.root / str(int(self.folder.name) + 1)
         while True:
             try:
                 shutil.copytree(self.folder, copy)  # before anything can be closed in order
@@ -226,7 +228,7 @@ class World(RuleBasedStateMachine):
                 self.run(self.lab.end())
             self.loop.close()
             self.patch.undo()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.root, ignore_errors=True)
 
     async def _settled(self) -> None:
         self._deliver()
