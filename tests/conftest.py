@@ -11,12 +11,21 @@ import hypothesis
 import pytest
 
 from tests import servers
+from voltflow.nodelib import bounded
 
 T = TypeVar("T")
 
 # A machine with two busy cores is slow at times; a failing example is printed so that it can be run again.
 hypothesis.settings.register_profile("voltflow", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("voltflow")
+
+
+@pytest.fixture(autouse=True)
+def _timer_given_back() -> Iterator[None]:
+    """The limit of expressions keeps the process's timer for as long as there is work, and so does pytest-timeout, which sets
+    it anew for each test without asking."""
+    yield
+    bounded._LIMIT.rest()
 
 
 @pytest.fixture(scope="session")

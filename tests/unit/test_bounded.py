@@ -6,7 +6,6 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,11 +26,9 @@ SLOW, TEXT = "^(a+)+$", "a" * 60 + "b"
 
 
 @pytest.fixture(autouse=True)
-def _short_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "LIMIT_S", 0.2)
     monkeypatch.setattr(bounded._LIMIT, "limit_s", 0.2)
-    yield
-    bounded._LIMIT.rest()
 
 
 def node(kind: str, **properties: Any) -> dict[str, Any]:
