@@ -95,16 +95,18 @@ class _Standing(TimeLimit):
     def rest(self) -> None:
         """Somebody else's timer goes on."""
         if self._runs:
+            self._runs = self._hurries = False
+            self._stop_timer()
+            TimeLimit._armed = None
+            self._give_signal_back()
             left_s = max(self._others_end_s - time.monotonic(), AGAIN_S) if self._others_end_s else 0.0
             signal.setitimer(signal.ITIMER_REAL, left_s, self._others_interval_s)
-            TimeLimit._armed, self._runs, self._hurries = None, False, False
-            self._give_signal_back()
 
     def _look(self, frame: FrameType | None) -> None:
-        if self._ends_s is None:
-            self.rest()
-        else:
+        if self._ends_s is not None:
             super()._look(frame)
+        else:
+            self.rest()
 
     def _is_at_work(self, frame: FrameType | None) -> bool:
         while frame is not None:

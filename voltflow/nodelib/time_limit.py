@@ -89,7 +89,9 @@ class TimeLimit:
         try:
             yield
         finally:
-            TimeLimit._armed, self._ends_s = outer, None
+            self._ends_s = None
+            self._stop_timer()
+            TimeLimit._armed = outer
             left_s = max(others[0] - (time.monotonic() - began_s), AGAIN_S) if others[0] else 0.0
             signal.setitimer(signal.ITIMER_REAL, left_s, others[1])
 
@@ -107,6 +109,12 @@ class TimeLimit:
     def _set(self) -> tuple[float, float]:
         self._hurries = False
         return signal.setitimer(signal.ITIMER_REAL, self.limit_s, max(self.limit_s / 4, MIN_LOOK_S))
+
+    @staticmethod
+    def _stop_timer() -> None:
+        """Python hears a signal that has just come right after this call: while the limit it was for is still armed, so that
+        nobody else takes it for theirs."""
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     def _look(self, frame: FrameType | None) -> None:
         if self._ends_s is None or (over_s := time.monotonic() - self._ends_s) < 0:
