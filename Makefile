@@ -69,10 +69,10 @@ $(STAMPS)/test: $(STAMPS)/venv setup.cfg pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	@touch $@ $(STAMPS)/demo
 
-# Node-RED's editor, which the agent serves; without it everything else works.
-$(STAMPS)/editor: $(STAMPS)/venv voltflow/admin/editor_files.py
-	@if $(BIN)/voltflow editor install; then touch $@; \
-	else echo "no flow editor at /editor for now; later: $(BIN)/voltflow editor install" >&2; fi
+# Node-RED's editor and what the page draws with, which the agent serves; without them everything else works.
+$(STAMPS)/editor: $(STAMPS)/venv voltflow/admin/npm_files.py voltflow/admin/editor_files.py voltflow/admin/page_files.py
+	@if $(BIN)/voltflow editor install && $(BIN)/voltflow page install; then touch $@; \
+	else echo "no flow editor, charts or 3D view for now; later: $(BIN)/voltflow editor install; $(BIN)/voltflow page install" >&2; fi
 
 # Tests start their own servers; RUNLEVEL=1 keeps the packages from starting theirs where no systemd runs.
 $(STAMPS)/apt: $(STAMPS)/venv Makefile

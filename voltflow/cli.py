@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from voltflow import __version__
-from voltflow.admin import editor_cli, flow_cli, users_cli
+from voltflow.admin import files_cli, flow_cli, users_cli
 from voltflow.demo import cli as demo
 from voltflow.flow.flow import Flow, FlowError
 from voltflow.lab import cases_cli as flow_test_cli
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--out", type=Path, required=True, help="folder to write to")
     schema.set_defaults(run=_schema)
 
-    editor_cli.add_parser(commands)
+    files_cli.add_parser(commands)
     users_cli.add_parser(commands)
     ledger_cli.add_parser(commands)
     demo.add_parser(commands)

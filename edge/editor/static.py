@@ -122,7 +122,7 @@ def missing_page() -> str:
         "<h1>The editor is not installed</h1>"
         f"<p>Run <code>{editor_files.INSTALL_COMMAND}</code> where the agent is installed, then load this page again. "
         "It fetches two archives with npm; for a machine without network, fetch them elsewhere with "
-        f"<code>npm pack {' '.join(f'{package.name}@{editor_files.VERSION}' for package in editor_files.PACKAGES)}"
+        f"<code>{editor_files.bundle().pack_command}"
         f"</code> and run <code>{editor_files.INSTALL_COMMAND} --from *.tgz</code>.</p>"
         "<p>The gateway runs without it: <a href='../'>its page</a>.</p>"
     )

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from voltflow.admin import editor_files
-from voltflow.admin.editor_files import EditorFilesError, install, installed
+from voltflow.admin import editor_files, npm_files
+from voltflow.admin.editor_files import install, installed
+from voltflow.admin.npm_files import NpmFilesError
 from voltflow.cli import main
 
 CLIENT = {
@@ -100,7 +101,7 @@ def test_other_version_is_replaced_as_a_whole(given: list[Path], tmp_path: Path)
 def test_archive_that_is_not_the_pinned_one_is_refused(given: list[Path], tmp_path: Path) -> None:
     archive(given[0], {**CLIENT, "package/public/red/red.min.js": "evil()"})
     with pytest.raises(
-        EditorFilesError, match=r"is not the archive of @node-red/editor-client@5\.0\.7 or"
+        NpmFilesError, match=r"is not the archive of @node-red/editor-client@5\.0\.7 or"
     ) as error:
         install(given, into=tmp_path / "files", say=lambda _: None)
     assert "fetch it again with `npm pack @node-red/editor-client@5.0.7" in str(error.value)
@@ -117,7 +118,7 @@ def test_failure_on_the_way_leaves_the_old_files(
     def fail(*args: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(editor_files, "_extract", fail)
+    monkeypatch.setattr(npm_files, "_extract", fail)
     with pytest.raises(OSError, match="No space left"):
         install(given, into=folder, say=lambda _: None)
     assert content(folder) == {"old"}
@@ -161,7 +162,7 @@ def test_what_npm_cannot_fetch_is_said(
     tools.mkdir()
     npm(tools, script)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(EditorFilesError) as error:
+    with pytest.raises(NpmFilesError) as error:
         install(into=tmp_path / "files", say=lambda _: None)
     assert text in str(error.value)
 

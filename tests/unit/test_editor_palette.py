@@ -14,7 +14,7 @@ import pytest
 from edge.editor.forms import rows
 from edge.editor.palette import ALWAYS, CORE, OWN, Palette, help_of
 from edge.editor.static import Files
-from voltflow.admin import editor_files
+from voltflow.admin import editor_files, npm_files
 from voltflow.flow.flow import JAVASCRIPT
 from voltflow.message import Msg
 from voltflow.node import REGISTRY, ConfigNode, NodeSpec, Sink, Transform, config, load_nodes, node
@@ -104,7 +104,7 @@ def files(tmp_path: Path) -> Files:
         stored = folder / f"{path}.gz"
         stored.parent.mkdir(parents=True, exist_ok=True)
         stored.write_bytes(gzip.compress(text.encode()))
-    (folder / editor_files.STAMP).write_text(json.dumps(editor_files._stamp()))
+    (folder / npm_files.STAMP).write_text(json.dumps(editor_files.bundle().stamp))
     return Files(folder)
 
 
