@@ -5,11 +5,9 @@ Use: `create_app(AppState(store, engine, "gw", time.time()))` is a WSGI applicat
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import bottle
 import msgspec
@@ -24,13 +22,6 @@ __all__ = ["AppState", "ModelNode", "Roster", "create_app", "error_json"]
 
 log = logging.getLogger(__name__)
 
-PAGE = Path(__file__).with_name("page")
-_PAGE_TYPES = {
-    "index.html": "text/html; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "charts.js": "text/javascript; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-}
 _CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -46,8 +37,6 @@ def create_app(
     described = _encode(document(token_required=token_required))
     app.get("/api/openapi.json", callback=lambda: _answer(described))
     app.get(METRICS_PATH, callback=lambda: _answer(generate_latest(registry), METRICS_TYPE))
-    for name, media in _PAGE_TYPES.items():
-        app.get("/" if name == "index.html" else f"/{name}", callback=_file(PAGE / name, media))
     app.default_error_handler = _on_error
     return app
 
@@ -93,23 +82,6 @@ def _answer(body: bytes, media: str = "application/json", *, status: int = 200) 
     bottle.response.content_type = media
     bottle.response.set_header("Cache-Control", "no-store")
     return body
-
-
-def _file(path: Path, media: str) -> Callable[[], bytes]:
-    """A part of the page, read once; browsers ask each time whether it changed."""
-    body = path.read_bytes()
-    tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-
-    def handle() -> bytes:
-        bottle.response.content_type = media
-        bottle.response.set_header("Cache-Control", "no-cache")
-        bottle.response.set_header("ETag", tag)
-        if bottle.request.get_header("If-None-Match") == tag:
-            bottle.response.status = 304
-            return b""
-        return body
-
-    return handle
 
 
 def _on_error(error: bottle.HTTPError) -> bytes:

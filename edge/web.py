@@ -23,6 +23,7 @@ from edge.editor.app import COMMS, CONTENT_POLICY, ROOT, Editor
 from edge.endpoints import PATH, Endpoints
 from edge.metrics import make_registry
 from edge.openapi import METRICS_PATH, METRICS_TYPE
+from edge.page_files import PageFiles
 from edge.routes import ApiError
 from edge.stream import Streams
 from voltflow.access import address_of, refusal, require_token
@@ -31,7 +32,6 @@ from voltflow.nodelib.http_endpoints import HttpEndpoints
 log = logging.getLogger(__name__)
 
 WORKERS = 4
-_OPEN_PATHS = frozenset({"/", "/app.js", "/charts.js", "/style.css"})
 STREAM_PATH = "/api/stream"
 WEBSOCKET_BYTES = 65_536
 """Of a message of a browser at most; the editor's are short."""
@@ -156,6 +156,7 @@ class WebServer(_Server):
         self._editor = editor
         self.websockets = "none" if editor is None else "websockets-sansio"
         self._state = state
+        self._page = PageFiles()
         self._wsgi: Any = None
 
     def app(self) -> App:
@@ -169,7 +170,7 @@ class WebServer(_Server):
     def is_open(self, path: str) -> bool:
         """The page, which has no data, and the editor where its own logins stand before it."""
         if not _is_editors(path) or self._editor is None:
-            return path in _OPEN_PATHS
+            return self._page.find(path) is not None
         return self._editor.auth.required or bool(self._editor.auth.closed)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -179,6 +180,9 @@ class WebServer(_Server):
         if self._endpoints is not None and _is_endpoint(scope["path"]):
             await self._endpoints(scope, receive, send)
             return
+        if self._page.find(scope["path"]) is not None:
+            await self._serve_page(scope, receive, send)
+            return
         if scope["path"] != STREAM_PATH or scope["method"] != "GET":
             await self._wsgi(scope, receive, send)
             return
@@ -186,6 +190,13 @@ class WebServer(_Server):
             await self.streams(scope, receive, send)
         except ApiError as error:
             await _respond(send, error.status, error_json(error.body.error.code, error.body.error.message))
+
+    async def _serve_page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in {"GET", "HEAD"}:
+            await self._page(scope, receive, send)
+        else:
+            body = error_json("method_not_allowed", f"{scope['method']} is not possible here; use GET")
+            await _respond(send, 405, body, [(b"allow", b"GET, HEAD")])
 
     async def stop(self) -> None:
         await self.streams.close()

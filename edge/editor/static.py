@@ -26,6 +26,7 @@ _TEXT: Final = frozenset({"application/json", "text/javascript", "image/svg+xml"
 _TYPES: Final = {
     "js": "text/javascript", "map": "application/json", "svg": "image/svg+xml", "ttf": "font/ttf", "woff": "font/woff",
     "woff2": "font/woff2", "eot": "application/vnd.ms-fontobject", "ico": "image/x-icon", "json": "application/json",
+    "LICENSE": "text/plain", "NOTICE": "text/plain",
 }  # fmt: skip
 
 
