@@ -1,0 +1,70 @@
+-- What a fleet operator looks at: each pack as it is now, with points of worry, and who may look. Views cost nothing
+-- until they are asked. This file may be run again by psql, for instance by a role that may make roles.
+
+-- The alerts that stand: of each code the newest message of the pack, where it raised the alert.
+CREATE OR REPLACE VIEW alert_open AS
+SELECT * FROM (
+    SELECT DISTINCT ON (fleet, pack, code)
+        fleet, pack, code, state, severity, since, ts, stored, value, limit_value, unit, text
+    FROM alert ORDER BY fleet, pack, code, ts DESC, boot DESC, seq DESC
+) AS newest WHERE state = 'raised';
+
+-- The newest row of each pack that has told of itself: one look-up in the unique index for each, however long the
+-- history is. The points are those of the gateway (edge/bands.py): alerts, bands, silence for a minute.
+CREATE OR REPLACE VIEW pack_now AS
+SELECT seen.*,
+    coalesce(alerts.critical, 0) AS alerts_critical,
+    coalesce(alerts.warning, 0) AS alerts_warning,
+    coalesce(alerts.info, 0) AS alerts_info,
+    alerts.texts AS alerts_text,
+    coalesce(1000 * alerts.critical + 300 * alerts.warning + 10 * alerts.info, 0)
+        + CASE WHEN cell_temp_max_c > 60 THEN 200 WHEN cell_temp_max_c > 40 THEN 40 ELSE 0 END
+        + CASE WHEN soh_predicted_pct < 75 THEN 200 WHEN soh_predicted_pct < 85 THEN 40 ELSE 0 END
+        + CASE WHEN rul_predicted_efc < 100 THEN 200 WHEN rul_predicted_efc < 500 THEN 40 ELSE 0 END
+        + CASE WHEN failure_predicted_pct > 60 THEN 200 WHEN failure_predicted_pct > 30 THEN 40 ELSE 0 END
+        + coalesce(trunc(failure_predicted_pct), 0)
+        + CASE WHEN silent THEN 100 ELSE 0 END AS worry
+FROM (
+    SELECT p.fleet, p.pack, p.online, p.chemistry, p.firmware, p.capacity_rated_ah,
+        t.gateway, t.flow_rev, t.ts, t.stored,
+        coalesce(t.stored < now() - interval '1 minute', true) AS silent,
+        t.vehicle_state, t.charging_state, t.soc_pct, t.soh_bms_pct, t.pack_voltage_v, t.pack_current_a,
+        t.cell_temp_max_c, t.temperature_predicted_c,
+        1000 * (t.cell_voltage_max_v - t.cell_voltage_min_v) AS spread_mv,
+        t.insulation_kohm, t.efc, t.soh_predicted_pct, t.rul_predicted_efc, t.failure_predicted_pct, t.models
+    FROM pack AS p LEFT JOIN LATERAL (
+        SELECT * FROM telemetry WHERE telemetry.pack = p.pack AND telemetry.fleet = p.fleet
+        ORDER BY telemetry.ts DESC LIMIT 1
+    ) AS t ON true
+) AS seen
+LEFT JOIN (
+    SELECT fleet, pack,
+        count(*) FILTER (WHERE severity = 'critical') AS critical,
+        count(*) FILTER (WHERE severity = 'warning') AS warning,
+        count(*) FILTER (WHERE severity = 'info') AS info,
+        string_agg(text, '; ' ORDER BY severity, code) AS texts
+    FROM alert_open GROUP BY fleet, pack
+) AS alerts USING (fleet, pack);
+
+-- Who may only look, at everything but the bytes of messages nobody could read. A role without login: give it to the one
+-- that Grafana logs in with. Roles belong to the whole server, so another database may have made it at this moment.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'voltflow_reader') THEN
+        CREATE ROLE voltflow_reader NOLOGIN;
+    END IF;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN NULL;
+    WHEN insufficient_privilege THEN
+        RAISE WARNING 'no role voltflow_reader: this role may not make one; see docs/grafana.md';
+END
+$$;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'voltflow_reader') THEN
+        GRANT SELECT ON telemetry, alert, loss, pack, pack_boot, alert_open, pack_now TO voltflow_reader;
+        GRANT SELECT (id, fleet, gateway, node, error, topic, truncated, size_bytes, sha256, received, stored, pack,
+            boot, seq, replayed, dropped) ON dead_letter TO voltflow_reader;
+    END IF;
+END
+$$;
