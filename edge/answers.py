@@ -113,6 +113,24 @@ class Detailed(msgspec.Struct):
     alerts: list[Alert]
 
 
+class Cells(msgspec.Struct):
+    """A pack's single cells and probes as the last `bms.cells/1` had them. The first is number 1, which `min_id` and `max_id`
+    count by. `series` and `parallel` are the nameplate's; `reason` says why there is nothing, or what is wrong with it."""
+
+    battery_id: str
+    fleet: str
+    ts_ms: int | None = None
+    series: int | None = None
+    parallel: int | None = None
+    voltages_v: list[float | None] = []
+    temps_c: list[float | None] = []
+    balancing: list[bool] | None = None
+    spread_mv: float | None = None
+    min_id: int | None = None
+    max_id: int | None = None
+    reason: str | None = None
+
+
 class HistoryPoint(msgspec.Struct):
     """One point; predictions are those that stood at that time."""
 

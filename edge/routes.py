@@ -18,6 +18,7 @@ from edge import answers, health
 from edge.answers import Alerts, Detailed, Error, ErrorBody, Flow, History, Models, ModelState, Packs, Status
 from edge.bands import BANDS, predicted
 from edge.comparison import Comparison, compare
+from edge.pack_views import cells
 from edge.state import AppState
 from edge.twin import ALERTS_KEPT, PackTwin, TwinStore
 from voltflow.battery.features import FEATURES
@@ -261,7 +262,8 @@ PACK_VIEWS = (
     PackView("detailed", "All that is known of a pack", Detailed, lambda _, twin, __: answers.detailed(twin)),
     PackView("comparison", "Predictions beside actual values", Comparison, lambda _, twin, __: compare(twin)),
     PackView("history", "The pack's last points", History, _history, HistoryQuery),
-)
+    PackView("cells", "The pack's single cells and probes", answers.Cells, lambda state, twin, _: cells(state, twin)),
+)  # fmt: skip
 
 ROUTES: tuple[Route, ...] = (
     *(route for view in PACK_VIEWS for route in view.routes()),

@@ -15,6 +15,7 @@ from math import isnan
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.cells import CellsOfPacks
 from voltflow.battery.twin_states import TwinStates
 from voltflow.clock import Clock
 from voltflow.message import Key
@@ -102,6 +103,8 @@ class TwinStore:
         """What the sequence node has counted, by event."""
         self.unreadable: deque[tuple[PackTwin, Key]] = deque(maxlen=UNREADABLE_KEPT)
         """Messages that came but are no telemetry, for the sequence node: to ask for them again would bring the same bytes."""
+        self.cells = CellsOfPacks()
+        """What single cells measured last; not in the state, the devices say it again within a minute."""
         self._history = _History(len(HISTORY_FIELDS), HISTORY_BYTES)
 
     def pack(self, fleet: str, pack: str) -> PackTwin:

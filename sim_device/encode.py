@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_device.bms import NUMERIC, WHOLE_NUMBERS, Bms
+from sim_device.cells import CellReader
 from sim_device.duty import CHARGE, DRIVE, REST
 from sim_device.packs import Packs
 from sim_device.plant import Truth
@@ -47,6 +48,11 @@ class Reading:
         self._mode = bms.truth.mode.tolist()
         self._charging = _charging_states(bms.truth)
         self._alarm = values["alarm_level"].tolist()
+
+    def encode_cells(self, i: int, cells: CellReader) -> bytes:
+        """The cells of pack `i`, beside which `encode` has the lowest and the highest."""
+        series = int(self._bms.packs.cells_series[i])
+        return cells.encode(i, self._names[i], self._values, series, boot=self.boot, ts_ms=self.ts_ms)
 
     def encode(self, i: int, seq: int, sent_ms: int) -> bytes:
         """The JSON of pack `i`."""

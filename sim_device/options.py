@@ -98,6 +98,10 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
 
 
 def broker(settings: CommonSettings) -> MqttOptions:
+    cells_s: Annotated[
+        float,
+        Meta(ge=0, description="publish every cell's voltage and every probe (QoS 0) so often; 0: never"),
+    ] = 30.0
     """How the settings say to reach the broker; identity and last will are the device's."""
     return MqttOptions(
         host=settings.host,

@@ -89,6 +89,7 @@ class _Device:
     topic: str
     state_topic: str
     truth_topic: str
+    cells_topic: str
     cmd_topic: str
     link: MqttLink
     count: PackCount
@@ -189,6 +190,11 @@ class Outbox:
         """Publish a pack's hidden state (QoS 0)."""
         device = self._devices[pack]
         device.link.publish(device.truth_topic, payload, qos=0)
+
+    def publish_cells(self, pack: int, payload: bytes) -> None:
+        """Publish a pack's cells (QoS 0: the next ones replace them, so a broker need not keep them for anybody)."""
+        device = self._devices[pack]
+        device.link.publish(device.cells_topic, payload, qos=0)
 
     def count(self, pack: int) -> PackCount:
         """The counters of one pack."""
@@ -299,7 +305,7 @@ def _device(broker: MqttOptions, fleet: str, state: State, common: MqttLink | No
     free.set()
     return _Device(
         state, topics.TELEMETRY.of(fleet, state.pack), state_topic, topics.truth(fleet, state.pack),
-        topics.CMD.of(fleet, state.pack), common, PackCount(state.boot or 0), free,
+        topics.CELLS.of(fleet, state.pack), topics.CMD.of(fleet, state.pack), common, PackCount(state.boot or 0), free,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from sim_device import ageing, encode, faults
 from sim_device.bms import Bms
+from sim_device.cells import CellReader
 from sim_device.dataset import END_OF_LIFE
 from sim_device.options import Settings
 from sim_device.packs import Packs, draw_packs
@@ -111,8 +112,24 @@ async def _ended(task: asyncio.Task[None]) -> None:
         await task
 
 
+class _CellsDue:
+    """Each pack's cells every `period_s` of wall clock, spread over that time; 0: never."""
+
+    def __init__(self, settings: Settings, now_s: float) -> None:
+        self._reader, self._period_s = CellReader(settings.seed), settings.cells_s
+        places = range(settings.packs) if self._period_s else ()
+        self._due_s = [now_s + self._period_s * place / settings.packs for place in places]
+
+    def publish(self, i: int, reading: encode.Reading, outbox: Outbox) -> None:
+        """Of a pack that publishes a reading just now, where they are due."""
+        if self._due_s and (now_s := time.monotonic()) >= self._due_s[i]:
+            self._due_s[i] = now_s + self._period_s
+            outbox.publish_cells(i, reading.encode_cells(i, self._reader))
+
+
 async def _send(settings: Settings, simulation: Simulation, outbox: Outbox, boot: int) -> None:
     due_s, truth_due_s, period_s = time.monotonic(), 0.0, 0.0
+    cells = _CellsDue(settings, due_s)
     turns: list[list[int]] = []
     while True:
         hz = min(outbox.asked_hz or settings.hz, max(settings.hz, MOST_A_SECOND / settings.packs))
@@ -122,7 +139,7 @@ async def _send(settings: Settings, simulation: Simulation, outbox: Outbox, boot
         reading, truth = simulation.advance(boot)
         for place, turn in enumerate(turns):
             await _sleep_until(due_s + place * period_s / len(turns))
-            await _send_turn(turn, reading, outbox)
+            await _send_turn(turn, reading, outbox, cells)
         if settings.truth_s and time.monotonic() >= truth_due_s:
             truth_due_s = time.monotonic() + settings.truth_s
             hidden = encode.encode_truth(simulation.bms, truth, boot, simulation.ts_ms, simulation.faults)
@@ -140,11 +157,12 @@ def _turns(packs: int, period_s: float) -> list[list[int]]:
     return [turn.tolist() for turn in np.array_split(np.arange(packs), slices)]
 
 
-async def _send_turn(turn: list[int], reading: encode.Reading, outbox: Outbox) -> None:
+async def _send_turn(turn: list[int], reading: encode.Reading, outbox: Outbox, cells: _CellsDue) -> None:
     for i in turn:
         if reading.published[i]:
             await outbox.room(i)
             outbox.publish(i, reading.encode(i, outbox.count(i).published, now_ms()))
+            cells.publish(i, reading, outbox)
 
 
 async def _sleep_until(due_s: float) -> None:

@@ -24,7 +24,7 @@ from voltflow.engine.engine import Engine
 from voltflow.flow.flow import Flow
 from voltflow.message import Msg, now_ms
 from voltflow.node import Context, Node, load_nodes
-from voltflow.telemetry import Alert, Prediction
+from voltflow.telemetry import Alert, Cells, Prediction
 
 T = TypeVar("T")
 S = TypeVar("S", WebServer, MetricsServer)
@@ -39,6 +39,9 @@ NODES = [
     {"id": "validate", "type": "validate", "z": "tab", "wires": [["twin"]]},
     {"id": "twin", "type": "twin", "z": "tab", "wires": [["features"]]},
     {"id": "features", "type": "features", "z": "tab", "wires": [["out"]]},
+    {"id": "cellsin", "type": "mqtt in", "z": "tab", "topic": "ev/v1/+/+/cells", "qos": 0, "datatype": "buffer",
+     "broker": "local", "wires": [["cells"]]},
+    {"id": "cells", "type": "cells", "z": "tab", "wires": [[]]},
     {"id": "out", "type": "mqtt out", "z": "tab", "topic": "", "qos": 1, "broker": "local", "wires": []},
 ]  # fmt: skip
 
@@ -74,8 +77,11 @@ class Gateway:
         nodes = {node_id: wired.node for node_id, wired in self.engine.nodes.items()}
         context = Context(nodes, {TwinStore: self.store}, "gw1", self.engine.flow.revision, folder)
         asyncio.run(
-            _start([nodes[name] for name in ("local", "in", "validate", "twin", "features")], context)
+            _start(
+                [nodes[name] for name in ("local", "in", "validate", "twin", "features", "cells")], context
+            )
         )
+        self._cells: Any = nodes["cells"]
         self._chain: list[Any] = [nodes[name] for name in ("validate", "twin", "features")]
         self._seq: dict[str, int] = {}
 
@@ -84,6 +90,13 @@ class Gateway:
         state = {"schema": "bms.state/1", "pack": name.split("/")[1], "online": online, "chemistry": "NMC",
                  "cells_series": 96, "capacity_rated_ah": capacity_ah, "boot": 1}  # fmt: skip
         self._chain[0].process([Msg(f"ev/v1/{name}/state", msgspec.json.encode(state), received_ms=now_ms())])
+
+    def feed_cells(self, name: str, **fields: Any) -> Cells:
+        """One `bms.cells/1` of `fleet/pack` through the cells node."""
+        item = {"schema": "bms.cells/1", "pack": name.split("/")[1], "boot": 1, "ts_ms": START_MS, **fields}
+        found: list[Msg] = self._cells.process([Msg(f"ev/v1/{name}/cells", msgspec.json.encode(item))])
+        cells: Cells = found[0].payload
+        return cells
 
     def feed(
         self, name: str, ts_ms: int | None = None, *, props: Mapping[str, Any] | None = None,
@@ -168,7 +181,7 @@ def request(server: Any, path: str, method: str = "GET", **headers: str) -> Answ
     """One request on a connection of its own."""
     connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
     try:
-        connection.request(method, path, headers=headers)
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
         return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
     finally:

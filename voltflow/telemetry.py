@@ -33,6 +33,9 @@ FieldName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,64}(?!\n)$")]
 PlainText = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]{0,100}(?!\n)$")]
 """One line without control characters: PostgreSQL cannot store a NUL."""
 
+CELLS_LIMIT = 1000
+"""Cells in series, or probes, that a message can tell of; as many as a nameplate can say."""
+
 VehicleState = Literal["driving", "parked", "other"]
 ChargingState = Literal["charging", "charging_driving", "not_charging", "complete"]
 Contactor = Literal["open", "precharge", "closed", "fault"]
@@ -108,6 +111,22 @@ class State(msgspec.Struct, rename={"schema_": "schema"}, omit_defaults=False):
     capacity_rated_ah: Annotated[float, Meta(gt=0, le=10000)] | None = None
     firmware: PlainText | None = None
     published: Count | None = None
+
+
+class Cells(msgspec.Struct, rename={"schema_": "schema"}):
+    """`bms.cells/1`: every cell in series and every probe of a pack now, about once a minute; the newest replaces the others.
+
+    The first of each list is number 1, as in `cell_voltage_min_id`. `balancing` says which cells are being discharged, one
+    for each voltage. There may be fewer probes than cells.
+    """
+
+    schema_: Literal["bms.cells/1"]
+    pack: Name
+    boot: Count
+    ts_ms: EpochMs
+    voltages_mv: Annotated[list[float | None], Meta(max_length=CELLS_LIMIT)] = []
+    temps_c: Annotated[list[float | None], Meta(max_length=CELLS_LIMIT)] = []
+    balancing: Annotated[list[bool], Meta(max_length=CELLS_LIMIT)] | None = None
 
 
 class Prediction(msgspec.Struct, omit_defaults=True):
@@ -291,6 +310,7 @@ class GatewayState(msgspec.Struct, rename={"schema_": "schema"}, omit_defaults=T
 CONTRACTS: dict[str, type[msgspec.Struct]] = {
     "bms.telemetry/1": Telemetry,
     "bms.state/1": State,
+    "bms.cells/1": Cells,
     "twin.prediction/1": TwinPrediction,
     "alert/1": Alert,
     "dead/1": Dead,

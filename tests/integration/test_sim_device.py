@@ -14,12 +14,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import paho.mqtt.client as paho
 import pytest
 
 from tests import servers
 from tests.servers import wait_until
-from voltflow.telemetry import decode_telemetry
+from voltflow.telemetry import Cells, decode_telemetry
 
 FIELD_MONTH = Path(__file__).parents[3] / "shared" / "data" / "field_month"
 Own = Callable[[AbstractContextManager[servers.Mosquitto]], servers.Mosquitto]
@@ -123,6 +124,18 @@ def test_truth_is_on_its_own_topic_only(mosquitto: servers.Mosquitto, unique: st
     hidden = json.loads(got.by_topic[f"sim/v1/{unique}/SIM000000/truth"][0])
     assert hidden["schema"] == "sim.truth/1"
     assert 0 < hidden["soc_pct"] <= 100
+
+
+def test_cells_are_said_every_now_and_then_by_each_pack(mosquitto: servers.Mosquitto, unique: str) -> None:
+    with listening(mosquitto.port, f"ev/v1/{unique}/#") as got:
+        args = ("--packs", 2, "--seconds", 3, "--cells-s", 0.5, "--fleet", unique, "--port", mosquitto.port)
+        summary = finish(start("run", *args, "--json"))
+        wait_until(lambda: got.keys() == expected_keys(summary), "every message: cells are not counted as one")
+        topic = f"ev/v1/{unique}/SIM000001/cells"
+        wait_until(lambda: len(got.by_topic[topic]) > 1, "cells more than once")
+    cells = msgspec.json.decode(got.by_topic[topic][0], type=Cells)
+    birth = json.loads(got.by_topic[f"ev/v1/{unique}/SIM000001/state"][0])
+    assert (cells.pack, cells.boot, len(cells.voltages_mv)) == ("SIM000001", birth["boot"], birth["cells_series"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -22,7 +22,7 @@ EXPECTED = {
     "inject", "debug", "catch", "status", "complete", "link in", "link out", "link call", "dead letter", "subflow-status",
     "switch", "change", "range", "template", "rbe", "python", "delay", "trigger", "split", "join", "sort", "batch",
     "json", "csv", "yaml", "base64", "file", "file in", "window", "deadband", "resample",
-    "validate", "sequence", "twin", "features", "onnx", "alert", "downlink", "threshold", "dtc",
+    "validate", "cells", "sequence", "twin", "features", "onnx", "alert", "downlink", "threshold", "dtc",
     "mqtt heir", "timescale out", "kafka in", "kafka out", "influx out",
 }  # fmt: skip
 every_node = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.type)
