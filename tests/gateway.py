@@ -177,7 +177,7 @@ class Answer:
         return json.loads(self.body)
 
 
-def request(server: Any, path: str, method: str = "GET", **headers: str) -> Answer:
+def request(server: Any, path: str, method: str = "GET", body: str | None = None, **headers: str) -> Answer:
     """One request on a connection of its own."""
     connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
     try:
