@@ -13,7 +13,7 @@ APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2
 
 # What is installed first is used by what follows.
 .NOTPARALLEL:
-.PHONY: help demo test lint format chaos bench wheel clean install-test
+.PHONY: help demo test lint format chaos bench wheel docs clean install-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +44,12 @@ wheel: $(STAMPS)/venv $(STAMPS)/editor ## build dist/voltflow-*.whl with the flo
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
+docs: $(STAMPS)/venv ## build the documentation's site into site/, strictly
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "site/index.html"
+
 clean: ## forget everything that was installed, built or measured here
-	rm -rf .venv build dist *.egg-info tests/npm/node_modules bench/*/node_modules
+	rm -rf .venv build dist site *.egg-info tests/npm/node_modules bench/*/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .voltflow
 	find $(PACKAGES) tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -21,6 +21,8 @@ from voltflow.setting import toml_value
 from voltflow.settings import SettingsError
 
 HOST = "127.0.0.1"
+OWN_CONNECTIONS = 1000
+"""Up to so many packs each is an MQTT client of its own, as in the field; more would take this machine, not the gateway."""
 
 
 class Layout:
@@ -97,6 +99,7 @@ class Layout:
             "sim": {
                 "host": mqtt.host, "port": mqtt.port, "username": mqtt.username, "fleet": s.fleet, "packs": s.packs,
                 "hz": s.hz, "speedup": s.speedup, "seed": s.seed,
+                "connections": "per-pack" if s.packs <= OWN_CONNECTIONS else "shared",
             },
         }  # fmt: skip
 

@@ -20,7 +20,12 @@ class DemoSettings(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Annotated[
         float, Meta(ge=0, description="end after so long, counted from the first message; 0: at Ctrl-C")
     ] = 0.0
-    packs: Annotated[int, Meta(ge=1, le=2000, description="number of simulated packs")] = 20
+    packs: Annotated[
+        int,
+        Meta(
+            ge=1, le=20_000, description="number of simulated packs; beyond 1,000 they share one connection"
+        ),
+    ] = 20
     hz: Annotated[float, Meta(gt=0, le=100, description="messages of one pack in a second")] = 10.0
     speedup: Annotated[
         float,
