@@ -150,6 +150,8 @@ class HistoryWriter:
     def _count(self, items: list[Item], rows: Rows, stored: dict[str, int]) -> None:
         now_ms = time.time() * 1000
         self._tally.latency.observe([now_ms - d.sent_ms for _, _, d in items if d.sent_ms is not None])
+        received_ms = [d.received_ms for _, _, d in items if d.received_ms is not None]
+        self._tally.newest_ms = max([self._tally.newest_ms, *received_ms])
         self._tally.rows.update(stored)
         if "twin" in rows:
             self._tally.again["telemetry"] += len(rows["twin"]) - stored["telemetry"]

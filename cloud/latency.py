@@ -76,3 +76,5 @@ class Tally:
     """New rows by table."""
     again: Counter[str] = field(default_factory=Counter)
     """Messages that were there already, by table."""
+    newest_ms: int = 0
+    """When the newest reading in the history came to its gateway; 0: none yet."""

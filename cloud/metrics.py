@@ -11,7 +11,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -42,6 +42,11 @@ class HistoryCollector(Collector):
             "From the device's publish to the row being committed.",
             labels=["node"],
         )
+        lag = GaugeMetricFamily(
+            "voltflow_lag_seconds",
+            "Age of the newest reading in the history, since it came to its gateway.",
+            labels=["node"],
+        )
         for node_id, wired in self._engine.nodes.items():
             if not isinstance(wired.node, TimescaleOut):
                 continue
@@ -51,7 +56,9 @@ class HistoryCollector(Collector):
                 again.add_metric([node_id, table], count)
             histogram = wired.node.latency
             latency.add_metric([node_id], histogram.buckets_s(), sum_value=histogram.sum_ms / 1000)
-        yield from (rows, again, latency)
+            if newest_ms := wired.node.tally.newest_ms:
+                lag.add_metric([node_id], max(0.0, time.time() - newest_ms / 1000))
+        yield from (rows, again, latency, lag)
 
 
 class LedgerCollector(Collector):
@@ -116,6 +123,18 @@ class LedgerCollector(Collector):
         yield GaugeMetricFamily("voltflow_ledger_boots", "Boots of packs that are looked at.", account.boots)
 
 
+def make_registry(engine: Engine, ledger: LedgerTask | None = None) -> CollectorRegistry:
+    """Everything the bridge's `/metrics` answers."""
+    registry = CollectorRegistry()
+    registry.register(EngineCollector(engine))
+    registry.register(HistoryCollector(engine))
+    if ledger is not None:
+        registry.register(LedgerCollector(ledger))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
 class PortTakenError(OSError):
     """The metrics' port cannot be opened; the message names the settings."""
 
@@ -159,11 +178,7 @@ def serve(
     if not port:
         yield
         return
-    registry = CollectorRegistry()
-    registry.register(EngineCollector(engine))
-    registry.register(HistoryCollector(engine))
-    if ledger is not None:
-        registry.register(LedgerCollector(ledger))
+    registry = make_registry(engine, ledger)
     try:
         family, address = address_of(host, port)
         require_token("metrics", host, address, token, "metrics_token")

@@ -129,10 +129,12 @@ _decode_state = msgspec.json.Decoder(State).decode
 
 
 class Decoded(NamedTuple):
-    """One message as a row; `sent_ms` is the device's wall clock at its publish, where the message says it."""
+    """One message as a row; `sent_ms` is the device's wall clock at its publish, where the message says it, `received_ms` the
+    gateway's when a reading came to it."""
 
     row: Row
     sent_ms: int | None = None
+    received_ms: int | None = None
 
 
 def _twin(topic: PackTopic, msg: Msg) -> Decoded:
@@ -141,7 +143,7 @@ def _twin(topic: PackTopic, msg: Msg) -> Decoded:
         raise ValueError(
             f"the message is of {twin.fleet}/{twin.pack}, its topic of {topic.fleet}/{topic.pack}"
         )
-    return Decoded(telemetry_row(twin), twin.telemetry.sent_ms)
+    return Decoded(telemetry_row(twin), twin.telemetry.sent_ms, twin.received_ms)
 
 
 def _alert(topic: PackTopic, msg: Msg) -> Decoded:

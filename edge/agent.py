@@ -171,6 +171,7 @@ async def run_agent(settings: AgentSettings) -> None:
         durable=durable,
         flows=flows,
         auth=auth,
+        metrics_max_packs=settings.metrics_max_packs,
     )
     token = settings.api_token or None
     editor = Editor(engine, flows, auth, contexts, settings.state_dir)

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
 from edge.twin import PackTwin
 from voltflow.clock import receive_clock
+from voltflow.telemetry import Alert
 
 Grade = Literal["good", "fair", "poor"]
 
@@ -86,12 +88,16 @@ def is_silent(twin: PackTwin, now_s: float | None = None) -> bool:
 
 def worry(twin: PackTwin, now_s: float | None = None) -> int:
     """Points that sort packs, the most worrying first: active alerts, grades (a low SoC is none), silence."""
-    points = sum(ALERT_POINTS.get(alert.severity, 0) for alert in list(twin.alerts.values()))
-    values = values_of(twin)
+    return points(values_of(twin), list(twin.alerts.values()), is_silent=is_silent(twin, now_s))
+
+
+def points(values: Mapping[str, float | None], alerts: Iterable[Alert], *, is_silent: bool) -> int:
+    """The points of a pack with these values, by quantity."""
+    total = sum(ALERT_POINTS.get(alert.severity, 0) for alert in alerts)
     for quantity in ("temperature", "soh", "rul", "failure"):
-        points += BAND_POINTS[BANDS[quantity].of(values[quantity]) or "good"]
-    points += int(values["failure"] or 0)
-    return points + (SILENT_POINTS if is_silent(twin, now_s) else 0)
+        total += BAND_POINTS[BANDS[quantity].of(values[quantity]) or "good"]
+    total += int(values["failure"] or 0)
+    return total + (SILENT_POINTS if is_silent else 0)
 
 
 def worries(twin: PackTwin, now_s: float | None = None) -> list[str]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from edge.state import AppState
 
 
+HealthStatus = Literal["ok", "degraded", "unhealthy"]
+
+
 class Reason(msgspec.Struct):
     """One thing that is not as it should be."""
 
@@ -33,7 +36,7 @@ class Health(msgspec.Struct):
     """`ok`, `degraded` (something is away; a restart would not bring it back), `unhealthy` (stuck; a restart may
     help, answered with 503)."""
 
-    status: Literal["ok", "degraded", "unhealthy"]
+    status: HealthStatus
     reasons: list[Reason]
     gateway: str
     version: str

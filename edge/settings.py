@@ -140,6 +140,14 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="address of /metrics; beyond localhost the token is required")
     ] = "127.0.0.1"
     metrics_port: Annotated[int, Meta(ge=1, le=65535, description="port of /metrics for Prometheus")] = 9091
+    metrics_max_packs: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="packs with series of their own in /metrics, the most worrying ones; all are in the fleet's series",
+        ),
+    ] = 200
     watchdog_s: Annotated[
         float, Meta(ge=1, le=3600, description="report what holds the flow for longer, seconds")
     ] = 30.0

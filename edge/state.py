@@ -11,6 +11,7 @@ from typing import Protocol
 from edge.bands import worry
 from edge.editor.auth import Auth
 from edge.editor.flow_store import FlowStore
+from edge.survey import Surveyor
 from edge.twin import PackTwin, TwinStore
 from voltflow.clock import receive_clock
 from voltflow.engine.engine import Engine
@@ -37,10 +38,14 @@ class AppState:
     durable: StateStore | None = None
     flows: FlowStore | None = None
     auth: Auth | None = None
+    metrics_max_packs: int = 200
+    """Packs with series of their own in `/metrics`."""
     roster: Roster = field(init=False)
+    surveyor: Surveyor = field(init=False)
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.store)
+        self.surveyor = Surveyor(self.store, self.metrics_max_packs)
         self._started_monotonic_s = time.monotonic() - (time.time() - self.started)
 
     @property

@@ -6,6 +6,7 @@ C call (`list(...)`, `dict(...)`), so a scrape in another thread never sees a co
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 
@@ -13,9 +14,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from voltflow import __version__
 from voltflow.engine.circuit import STATES as CIRCUIT_STATES
 from voltflow.engine.engine import Engine, NodeStats
-from voltflow.node import Node, Sink
+from voltflow.node import DeadLetterSink, Node, Sink
 from voltflow.nodes.mqtt_broker import MqttBroker
 
 _NODE = ("node", "type")
@@ -35,12 +37,44 @@ class EngineCollector(Collector):
         self._engine = engine
 
     def collect(self) -> Iterable[Metric]:
+        yield self._info()
         yield from self._batches()
+        yield self._dead_letters()
         yield from self._nodes()
         yield from self._sinks()
         yield from self._held()
         yield from self._spools()
+        yield from self._disk()
         yield from self._connections()
+
+    def _info(self) -> Metric:
+        info = GaugeMetricFamily(
+            "voltflow_info",
+            "1, with the name of the gateway or bridge, its version and the revision of the flow that runs.",
+            labels=["gateway", "version", "flow_revision"],
+        )
+        info.add_metric([self._engine.gateway, __version__, self._engine.flow.revision], 1)
+        return info
+
+    def _dead_letters(self) -> Metric:
+        family = CounterMetricFamily(
+            "voltflow_dead_letters", "Messages given to a node that publishes dead letters.", labels=["node"]
+        )
+        for node, stats in self._pairs():
+            if isinstance(node, DeadLetterSink):
+                family.add_metric([node.id], stats.messages_in)
+        return family
+
+    def _disk(self) -> Iterator[Metric]:
+        """The disk of the state and the spools; nothing where it cannot be asked."""
+        try:
+            usage = shutil.disk_usage(self._engine.state_dir)
+        except OSError:
+            return
+        yield GaugeMetricFamily("voltflow_disk_bytes", "Size of the disk that state_dir is on.", usage.total)
+        yield GaugeMetricFamily(
+            "voltflow_disk_free_bytes", "What is free there for this program.", usage.free
+        )
 
     def _batches(self) -> Iterator[Metric]:
         engine = self._engine
@@ -129,6 +163,11 @@ class EngineCollector(Collector):
             "voltflow_spool_messages", "Messages in a spool.", labels=["node", "class"]
         )
         held = GaugeMetricFamily("voltflow_spool_bytes", "Bytes of a spool on disk.", labels=["node"])
+        limit = GaugeMetricFamily(
+            "voltflow_spool_limit_bytes",
+            "What a spool may hold: telemetry up to its quota, alerts and the like up to theirs.",
+            labels=["node"],
+        )
         oldest = GaugeMetricFamily(
             "voltflow_spool_oldest_seconds", "Age of the oldest message in a spool; 0: none.", labels=["node"]
         )
@@ -146,13 +185,14 @@ class EngineCollector(Collector):
             for name, count in backlog.by_class.items():
                 messages.add_metric([node, name], count)
             held.add_metric([node], backlog.bytes)
+            limit.add_metric([node], queue.spool.limit_bytes)
             oldest.add_metric([node], _age_s(backlog.oldest_ms))
             blocked.add_metric([node], int(bool(queue.disk_error)))
             for event in _SPOOL_EVENTS:
                 events.add_metric([node, event], getattr(counters, event))
             for reason, count in sorted(counters.lost_by_reason.items()):
                 lost.add_metric([node, reason], count)
-        yield from (messages, held, oldest, blocked, events, lost)
+        yield from (messages, held, limit, oldest, blocked, events, lost)
 
     def _held(self) -> Iterator[Metric]:
         """What nodes hold for later."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edge.quantities import insulation_ohm_per_v, spread_v
 from edge.reading import Reading, twins_of
 from edge.twin import PackTwin, TwinStore
 from voltflow import topics
@@ -159,10 +160,9 @@ def _predicted(twin: TwinPrediction, model: str) -> float | None:
 
 
 def _spread_mv(twin: TwinPrediction) -> float | None:
-    low, high = twin.telemetry.cell_voltage_min_v, twin.telemetry.cell_voltage_max_v
-    return (high - low) * 1000 if low is not None and high is not None else None
+    spread = spread_v(twin.telemetry)
+    return None if spread is None else spread * 1000
 
 
 def _insulation(twin: TwinPrediction) -> float | None:
-    kohm, volt = twin.telemetry.insulation_kohm, twin.telemetry.pack_voltage_v
-    return kohm * 1000 / volt if kohm is not None and volt else None
+    return insulation_ohm_per_v(twin.telemetry)

@@ -15,6 +15,7 @@ import pytest
 from cloud.bridge import BridgeSettings
 from edge.settings import AgentSettings
 from sim_device.options import Settings as SimSettings
+from tests import metrics_page
 from tests.servers import REPOSITORY
 from voltflow.demo.settings import DemoSettings
 
@@ -47,7 +48,7 @@ FOREIGN = {
 
 @cache
 def words() -> set[str]:
-    """Every word with an underscore in the sources; a metric's in the form in which Prometheus gets it."""
+    """Every word with an underscore in the sources, and every metric in the form in which Prometheus gets it."""
     found: set[str] = set()
     for folder in SOURCES:
         for path in (REPOSITORY / folder).rglob("*"):
@@ -56,8 +57,7 @@ def words() -> set[str]:
                 and "npm" not in path.parts
             ):
                 found.update(re.findall(r"\w+_\w+", path.read_text("utf-8", "replace")))
-    found |= {f"voltflow_state_{word}" for word in found}  # how voltflow/state/metrics.py puts names together
-    return found | {f"{word}_total" for word in found if word.startswith("voltflow_")}
+    return found | metrics_page.series_names()
 
 
 def code(page: Path) -> Iterator[str]:

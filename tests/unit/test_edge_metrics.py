@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from edge.bands import BANDS
 from edge.gaps import EVENTS
-from edge.metrics import PACK_GAUGES, TwinCollector, make_registry
+from edge.metrics import PACK_GAUGES, make_registry
+from edge.survey import HOLD_S, MAX_ALERT_CODES, MAX_FLEETS, OTHER_FLEETS, Surveyor
 from edge.web import MetricsServer
 from tests import servers
 from tests.conftest import do_without
-from tests.gateway import START_MS, TOKEN, Gateway, ask, request, serving
+from tests.gateway import START_MS, TOKEN, Gateway, LoadedModel, ask, request, serving
 from voltflow.telemetry import Session
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -41,6 +45,27 @@ def _series(text: str) -> Series:
 
 def _scrape(gateway: Gateway) -> str:
     return ask(gateway.state, lambda server: request(server, "/metrics")).body.decode()
+
+
+def _packs(text: str) -> list[str]:
+    """The packs with series of their own, in their order."""
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return [sample.labels["pack"] for sample in samples if sample.name == "battery_soc_actual"]
+
+
+@dataclass
+class _WithCard(LoadedModel):
+    card: dict[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "card": self.card}
+
+
+@dataclass
+class NotLoaded:
+    """An `onnx` node before its flow has started."""
+
+    model: str
 
 
 def _key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
@@ -88,14 +113,159 @@ def test_beyond_the_limit_the_most_worrying_packs_have_series(tmp_path: Path) ->
     for number in range(12):
         gateway.feed(f"depot/P{number}", cell_temp_max_c=20.0 + number)
     gateway.alert("depot/P11")
-    registry = CollectorRegistry()
-    registry.register(TwinCollector(gateway.state, max_packs=3))
-    samples = [sample for family in registry.collect() for sample in family.samples]
-    packs = [sample.labels["pack"] for sample in samples if sample.name == "battery_soc_actual"]
-    assert packs == ["P11", "P0", "P1"]
-    fleet = {sample.name: sample.value for sample in samples if sample.labels == {"fleet": "depot"}}
-    assert (fleet["battery_fleet_packs"], fleet["battery_fleet_temp_max"]) == (12, 31.0)
-    assert {sample.name: sample.value for sample in samples}["voltflow_packs_without_series"] == 9
+    gateway.state.surveyor = Surveyor(gateway.store, limit=3)
+    text = _scrape(gateway)
+    found = _series(text)
+    assert _packs(text) == ["P11", "P0", "P1"]
+    assert found[_key("voltflow_packs_without_series")] == 9
+    assert found[_key("battery_fleet_packs", fleet="depot")] == 12
+    assert found[_key("battery_fleet_temp_max", fleet="depot")] == 31.0
+
+
+def test_a_pack_keeps_its_series_while_others_come_and_go(tmp_path: Path) -> None:
+    """Packs whose grades go up and down would else begin and end series with each scrape."""
+    gateway, now = Gateway(tmp_path), [1000.0]
+    for number in range(6):
+        gateway.feed(f"depot/P{number}")
+    gateway.state.surveyor = Surveyor(gateway.store, limit=3, clock=lambda: now[0])
+    rounds: list[set[str]] = []
+    for turn in range(10):
+        for number in range(3 * (turn % 2), 3 * (turn % 2) + 3):
+            gateway.feed(f"depot/P{number}", cell_temp_max_c=45.0)
+        for number in range(3 - 3 * (turn % 2), 6 - 3 * (turn % 2)):
+            gateway.feed(f"depot/P{number}", cell_temp_max_c=25.0)
+        now[0] += 5
+        rounds.append({*_packs(_scrape(gateway))})
+    assert rounds == [{"P0", "P1", "P2"}] * 10
+    gateway.alert("depot/P5")
+    now[0] += 5
+    assert _packs(_scrape(gateway))[0] == "P5"
+    for number in range(6):
+        gateway.feed(f"depot/P{number}", cell_temp_max_c=45.0 if number == 4 else 25.0)
+    now[0] += HOLD_S + 5
+    _scrape(gateway)
+    assert {"P4", "P5"} <= {*_packs(_scrape(gateway))}  # the others have been calm for long
+
+
+def test_two_scrapers_look_at_the_packs_once(tmp_path: Path) -> None:
+    gateway, now = Gateway(tmp_path), [1000.0]
+    gateway.feed("depot/P1")
+    gateway.state.surveyor = surveyor = Surveyor(gateway.store, limit=3, clock=lambda: now[0])
+    one, other = make_registry(gateway.state), make_registry(gateway.state)
+    list(one.collect())
+    looked = surveyor.look()
+    list(other.collect())
+    assert surveyor.look() is looked
+    now[0] += 2
+    assert surveyor.look() is not looked
+
+
+def test_fleets_have_series_of_all_their_packs(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    gateway.birth("a/P0", online=False)
+    for number, soh in enumerate((96.0, 80.0, 70.0)):
+        gateway.feed(f"a/P{number}", cell_voltage_min_v=3.5, cell_voltage_max_v=3.5 + number / 10,
+                     insulation_kohm=35.0 * (number + 1), pack_voltage_v=350.0, pack_current_a=10.0)  # fmt: skip
+        gateway.predict(f"a/P{number}", "soh", soh)
+    gateway.feed("b/P0", received_ms=START_MS)
+    gateway.alert("a/P1", code="cell_spread", severity="warning")
+    found = _series(_scrape(gateway))
+    assert found[_key("battery_fleet_cell_spread_volts_max", fleet="a")] == pytest.approx(0.2)
+    assert found[_key("battery_fleet_insulation_ohms_per_volt_min", fleet="a")] == 100.0
+    assert found[_key("battery_fleet_power_watts", fleet="a")] == pytest.approx(10_500)
+    assert found[_key("battery_fleet_offline_packs", fleet="a")] == 1
+    assert found[_key("battery_fleet_silent_packs", fleet="b")] == 1
+    assert found[_key("battery_fleet_alerts", fleet="a", code="cell_spread", severity="warning")] == 1
+    bands = {
+        band: found[_key("battery_fleet_band_packs", fleet="a", quantity="soh", band=band)]
+        for band in ("good", "fair", "poor", "unknown")
+    }
+    assert bands == {"good": 1, "fair": 1, "poor": 1, "unknown": 0}
+    assert found[_key("battery_fleet_band_packs", fleet="b", quantity="soh", band="unknown")] == 1
+    below = {
+        le: found[_key("battery_fleet_soh_predicted_distribution_bucket", fleet="a", le=le)]
+        for le in ("65", "70", "80", "95", "+Inf")
+    }
+    assert below == {"65": 0, "70": 1, "80": 2, "95": 2, "+Inf": 3}
+
+
+def test_bands_of_a_fleet_are_those_of_each_pack(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    values = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0)
+    for number, value in enumerate(values):
+        gateway.feed(f"a/P{number}", soc_pct=value, cell_temp_max_c=value)
+    found = _series(_scrape(gateway))
+    for quantity in ("soc", "temperature"):
+        grades = Counter(BANDS[quantity].of(value) for value in values)
+        for band in ("good", "fair", "poor"):
+            key = _key("battery_fleet_band_packs", fleet="a", quantity=quantity, band=band)
+            assert found[key] == grades[band], (quantity, band)
+
+
+def test_many_fleets_and_codes_are_counted_together(tmp_path: Path) -> None:
+    """Whoever may publish can make up names of fleets; each would begin a hundred series."""
+    gateway = Gateway(tmp_path)
+    for number in range(MAX_FLEETS + 5):
+        gateway.feed(f"F{number}/P")
+    for number in range(MAX_ALERT_CODES + 5):
+        gateway.alert(f"F{MAX_FLEETS + 1}/P", code=f"code{number:03}", severity="warning")
+    found = _series(_scrape(gateway))
+    fleets = [key for key in found if key[0] == "battery_fleet_packs"]
+    assert len(fleets) == MAX_FLEETS + 1
+    assert found[_key("battery_fleet_packs", fleet=OTHER_FLEETS)] == 5
+    alerts = {key: value for key, value in found.items() if key[0] == "battery_fleet_alerts"}
+    assert len(alerts) == MAX_ALERT_CODES + 1
+    assert alerts[_key("battery_fleet_alerts", fleet=OTHER_FLEETS, code="other", severity="warning")] == 5
+
+
+def test_a_pack_tells_what_the_rules_ask_for(gateway: Gateway) -> None:
+    gateway.feed("depot/P1", START_MS + 10**7, cell_voltage_min_v=3.5, cell_voltage_max_v=3.72, insulation_kohm=70.0,
+                 pack_voltage_v=350.0)  # fmt: skip
+    gateway.predict("depot/P1", "rul", 812.0, low=700.0, high=900.0)
+    gateway.alert("depot/P1")
+    found, of_pack = _series(_scrape(gateway)), {"fleet": "depot", "pack": "P1"}
+    assert found[_key("battery_cell_spread_volts", **of_pack)] == pytest.approx(0.22)
+    assert found[_key("battery_insulation_ohms", **of_pack)] == 70_000
+    assert found[_key("battery_insulation_ohms_per_volt", **of_pack)] == 200
+    assert found[_key("battery_online", **of_pack)] == 1
+    assert found[_key("battery_silent", **of_pack)] == 0
+    assert found[_key("battery_active_alerts", **of_pack)] == 1
+    assert found[_key("battery_worry", **of_pack)] >= 1000
+    assert found[_key("battery_rul_predicted_low", **of_pack)] == 700
+    assert found[_key("battery_rul_predicted_high", **of_pack)] == 900
+    assert 0 <= found[_key("battery_message_age_seconds", **of_pack)] < 600
+    assert _key("battery_online", fleet="depot", pack="P2") not in found
+
+
+def test_models_and_their_errors_are_told(gateway: Gateway) -> None:
+    card = {"scores": {"rmse": {"value": 0.43}, "r2": {"value": 0.8}},
+            "baseline": {"baseline_persistence_rmse": {"value": 0.68}}}  # fmt: skip
+    gateway.state.models = [_WithCard("temperature", card), _WithCard("temperature", card), NotLoaded("soh")]
+    gateway.store.joined_errors.clear()
+    gateway.store.joined_errors.extend((3.0, -1.0))  # actual minus predicted
+    found = _series(_scrape(gateway))
+    assert [key for key in found if key[0] == "voltflow_model_info"] == [
+        _key("voltflow_model_info", model="temperature", hash="0123456789ab")
+    ]
+    expected = {"model": "temperature", "hash": "0123456789ab", "stat": "rmse"}
+    assert found[_key("voltflow_model_error_expected", **expected, of="model")] == 0.43
+    assert found[_key("voltflow_model_error_expected", **expected, of="persistence")] == 0.68
+    assert len([key for key in found if key[0] == "voltflow_model_error_expected"]) == 2
+    errors = {
+        stat: found[_key("voltflow_model_error", model="temperature", stat=stat)]
+        for stat in ("mae", "rmse", "bias")
+    }
+    assert errors == {"mae": 2.0, "rmse": pytest.approx(5**0.5), "bias": -1.0}
+    assert found[_key("voltflow_model_compared", model="temperature")] == 2
+    assert found[_key("voltflow_model_compared", model="soh")] == 0
+
+
+def test_health_is_told(gateway: Gateway) -> None:
+    found = _series(_scrape(gateway))
+    statuses = {status: found[_key("voltflow_health_status", status=status)] for status in ("ok", "degraded")}
+    assert statuses == {"ok": 0, "degraded": 1}
+    assert found[_key("voltflow_health_reasons", code="broker_not_connected")] == 1
+    assert 0 <= found[_key("voltflow_newest_message_age_seconds")] < 600
 
 
 def test_promtool_finds_nothing_to_object_to(gateway: Gateway) -> None:

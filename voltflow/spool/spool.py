@@ -71,6 +71,12 @@ class Spool:
         return self._store.counters
 
     @property
+    def limit_bytes(self) -> int:
+        """What it may hold, all classes together."""
+        options = self._store.options
+        return options.telemetry_bytes + options.protected_bytes
+
+    @property
     def backlog(self) -> Backlog:
         """What waits, as of the last call that was done."""
         return self._backlog
