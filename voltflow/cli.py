@@ -14,6 +14,7 @@ from typing import Any
 from voltflow import __version__
 from voltflow.admin import files_cli, flow_cli, users_cli
 from voltflow.demo import cli as demo
+from voltflow.doctor import cli as doctor
 from voltflow.flow.flow import Flow, FlowError
 from voltflow.lab import cases_cli as flow_test_cli
 from voltflow.lab import record_cli as flow_record_cli
@@ -32,6 +33,7 @@ examples:
   voltflow users add ann                 let somebody use the flow editor
   voltflow editor install                fetch the files of the flow editor
   voltflow ledger verify --database postgresql:///voltflow    what was lost or doubled
+  voltflow doctor                        what is wrong on this machine, and how to mend it
   voltflow schema --out docs/schema      JSON Schema of every message
 """
 
@@ -86,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     users_cli.add_parser(commands)
     ledger_cli.add_parser(commands)
     demo.add_parser(commands)
+    doctor.add_parser(commands)
     return parser
 
 
