@@ -24,6 +24,7 @@ from msgspec import Meta
 from voltflow import topics
 from voltflow.engine.engine import Engine
 from voltflow.flow.flow import Flow, RawNode
+from voltflow.logs import LogFormat, LogLevel, LogLevels
 from voltflow.node import load_nodes, process_env
 from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.program import flow_variables
@@ -168,9 +169,9 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     watchdog_s: Annotated[
         float, Meta(ge=1, le=3600, description="report what holds up a batch for longer, in seconds")
     ] = 30.0
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="least severity that is logged")
-    ] = "info"
+    log_level: LogLevel = "info"
+    log_levels: LogLevels = []
+    log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
         if self.name and not is_name(self.name):

@@ -14,6 +14,7 @@ from cloud.bridge import Bridge, BridgeSettings, NoSinkError, problems
 from cloud.dead_cli import DeadError
 from voltflow import __version__
 from voltflow.flow.flow import FlowError
+from voltflow.log_levels import LogLevels
 from voltflow.node import ConfigError
 from voltflow.program import give_large_buffers_back, set_up_logging, stop_on_signals
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load
@@ -91,14 +92,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(loaded: Loaded[BridgeSettings]) -> int:
-    set_up_logging(loaded.values.log_level)
-    give_large_buffers_back()
     for noisy in ("kafka", "urllib3"):  # they log each attempt to reconnect; the sink says it once
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    return asyncio.run(_run_until_signal(Bridge(loaded.values)))
+    levels = set_up_logging(loaded.values)
+    give_large_buffers_back()
+    return asyncio.run(_run_until_signal(Bridge(loaded.values), levels, loaded.again))
 
 
-async def _run_until_signal(bridge: Bridge) -> int:
+async def _run_until_signal(bridge: Bridge, levels: LogLevels, again: Callable[[], BridgeSettings]) -> int:
+    levels.follow_signals(again)
     clean = await bridge.run(stop_on_signals())
     log.info("stopped%s", "" if clean else " with batches under way; the broker sends them again")
     return 0

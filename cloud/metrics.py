@@ -21,6 +21,7 @@ from cloud.ledger_watch import Account
 from cloud.nodes.timescale_out import TimescaleOut
 from voltflow.access import address_of, refusal, require_token
 from voltflow.engine.engine import Engine
+from voltflow.logs import id_of_request, request_id
 from voltflow.metrics import EngineCollector
 
 log = logging.getLogger(__name__)
@@ -151,9 +152,25 @@ class _Handler(WSGIRequestHandler):
         pass
 
 
-def _guarded(app: Callable[..., Any], token: str) -> Callable[..., Any]:
+def _guarded(app: Callable[..., Any], bearer: str) -> Callable[..., Any]:
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        refused = refusal(token, environ.get("HTTP_AUTHORIZATION", ""), environ.get("HTTP_HOST", ""))
+        own = id_of_request(environ.get("HTTP_X_REQUEST_ID", ""))
+        token = request_id.set(own)
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            return start_response(status, [*headers, ("X-Request-ID", own)], *more)
+
+        try:
+            return guarded(environ, start)
+        except Exception:
+            log.exception("%s failed", environ.get("PATH_INFO"))
+            start("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
+            return [b"the bridge failed on this request; see its log\n"]
+        finally:
+            request_id.reset(token)
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        refused = refusal(bearer, environ.get("HTTP_AUTHORIZATION", ""), environ.get("HTTP_HOST", ""))
         if refused is None:
             return app(environ, start_response)
         status, reason = refused

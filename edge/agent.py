@@ -29,6 +29,7 @@ from voltflow.engine.context import Contexts
 from voltflow.engine.engine import Engine
 from voltflow.flow.expand import RawNode
 from voltflow.flow.flow import Flow
+from voltflow.log_levels import LogLevels
 from voltflow.node import load_nodes, process_env
 from voltflow.nodelib.files import Files
 from voltflow.nodelib.http_endpoints import HttpEndpoints
@@ -131,8 +132,8 @@ def _variables(settings: AgentSettings) -> Mapping[str, str]:
     )
 
 
-async def run_agent(settings: AgentSettings) -> None:
-    """Run until SIGTERM or SIGINT.
+async def run_agent(settings: AgentSettings, levels: LogLevels) -> None:
+    """Run until SIGTERM or SIGINT; `levels` are what the API changes.
 
     What is not safe at every sink by then is logged by the engine. It is no failure: it was not acknowledged either, so
     the broker sends it to the next start.
@@ -172,6 +173,7 @@ async def run_agent(settings: AgentSettings) -> None:
         flows=flows,
         auth=auth,
         metrics_max_packs=settings.metrics_max_packs,
+        log_levels=levels,
     )
     token = settings.api_token or None
     editor = Editor(engine, flows, auth, contexts, settings.state_dir)

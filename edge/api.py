@@ -13,6 +13,7 @@ import bottle
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 
+from edge import log_api
 from edge.answers import Error, ErrorBody
 from edge.openapi import METRICS_PATH, METRICS_TYPE, document
 from edge.routes import ROUTES, ApiError, Route, parse_query
@@ -34,6 +35,7 @@ def create_app(
     for route in ROUTES:
         callback = _head(route) if route.native else _callback(state, route)
         app.get(_bottle_path(route.path), callback=callback)
+    app.put(log_api.PATH, callback=_log_change(state))
     described = _encode(document(token_required=token_required))
     app.get("/api/openapi.json", callback=lambda: _answer(described))
     app.get(METRICS_PATH, callback=lambda: _answer(generate_latest(registry), METRICS_TYPE))
@@ -68,6 +70,16 @@ def _callback(state: AppState, route: Route) -> Callable[..., bytes]:
             return _answer(
                 error_json("internal", "the gateway failed on this request; see its log"), status=500
             )
+
+    return handle
+
+
+def _log_change(state: AppState) -> Callable[[], bytes]:
+    def handle() -> bytes:
+        try:
+            return _answer(_encode(log_api.change(state, log_api.body_of(bottle.request))))
+        except log_api.RefusedError as error:
+            return _answer(error_json("bad_body", str(error)), status=400)
 
     return handle
 

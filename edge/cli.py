@@ -92,9 +92,14 @@ def _print(text: str) -> int:
 
 
 def _run(loaded: Loaded[AgentSettings]) -> int:
-    set_up_logging(loaded.values.log_level)
+    levels = set_up_logging(loaded.values)
     give_large_buffers_back()
-    asyncio.run(run_agent(loaded.values))
+
+    async def run() -> None:
+        levels.follow_signals(loaded.again)
+        await run_agent(loaded.values, levels)
+
+    asyncio.run(run())
     return 0
 
 

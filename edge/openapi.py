@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from edge import log_api
 from edge.answers import Error
 from edge.routes import ROUTES, PackName, Route
 from voltflow import __version__
@@ -19,13 +20,14 @@ Json = dict[str, Any]
 
 def document(*, token_required: bool = False) -> Json:
     """The document; `token_required` says whether this server asks for a bearer token."""
-    types = [Error, *(route.answer for route in ROUTES)]
+    types = [Error, log_api.LogChange, *(route.answer for route in ROUTES)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    error, *answers = schemas
+    error, log_change, *answers = schemas
     paths = {
         route.path: {"get": _operation(route, schema, error, token_required=token_required)}
         for route, schema in zip(ROUTES, answers, strict=True)
     }
+    paths[log_api.PATH]["put"] = log_api.operation(log_change, error, token_required=token_required)
     paths["/api/openapi.json"] = {
         "get": _plain("This document", "openapi", "application/json", {"type": "object"})
     }
@@ -37,7 +39,7 @@ def document(*, token_required: bool = False) -> Json:
         "info": {
             "title": "Voltflow gateway",
             "version": __version__,
-            "description": "Read-only. Times `ts_ms` are device time, milliseconds since 1970; a value that is not "
+            "description": "All but the level of the log is read-only. Times `ts_ms` are device time, milliseconds since 1970; a value that is not "
             "known is null; currents are positive into the battery.",
         },
         "paths": paths,

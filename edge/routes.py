@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Meta
 
-from edge import answers, health
+from edge import answers, health, log_api
 from edge.answers import Alerts, Detailed, Error, ErrorBody, Flow, History, Models, ModelState, Packs, Status
 from edge.bands import BANDS, predicted
 from edge.comparison import Comparison, compare
@@ -22,6 +22,7 @@ from edge.pack_views import cells
 from edge.state import AppState
 from edge.twin import ALERTS_KEPT, PackTwin, TwinStore
 from voltflow.battery.features import FEATURES
+from voltflow.log_levels import Now
 from voltflow.telemetry import Name
 from voltflow.topics import NAME_PATTERN
 
@@ -273,6 +274,7 @@ ROUTES: tuple[Route, ...] = (
           statuses=(503,), status_of=lambda answer: 503 if answer.status == "unhealthy" else 200),
     Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: _flow(state)),
     Route("/api/models", "The models and how they do", Models, lambda state, _, q: _models(state, q)),
+    Route(log_api.PATH, "What the gateway logs", Now, lambda state, *_: log_api.read(state)),
     Route("/api/spool", "What is held and not yet safe", health.Spool, lambda state, *_: health.spool(state.engine)),
     Route("/api/stream", "Server-sent events `packs` with the packs that changed, at most every 0.5 s", str,
           lambda *_: None, StreamQuery, media="text/event-stream",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from voltflow.logs import LogFormat, LogLevel, LogLevels
 from voltflow.settings import Secret
 from voltflow.topics import NAME_PATTERN
 
@@ -154,9 +155,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: Annotated[
         float, Meta(ge=0.1, le=300, description="time for batches under way at a stop, seconds")
     ] = 10.0
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="least level that is logged")
-    ] = "info"
+    log_level: LogLevel = "info"
+    log_levels: LogLevels = []
+    log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
         if self.uplink_host:

@@ -15,6 +15,7 @@ from edge.survey import Surveyor
 from edge.twin import PackTwin, TwinStore
 from voltflow.clock import receive_clock
 from voltflow.engine.engine import Engine
+from voltflow.log_levels import LogLevels
 from voltflow.state.state import StateStore
 
 ROSTER_S = 1.0
@@ -38,6 +39,7 @@ class AppState:
     durable: StateStore | None = None
     flows: FlowStore | None = None
     auth: Auth | None = None
+    log_levels: LogLevels = field(default_factory=LogLevels.of_process)
     metrics_max_packs: int = 200
     """Packs with series of their own in `/metrics`."""
     roster: Roster = field(init=False)

@@ -24,6 +24,7 @@ from edge.endpoints import PATH, Endpoints
 from edge.metrics import make_registry
 from edge.openapi import METRICS_PATH, METRICS_TYPE
 from edge.page_files import PageFiles
+from edge.request_ids import RequestIds
 from edge.routes import ApiError
 from edge.stream import Streams
 from voltflow.access import address_of, refusal, require_token
@@ -96,7 +97,7 @@ class _Server:
         """Return when requests are answered; raises PortTakenError or SettingsError."""
         sock = self._bind()
         self.port = sock.getsockname()[1]
-        guarded = _Guard(self.app(), self.token, self.is_open)
+        guarded = RequestIds(_Guard(self.app(), self.token, self.is_open))
         config = uvicorn.Config(
             guarded, http="h11", ws=self.websockets, ws_max_size=WEBSOCKET_BYTES, ws_ping_interval=PING_S,
             ws_per_message_deflate=False,  # costs the flow more time than it saves bytes on the way to a browser nearby

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sim_device.replay import replay
 from sim_device.run import run
 from voltflow.battery.chemistry import CHEMISTRIES
 from voltflow.program import set_up_logging, stop_on_signals
-from voltflow.settings import SettingsError, add_arguments, explain, load
+from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load
 
 RUN_EXAMPLES = """\
 examples:
@@ -145,28 +146,28 @@ def _add_dataset(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    settings = load(Settings, "sim", args).values
-    if settings.speedup <= 0:
+    loaded = load(Settings, "sim", args)
+    if loaded.values.speedup <= 0:
         raise SettingsError("speedup = 0 is not allowed for run, it must be above 0; 0 is for replay")
-
-    async def work() -> Summary:
-        return await run(settings, stop_on_signals())
-
-    return _publish(work(), args.json)
+    return _publish(loaded, lambda: run(loaded.values, stop_on_signals()), args.json)
 
 
 def _replay(args: argparse.Namespace) -> int:
-    settings = load(Settings, "sim", args).values
+    loaded, nameplates = load(Settings, "sim", args), dict(args.nameplate)
+    return _publish(
+        loaded, lambda: replay(loaded.values, args.files, stop_on_signals(), nameplates), args.json
+    )
+
+
+def _publish(loaded: Loaded[Settings], publish: Callable[[], Awaitable[Summary]], as_json: bool) -> int:
+    logging.getLogger("sim_device").setLevel(logging.INFO)  # what it publishes where, and how far it is
+    levels = set_up_logging(loaded.values)
 
     async def work() -> Summary:
-        return await replay(settings, args.files, stop_on_signals(), dict(args.nameplate))
+        levels.follow_signals(loaded.again)
+        return await publish()
 
-    return _publish(work(), args.json)
-
-
-def _publish(work: Coroutine[Any, Any, Summary], as_json: bool) -> int:
-    set_up_logging("warning")
-    summary = asyncio.run(work)
+    summary = asyncio.run(work())
     print(msgspec.json.encode(summary).decode() if as_json else summary.text())
     if not summary.complete:
         print("sim-device: not everything was confirmed by the broker", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from voltflow.logs import LogFormat, LogLevel, LogLevels
 from voltflow.mqtt.link import MqttOptions, tls_context
 from voltflow.settings import Secret
 from voltflow.topics import NAME_PATTERN
@@ -67,6 +68,9 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
             description="disk (TMPDIR) for what is kept, all packs together; each keeps fewer messages where it is short",
         ),
     ] = 512.0
+    log_level: LogLevel = "warning"
+    log_levels: LogLevels = []
+    log_format: LogFormat = "text"
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):
@@ -94,14 +98,14 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     truth_s: Annotated[
         float, Meta(ge=0, description="publish the hidden state (QoS 0, only for scoring) so often; 0: never")
     ] = 5.0
-    gaps: Annotated[bool, Meta(description="leave out messages now and then, as vehicles do")] = True
-
-
-def broker(settings: CommonSettings) -> MqttOptions:
     cells_s: Annotated[
         float,
         Meta(ge=0, description="publish every cell's voltage and every probe (QoS 0) so often; 0: never"),
     ] = 30.0
+    gaps: Annotated[bool, Meta(description="leave out messages now and then, as vehicles do")] = True
+
+
+def broker(settings: CommonSettings) -> MqttOptions:
     """How the settings say to reach the broker; identity and last will are the device's."""
     return MqttOptions(
         host=settings.host,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +24,8 @@ from voltflow import topics
 from voltflow.message import Msg
 from voltflow.mqtt.link import Delivery, LinkClosed, MqttLink, MqttOptions, Publication, PublishRefused
 from voltflow.telemetry import State
+
+log = logging.getLogger(__name__)
 
 Connections = Literal["per-pack", "shared"]
 
@@ -225,7 +227,7 @@ class Outbox:
         if self._waiting:
             await self._settled_all.wait()
         await asyncio.gather(*(self._say_state(d) for d in self._devices), return_exceptions=True)
-        print("sim-device: published everything, lingering", file=sys.stderr, flush=True)
+        log.info("published everything, lingering")
 
     async def close(self, drain_s: float = 10.0) -> None:
         """Wait up to `drain_s` for the confirmations, say that the packs are offline, disconnect."""

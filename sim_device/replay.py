@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +16,8 @@ from sim_device.gbt import Recording, nameplate, open_recording
 from sim_device.options import CommonSettings
 from sim_device.publish import Outbox, Summary
 from voltflow.message import now_ms
+
+log = logging.getLogger(__name__)
 
 PROGRESS_S = 2.0
 BREATH = 64
@@ -105,5 +107,11 @@ class _Pace:
 
 def _progress(recording: Recording, rows: int, done_bytes: int, size: int, confirmed: int) -> None:
     share = 100.0 * done_bytes / max(size, 1)
-    text = f"{recording.pack}: {rows} rows ({share:.0f} % of {recording.path.name}), {confirmed} confirmed"
-    print(text, file=sys.stderr, flush=True)
+    log.info(
+        "%s: %d rows (%.0f %% of %s), %d confirmed",
+        recording.pack,
+        rows,
+        share,
+        recording.path.name,
+        confirmed,
+    )

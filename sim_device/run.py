@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
-import sys
 import time
 
 import numpy as np
@@ -23,6 +23,8 @@ from sim_device.packs import Packs, draw_packs
 from sim_device.plant import MAX_STEP_S, Plant, Truth, life_stress
 from sim_device.publish import Outbox, Summary
 from voltflow.message import now_ms
+
+log = logging.getLogger(__name__)
 
 SLICE_S = 0.01
 """Messages that fall into the same slice of time are sent together."""
@@ -170,4 +172,4 @@ async def _sleep_until(due_s: float) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"sim-device: {text}", file=sys.stderr, flush=True)
+    log.info("%s", text)

@@ -7,24 +7,25 @@ import contextlib
 import ctypes
 import logging
 import signal
-import sys
-import time
 from collections.abc import Mapping
 
 import msgspec
 
+from voltflow import logs
 from voltflow.flow.environment import Hidden
-from voltflow.setting import settings_of
+from voltflow.log_levels import LogLevels
+from voltflow.logs import LogSettings, parse_levels
+from voltflow.setting import SettingsError, settings_of
 
 
-def set_up_logging(level: str) -> None:
-    """Log lines with time (UTC), level and logger to standard error, where systemd and containers look for them."""
-    lines = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    lines.converter = time.gmtime  # gateways and cloud are in several zones
-    lines.default_time_format, lines.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(lines)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+def set_up_logging(settings: LogSettings) -> LogLevels:
+    """Log as the settings say; what comes back changes the levels while the program runs. Raises SettingsError."""
+    try:
+        by_logger = parse_levels(settings.log_levels)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    logs.set_up(settings.log_format)
+    return LogLevels(settings.log_level, by_logger)
 
 
 M_MMAP_THRESHOLD = -3  # malloc.h of glibc

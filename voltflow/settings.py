@@ -28,7 +28,7 @@ import argparse
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -51,13 +51,19 @@ Secret = Annotated[str, Meta(extra={"secret": True})]
 S = TypeVar("S", bound=msgspec.Struct)
 
 
+def _nothing_to_read() -> Any:
+    raise SettingsError("these settings were not read from anywhere")
+
+
 @dataclass(frozen=True)
 class Loaded(Generic[S]):
-    """The effective settings, and for each one where it comes from: `default`, a file, a variable or an option."""
+    """The effective settings, and for each one where it comes from: `default`, a file, a variable or an option. `again` reads
+    them once more; it raises SettingsError."""
 
     values: S
     origins: Mapping[str, str]
     section: str
+    again: Callable[[], S] = _nothing_to_read
 
 
 def add_arguments(parser: argparse.ArgumentParser, cls: type[S]) -> None:
@@ -100,7 +106,7 @@ def load(
             where = f"set it as {_variable(section, name)} or in the table [{section}]"
             raise SettingsError(f"{name} is not set: {item.help_text()}; {where}")
     try:
-        return Loaded(cls(**values), origins, section)
+        return Loaded(cls(**values), origins, section, lambda: load(cls, section, args, environ).values)
     except ValueError as error:  # from __post_init__: what fits alone may not fit together
         raise SettingsError(f"[{section}] {error}") from None
 

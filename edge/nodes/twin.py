@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from math import isnan
 from operator import attrgetter
 from typing import Any
@@ -12,11 +13,14 @@ from edge.reading import Reading, telemetry_of
 from edge.twin import FLEET_LIMIT, PackTwin, TwinStore
 from voltflow import topics
 from voltflow.battery.twin_states import INPUTS, Outputs
+from voltflow.logs import about
 from voltflow.message import Msg
 from voltflow.mqtt.properties import not_sent_with
 from voltflow.node import Context, Transform, config, node
 from voltflow.sequence import DUPLICATE
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
+
+log = logging.getLogger(__name__)
 
 _NUMBERS = tuple(name for name in INPUTS if name != "charging")
 _numbers_of = attrgetter(*_NUMBERS)
@@ -100,6 +104,8 @@ class Twin(Transform):
         joined = {}
         if late:
             twin.late += 1
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("a message came late", extra=about(msg))
         else:
             if session is not None:
                 estimate.session = session

@@ -31,6 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
     gateway.feed_cells("depot/P1", voltages_mv=[3650, 65535], temps_c=[25.0], balancing=[True, False])
     with running(gateway.state) as web:
         yield web
+    gateway.state.log_levels.reset()  # of this process
 
 
 # The stream does not end: tests/unit/test_edge_api.py reads it. That the server's document is this one is tested below.

@@ -16,7 +16,9 @@ TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
-ERROR_LINE = re.compile(r"\b(ERROR|CRITICAL|PANIC)\b|^Traceback \(most recent call last\)|panicked at")
+ERROR_LINE = re.compile(
+    r'\b(ERROR|CRITICAL|PANIC)\b|^\{.*?"level":"(error|critical)"|^Traceback \(most recent call last\)|panicked at'
+)
 """What a log line must not contain: "no error in the logs"."""
 
 

@@ -36,6 +36,7 @@ from voltflow.engine.why import Why
 from voltflow.engine.wiring import Line, Wired, Wiring
 from voltflow.flow.environment import Environment
 from voltflow.flow.flow import Flow, Problem
+from voltflow.logs import about
 from voltflow.message import Msg
 from voltflow.node import (
     ConfigNode,
@@ -379,7 +380,8 @@ class Engine:
         outputs = node.ports if not isinstance(node, Source) else max(1, node.ports)
 
         def on_error(msg: Msg, error: Exception) -> None:
-            log.debug("%s failed on a message", node.label, exc_info=error)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("%s failed on a message", node.label, exc_info=error, extra=about(msg))
             failed.append(FailedMsg(msg, Why.of(error)))
 
         return isolate(node.process, msgs, outputs, on_error)

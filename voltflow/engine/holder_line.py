@@ -15,6 +15,7 @@ from voltflow.engine.lines import Host
 from voltflow.engine.sink_queue import NodeStats, Transaction
 from voltflow.engine.turn import FailedMsg, ports_of
 from voltflow.engine.why import Why
+from voltflow.logs import about
 from voltflow.message import Msg
 from voltflow.node import Holder, Ports
 
@@ -66,7 +67,7 @@ class HolderLine:
             with held.attempt():
                 ports = ports_of(self.node.process([msg]), self.node.ports)
         except Exception as error:
-            log.debug("%s failed on a message", self.node.label, exc_info=error)
+            log.debug("%s failed on a message", self.node.label, exc_info=error, extra=about(msg))
             failed.append(FailedMsg(msg, Why.of(error)))
             return ()
         if held.size <= size:

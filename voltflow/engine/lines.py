@@ -18,6 +18,7 @@ from voltflow.engine.sink_queue import NodeStats, Transaction
 from voltflow.engine.timer import Timer
 from voltflow.engine.turn import FailedMsg, join_ports, ports_of
 from voltflow.engine.why import Why
+from voltflow.logs import about
 from voltflow.message import Msg
 from voltflow.node import Node, Ports, Rejected, SinkUnavailable, Worker
 
@@ -90,7 +91,7 @@ class WorkerLine:
                 failed += [FailedMsg(msg, text) for msg, text in error.refused]
                 return ()
             if len(msgs) == 1:
-                log.debug("%s failed on a message", self.node.label, exc_info=True)
+                log.debug("%s failed on a message", self.node.label, exc_info=True, extra=about(msgs[0]))
                 failed.append(FailedMsg(msgs[0], Why.of(error)))
                 return ()
         middle = len(msgs) // 2

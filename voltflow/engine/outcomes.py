@@ -11,6 +11,7 @@ from voltflow.engine.failure_notes import FailureNotes
 from voltflow.engine.sink_queue import SinkQueue, Transaction
 from voltflow.engine.turn import FailedMsg, with_complete, with_error
 from voltflow.engine.why import Why
+from voltflow.logs import about
 from voltflow.message import Msg
 from voltflow.node import DeadLetterSink, Failure, Node, Sink
 
@@ -35,6 +36,9 @@ class Outcomes:
         left = self._catch(node, listeners, failed, transaction) if listeners else failed
         if left:
             self._notes.tell(node, left)
+            if log.isEnabledFor(logging.DEBUG):
+                for item in left:
+                    log.debug("%s: dead letter: %s", node.label, item.error, extra=about(item.msg))
             dead = [item.msg.derive(payload=Failure(node.id, str(item.error))) for item in left]
             if self.on_dead:
                 self.on_dead(dead)
@@ -94,8 +98,8 @@ class Outcomes:
             self._engine.dropped[reason] = self._engine.dropped.get(reason, 0) + len(dead)
             for msg in dead:
                 origin = msg.origin or msg
-                log.error("%s failed, dropped (%s): %s: %s: %.200r",
-                          node.label, reason, origin.topic, msg.payload.error, origin.payload)  # fmt: skip
+                log.error("%s failed, dropped (%s): %s: %s: %.200r", node.label, reason, origin.topic,
+                          msg.payload.error, origin.payload, extra=about(msg))  # fmt: skip
 
     def _dead_letter_queues(self) -> list[SinkQueue]:
         return [

@@ -11,6 +11,7 @@ import msgspec
 
 from voltflow import topics
 from voltflow.engine.network_sink import REPLAYED, NetworkSink
+from voltflow.logs import about
 from voltflow.message import Key, Msg, encode_payload
 from voltflow.node import Context, DeadLetterSink, Failure, config, node
 from voltflow.nodelib.mqtt_badge import LinkBadge
@@ -114,6 +115,7 @@ class DeadLetter(DeadLetterSink, NetworkSink):
             "a dead letter failed itself and is dropped: %s: %.200r",
             msg.payload,
             (msg.origin or msg).payload,
+            extra=about(msg),
         )
         return True
 
