@@ -13,6 +13,7 @@ import msgspec
 
 from edge.bands import Band, is_silent, predicted, worries, worry
 from edge.comparison import Compared, compare, device_time, soh_actual
+from edge.roster import FleetCounts
 from edge.twin import HISTORY_PERIOD_MS, PackTwin, TwinStore
 from voltflow.clock import receive_clock
 from voltflow.telemetry import Alert, Estimate, Prediction, Session, State, Telemetry
@@ -59,13 +60,14 @@ class PackRow(msgspec.Struct):
 
 
 class Packs(msgspec.Struct):
-    """A page of packs; `total` counts those of all pages."""
+    """A page of packs; `total` counts those of all pages, `fleet` all there are."""
 
     total: int
     limit: int
     offset: int
     packs: list[PackRow]
     bands: dict[str, Band]
+    fleet: FleetCounts
 
 
 class Status(msgspec.Struct):

@@ -5,6 +5,7 @@ Use: `create_app(AppState(store, engine, "gw", time.time()))` is a WSGI applicat
 
 from __future__ import annotations
 
+import gzip
 import logging
 import re
 from collections.abc import Callable
@@ -17,12 +18,16 @@ from edge import log_api
 from edge.answers import Error, ErrorBody
 from edge.openapi import METRICS_PATH, METRICS_TYPE, document
 from edge.routes import ROUTES, ApiError, Route, parse_query
-from edge.state import AppState, ModelNode, Roster
+from edge.state import AppState, ModelNode
 
-__all__ = ["AppState", "ModelNode", "Roster", "create_app", "error_json"]
+__all__ = ["AppState", "ModelNode", "create_app", "error_json"]
 
 log = logging.getLogger(__name__)
 
+PACKED_BYTES = 2000
+"""Smaller answers are sent as they are."""
+GZIP_LEVEL = 1
+"""A page of 1,000 packs becomes a tenth in a few milliseconds, in which other threads run."""
 _CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -93,7 +98,10 @@ def _answer(body: bytes, media: str = "application/json", *, status: int = 200) 
     bottle.response.status = status
     bottle.response.content_type = media
     bottle.response.set_header("Cache-Control", "no-store")
-    return body
+    if len(body) < PACKED_BYTES or "gzip" not in bottle.request.get_header("Accept-Encoding", ""):
+        return body
+    bottle.response.set_header("Content-Encoding", "gzip")
+    return gzip.compress(body, GZIP_LEVEL, mtime=0)
 
 
 def _on_error(error: bottle.HTTPError) -> bytes:

@@ -22,6 +22,7 @@ from edge.pack_views import cells
 from edge.state import AppState
 from edge.twin import ALERTS_KEPT, PackTwin, TwinStore
 from voltflow.battery.features import FEATURES
+from voltflow.clock import receive_clock
 from voltflow.log_levels import Now
 from voltflow.telemetry import Name
 from voltflow.topics import NAME_PATTERN
@@ -45,6 +46,8 @@ PackName = Annotated[
         description="`fleet/pack`, or the pack's id alone where only one fleet has it",
     ),
 ]
+FULL_NAME = f"^{NAME_PATTERN}/{NAME_PATTERN}$"
+STREAM_PACKS = 200
 Limit = Annotated[int, Meta(ge=1, le=1000, description="how many at most")]
 
 
@@ -68,6 +71,18 @@ class PacksQuery(msgspec.Struct, forbid_unknown_fields=True):
         Meta(description="what decides; the worst first, unknown values last"),
     ] = "worry"
     fleet: Annotated[Name, Meta(description="packs of this fleet only")] | None = None
+    q: Annotated[
+        str, Meta(max_length=100, description="packs whose `fleet/pack` has this text in it, in any case")
+    ] = ""
+    after: (
+        Annotated[
+            str,
+            Meta(
+                pattern=FULL_NAME, description="begin after this pack (`fleet/pack`) in the order asked for"
+            ),
+        ]
+        | None
+    ) = None
 
 
 class AlertsQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,6 +100,16 @@ class StreamQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Which packs."""
 
     pack: PackName | None = None
+    packs: (
+        Annotated[
+            str,
+            Meta(
+                pattern=f"^({NAME_PATTERN}/{NAME_PATTERN}(,{NAME_PATTERN}/{NAME_PATTERN}){{0,{STREAM_PACKS - 1}}})?$",
+                description=f"those that are on screen: up to {STREAM_PACKS} `fleet/pack`, with commas; none: counts only",
+            ),
+        ]
+        | None
+    ) = None
 
 
 def parse_query(query_string: str, struct: type[msgspec.Struct]) -> Any:
@@ -150,12 +175,24 @@ def _packs(state: AppState, query: PacksQuery) -> Packs:
     twins = state.roster.ranked()
     if query.fleet is not None:
         twins = [twin for twin in twins if twin.fleet == query.fleet]
+    if query.q:
+        text = query.q.lower()
+        twins = [twin for twin in twins if text in twin.name.lower()]
     if query.sort != "worry":
         keyed = [(_SORT_KEYS[query.sort](twin), twin) for twin in twins]
         known = sorted((pair for pair in keyed if pair[0] is not None), key=lambda pair: pair[0])  # type: ignore[arg-type, return-value]  # one sort has one type
         twins = [twin for _, twin in known] + [twin for key, twin in keyed if key is None]
-    page = twins[query.offset : query.offset + query.limit]
-    return Packs(len(twins), query.limit, query.offset, [answers.row(twin) for twin in page], BANDS)
+    first = query.offset + (0 if query.after is None else _place_after(twins, query.after))
+    page, now_s = twins[first : first + query.limit], receive_clock.now_s()
+    rows = [answers.row(twin, now_s) for twin in page]
+    return Packs(len(twins), query.limit, first, rows, BANDS, state.roster.counts())
+
+
+def _place_after(twins: list[PackTwin], name: str) -> int:
+    for place, twin in enumerate(twins, 1):
+        if twin.name == name:
+            return place
+    raise ApiError(404, "unknown_pack", f"after: {name} is not among the packs asked for")
 
 
 def _alerts(state: AppState, query: AlertsQuery) -> Alerts:
@@ -268,7 +305,8 @@ PACK_VIEWS = (
 
 ROUTES: tuple[Route, ...] = (
     *(route for view in PACK_VIEWS for route in view.routes()),
-    Route("/api/packs", "All packs, the most worrying first", Packs, lambda state, _, q: _packs(state, q), PacksQuery),
+    Route("/api/packs", "All packs, the most worrying first", Packs, lambda state, _, q: _packs(state, q), PacksQuery,
+          failures={"404": "`after` is not among the packs asked for"}),
     Route("/api/alerts", "Alerts, the newest first", Alerts, lambda state, _, q: _alerts(state, q), AlertsQuery),
     Route("/api/health", "Is the gateway well, and if not why", health.Health, lambda state, *_: health.health(state),
           statuses=(503,), status_of=lambda answer: 503 if answer.status == "unhealthy" else 200),
@@ -276,7 +314,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/api/models", "The models and how they do", Models, lambda state, _, q: _models(state, q)),
     Route(log_api.PATH, "What the gateway logs", Now, lambda state, *_: log_api.read(state)),
     Route("/api/spool", "What is held and not yet safe", health.Spool, lambda state, *_: health.spool(state.engine)),
-    Route("/api/stream", "Server-sent events `packs` with the packs that changed, at most every 0.5 s", str,
+    Route("/api/stream", "Server-sent events `packs` with the packs that changed, at most one a second", str,
           lambda *_: None, StreamQuery, media="text/event-stream",
           failures={"503": "Too many streams are open"}, native=True),  # edge/stream.py answers
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import json
 import logging
@@ -17,6 +18,7 @@ import pytest
 from edge import stream
 from edge.bands import SILENT_S, worry
 from edge.comparison import accuracy_pct
+from edge.roster import ROSTER_S, Roster
 from edge.routes import ROUTES
 from edge.web import MetricsServer, PortTakenError, WebServer
 from tests import servers
@@ -206,6 +208,58 @@ def test_packs_are_paged_sorted_and_filtered(fleet: Gateway) -> None:
     assert (beyond["total"], beyond["packs"]) == (3, [])
 
 
+def test_packs_are_searched_and_pages_follow_a_pack(fleet: Gateway) -> None:
+    def questions(server: WebServer) -> list[Any]:
+        paths = (
+            "/api/packs?q=T/p2",
+            "/api/packs?sort=name&after=depot/P1&limit=1",
+            "/api/packs?sort=name&after=depot/P2",
+        )
+        return [request(server, path).json() for path in paths]
+
+    found, page, last = ask(fleet.state, questions)
+    assert (found["total"], [row["name"] for row in found["packs"]]) == (1, ["depot/P2"])
+    assert (page["offset"], [row["name"] for row in page["packs"]]) == (1, ["depot/P2"])
+    assert [row["name"] for row in last["packs"]] == ["north/P2"]
+    assert found["fleet"]["packs"] == 3, "the fleet's counts are not those of the search"
+
+
+def test_counts_of_the_fleet(fleet: Gateway) -> None:
+    fleet.alert("depot/P1")
+    fleet.birth("north/P2", online=False)
+    fleet.store.find("north/P2").received_ms = 1000  # type: ignore[union-attr]
+    counts = ask(fleet.state, lambda server: request(server, "/api/packs")).json()["fleet"]
+    assert counts == {  # depot/P2 has a hot cell, north/P2 is silent
+        "packs": 3, "poor": 2, "fair": 1, "good": 0, "silent": 1, "offline": 1, "alerts": 1, "acknowledged": 0,
+    }  # fmt: skip
+
+
+def test_order_is_not_made_anew_for_each_question(gateway: Gateway) -> None:
+    now_s = 0.0
+    roster = Roster(gateway.store, lambda: now_s)
+    gateway.feed_all(["depot/P1", "depot/P2"])
+    assert [twin.pack for twin in roster.ranked()] == ["P1", "P2"]
+    gateway.alert("depot/P2")
+    assert ([twin.pack for twin in roster.ranked()], roster.counts().alerts) == (["P1", "P2"], 0)
+    now_s = ROSTER_S + 0.1
+    assert ([twin.pack for twin in roster.ranked()], roster.counts().alerts) == (["P2", "P1"], 1)
+
+
+def test_large_answers_are_compressed_for_who_can_read_them(gateway: Gateway) -> None:
+    gateway.feed_all([f"depot/P{number}" for number in range(100)])
+
+    def questions(server: WebServer) -> list[Any]:
+        headers: list[dict[str, str]] = [{}, {"Accept-Encoding": "br, gzip"}]
+        return [request(server, "/api/packs?sort=name", **each) for each in headers]
+
+    plain, packed = ask(gateway.state, questions)
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert len(packed.body) < len(plain.body) / 5
+    names = [row["name"] for row in json.loads(gzip.decompress(packed.body))["packs"]]
+    assert names == [row["name"] for row in plain.json()["packs"]]
+
+
 def test_silence_is_by_the_gateways_clock(fleet: Gateway) -> None:
     twin = fleet.store.find("depot/P1")
     assert twin is not None
@@ -311,7 +365,10 @@ def test_models_and_how_the_temperature_model_does(fleet: Gateway) -> None:
         ("/api/packs?limit=1&limit=2", 400, "bad_parameter", "given twice"),
         ("/api/health?x=1", 400, "bad_parameter", "parameters here: none"),
         ("/api/stream?pack=P3", 404, "unknown_pack", "P3"),
-        ("/api/stream?x=1", 400, "bad_parameter", "parameters here: pack"),
+        ("/api/stream?x=1", 400, "bad_parameter", "parameters here: pack, packs"),
+        ("/api/stream?packs=P1", 400, "bad_parameter", "packs"),
+        ("/api/stream?pack=P1&packs=depot/P1", 400, "bad_parameter", "either pack or packs"),
+        ("/api/packs?after=a/b", 404, "unknown_pack", "after: a/b is not among the packs asked for"),
         ("/api/nothing", 404, "not_found", "/api/openapi.json lists what is"),
         ("/../../etc/passwd", 404, "not_found", ""),
         ("/api/packs/", 404, "not_found", ""),
@@ -521,6 +578,43 @@ def test_stream_of_one_pack_has_nothing_of_others(fleet: Gateway) -> None:
             assert everything.next()["packs"][0]["name"] == "north/P2"
             fleet.feed("depot/P1", START_MS + 1_800_000, soc_pct=34.0)
             assert one.next()["packs"][0]["soc_pct"] == 34.0
+
+    ask(fleet.state, questions)
+
+
+def test_stream_of_the_packs_on_screen(fleet: Gateway) -> None:
+    def questions(server: WebServer) -> None:
+        with Events(server, "/api/stream?packs=depot/P1,new/P9,depot/P1") as shown:
+            first = shown.next()
+            assert [row["name"] for row in first["packs"]] == ["depot/P1"]
+            assert (first["total"], first["fleet"]["packs"]) == (3, 3)
+            fleet.feed("north/P2", START_MS + 1_800_000)  # not on screen
+            fleet.feed("new/P9", START_MS + 1_800_000)
+            assert [row["name"] for row in shown.next()["packs"]] == ["new/P9"]
+
+    ask(fleet.state, questions)
+
+
+def test_stream_tells_of_a_pack_on_screen_that_falls_silent(fleet: Gateway) -> None:
+    def questions(server: WebServer) -> None:
+        with Events(server, "/api/stream?packs=depot/P1") as shown:
+            assert shown.next()["packs"][0]["silent"] is False
+            fleet.store.find("depot/P1").received_ms = 1000  # type: ignore[union-attr]
+            rows: list[Any] = []
+            while not rows:
+                rows = shown.next()["packs"]
+            assert rows[0]["silent"] is True
+
+    ask(fleet.state, questions)
+
+
+def test_stream_of_counts_only(fleet: Gateway) -> None:
+    def questions(server: WebServer) -> None:
+        with Events(server, "/api/stream?packs=") as counts:
+            assert counts.next()["packs"] == []
+            fleet.alert("depot/P1")
+            event = counts.next()
+            assert (event["packs"], event["fleet"]["alerts"], event["alerts"]) == ([], 1, 1)
 
     ask(fleet.state, questions)
 
