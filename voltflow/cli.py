@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from voltflow import __version__
-from voltflow.admin import files_cli, flow_cli, users_cli
+from voltflow.admin import files_cli, flow_cli, secrets_cli, users_cli
 from voltflow.demo import cli as demo
 from voltflow.doctor import cli as doctor
 from voltflow.flow.flow import Flow, FlowError
@@ -32,6 +32,7 @@ examples:
   voltflow flow push flows.json          deploy it to the gateway on this machine
   voltflow users add ann                 let somebody use the flow editor
   voltflow editor install                fetch the files of the flow editor
+  voltflow secrets                       passwords and certificates for the containers
   voltflow ledger verify --database postgresql:///voltflow    what was lost or doubled
   voltflow doctor                        what is wrong on this machine, and how to mend it
   voltflow schema --out docs/schema      JSON Schema of every message
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
     files_cli.add_parser(commands)
     users_cli.add_parser(commands)
+    secrets_cli.add_parser(commands)
     ledger_cli.add_parser(commands)
     demo.add_parser(commands)
     doctor.add_parser(commands)
