@@ -31,7 +31,10 @@ export function listen(canvas, on) {
     const [dx, dy] = [event.clientX - before.clientX, event.clientY - before.clientY];
     moved += Math.hypot(dx, dy);
     if (was > 0) on.nearer(apart() / was);
-    else if (moved > TAP_PIXELS) on.turn(-dx * RADIANS_PER_PIXEL, dy * RADIANS_PER_PIXEL);
+    else if (moved > TAP_PIXELS) {
+      on.leave();
+      on.turn(-dx * RADIANS_PER_PIXEL, dy * RADIANS_PER_PIXEL);
+    }
   });
   hear("pointerup", (event) => {
     if (fingers.delete(event.pointerId) && moved <= TAP_PIXELS) point(event); // a tap on a touch screen chooses

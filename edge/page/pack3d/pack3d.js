@@ -44,11 +44,10 @@ class Pack {
     this.chosen = null; // a cell, from 0
     this.offset = 0; // how far the arrows have come
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
-    this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.onCalm = () => this.showFlow();
-    this.onDark = () => this.showTheme();
     this.calm.addEventListener("change", this.onCalm);
-    this.dark.addEventListener("change", this.onDark);
+    this.theme = new MutationObserver(() => this.showTheme());
+    this.theme.observe(document.documentElement, { attributeFilter: ["data-theme"] });
   }
 
   // Whether it is 3D.
@@ -136,7 +135,7 @@ class Pack {
 
   showTheme() {
     const style = getComputedStyle(this.panel.root), of = (name) => style.getPropertyValue(name).trim();
-    this.view.setTheme({ text: style.color, tray: of("--pack3d-tray"), back: of("--pack3d-back") });
+    this.view.setTheme({ text: style.color, tray: of("--pack3d-tray"), back: of("--card") });
     this.loop.changed();
   }
 
@@ -180,7 +179,7 @@ class Pack {
 
   dispose() {
     this.calm.removeEventListener("change", this.onCalm);
-    this.dark.removeEventListener("change", this.onDark);
+    this.theme.disconnect();
     this.loop.dispose();
     this.sizes.disconnect();
     this.deafen();

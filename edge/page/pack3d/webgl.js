@@ -7,6 +7,7 @@ import { HEIGHT, along } from "./layout.js";
 const SIDES = [0.5, 0.5, 1, 0.4, 0.68, 0.4]; // brightness of +x, -x, top, bottom, front, back
 const ARROWS_APART = 3.4, MOST_ARROWS = 400, MOST_PIXELS = 2; // device pixels per pixel: more costs a phone its battery
 const ARROW = "#ffffff", RIM = "#17212b"; // to be seen on every colour of cells and on both backgrounds
+const RAISED = 1.3; // of the chosen cell
 const FLOOR = -HEIGHT / 2 - 0.25;
 
 // Rejects where there is no WebGL; three.js is loaded only where there is.
@@ -61,6 +62,7 @@ class Webgl {
     this.layout = layout;
     for (const mesh of [this.cells, this.trays]) if (mesh) { this.scene.remove(mesh); mesh.dispose(); }
     const { body } = layout;
+    this.raised = null;
     this.cells = this.instances(this.cellPaint, layout.bodies, ({ x, z }) => [x, 0, z, body.width, HEIGHT, body.depth]);
     this.trays = this.instances(this.trayPaint, layout.modules, ({ x, z, width, depth }) => [x, FLOOR, z, width, 0.5, depth]);
     const { width, depth } = layout;
@@ -92,12 +94,28 @@ class Webgl {
     this.trayPaint.color.set(tray);
   }
 
+  // A chosen cell stands out of its module, with a rim.
   highlight(cell) {
+    if (cell === this.raised) return;
+    if (this.raised !== null) this.raise(this.raised, 0);
+    this.raised = cell;
     this.frame.visible = cell !== null;
     if (cell === null) return;
+    this.raise(cell, RAISED);
     const { x, z, module } = this.layout.cells[cell];
-    this.frame.position.set(x, 0.2, z);
-    this.frame.scale.set(this.layout.body.width + 0.5, HEIGHT + 0.5, this.layout.modules[module].depth);
+    this.frame.position.set(x, RAISED, z);
+    this.frame.scale.set(this.layout.body.width + 0.4, HEIGHT + 0.4, this.layout.modules[module].depth - 0.4);
+  }
+
+  raise(cell, height) {
+    const matrix = new this.three.Matrix4();
+    this.layout.bodies.forEach((body, i) => {
+      if (body.cell !== cell) return;
+      this.cells.getMatrixAt(i, matrix);
+      matrix.elements[13] = height;
+      this.cells.setMatrixAt(i, matrix);
+    });
+    this.cells.instanceMatrix.needsUpdate = true;
   }
 
   // Arrows along the current's way, moved on by `offset`; direction 1 is into the pack, -1 out of it, 0 is none.
@@ -139,7 +157,7 @@ class Webgl {
 
   // Where a cell's top is on the canvas, in the same measure.
   where(cell) {
-    const { x, z } = this.layout.cells[cell], seen = new this.three.Vector3(x, HEIGHT / 2, z).project(this.orbit.camera);
+    const { x, z } = this.layout.cells[cell], seen = new this.three.Vector3(x, HEIGHT / 2 + RAISED, z).project(this.orbit.camera);
     return { x: (seen.x + 1) / 2, y: (1 - seen.y) / 2 };
   }
 
