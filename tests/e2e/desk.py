@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from tests.e2e.window import PATIENCE_S, Window
 from tests.editors import Gateway, wait_for
 
-ARTIFACTS = Path(__file__).with_name("artifacts")
-"""Screenshots."""
-PATIENCE_S = 60.0
-"""For what is to be seen; machines may be slow."""
 DEPLOY = "#red-ui-header-button-deploy"
 _POINT_OF_WIRE = """([source, part]) => {
     const wire = d3.selectAll(".red-ui-flow-link-background").filter(link => link.source.id === source).node();
@@ -21,22 +17,12 @@ _POINT_OF_WIRE = """([source, part]) => {
 }"""
 
 
-class Desk:
+class Desk(Window):
     """The editor in a window of its own."""
 
     def __init__(self, browser: Any, gateway: Gateway) -> None:
+        super().__init__(browser, viewport={"width": 1500, "height": 900})
         self.gateway = gateway
-        self.context = browser.new_context(viewport={"width": 1500, "height": 900})
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE_S * 1000)
-        self.wrong: list[str] = []
-        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
-        self.page.on("console", self._console)
-
-    def _console(self, message: Any) -> None:
-        where = str(message.location.get("url", ""))
-        if message.type == "error":
-            self.wrong.append(f"console: {message.text} {where}")
 
     def open(self) -> Desk:
         self.page.goto(self.gateway.url)
@@ -48,11 +34,6 @@ class Desk:
         self.page.wait_for_function(
             "() => !document.querySelector('#red-ui-loading-progress:not([style*=none])')"
         )
-
-    def shot(self, name: str) -> None:
-        ARTIFACTS.mkdir(exist_ok=True)
-        self.still()
-        self.page.screenshot(path=ARTIFACTS / f"{name}.png")
 
     def still(self) -> None:
         """Nothing moves any more: dialogs slide, notices fade."""
@@ -145,11 +126,6 @@ class Desk:
         found = self.page.locator(".red-ui-notification", has_text=text).first
         found.wait_for()
         return found
-
-    def expected(self, status: str) -> None:
-        """The browser's console is to have told of an answer with that status, and that is not wrong."""
-        assert any(status in text for text in self.wrong)
-        self.wrong = [text for text in self.wrong if status not in text]
 
     def badge(self, id: str, text: str) -> None:
         """Wait until that stands in what is shown below a node."""

@@ -1,0 +1,41 @@
+"""A window of Chromium that remembers what went wrong in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+ARTIFACTS = Path(__file__).with_name("artifacts")
+"""Screenshots."""
+PATIENCE_S = 60.0
+"""For what is to be seen; machines may be slow."""
+
+
+class Window:
+    """A page in a context of its own; `options` are those of Playwright's contexts."""
+
+    def __init__(self, browser: Any, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE_S * 1000)
+        self.wrong: list[str] = []
+        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        self.page.on("console", self._console)
+
+    def _console(self, message: Any) -> None:
+        where = str(message.location.get("url", ""))
+        if message.type == "error":
+            self.wrong.append(f"console: {message.text} {where}")
+
+    def expected(self, status: str) -> None:
+        """The browser's console is to have told of an answer with that status, and that is not wrong."""
+        assert any(status in text for text in self.wrong)
+        self.wrong = [text for text in self.wrong if status not in text]
+
+    def still(self) -> None:
+        """Nothing moves any more."""
+
+    def shot(self, name: str) -> None:
+        ARTIFACTS.mkdir(exist_ok=True)
+        self.still()
+        self.page.screenshot(path=ARTIFACTS / f"{name}.png")
