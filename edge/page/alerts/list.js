@@ -1,0 +1,85 @@
+// Alerts as a list: what, where, since when, and a note of who has seen it.
+
+import { emit, Refused, send } from "../api.js";
+import { el } from "../dom.js";
+import { number, packHash, unitOf, when } from "../format.js";
+import { t } from "../texts.js";
+
+const RANK = { critical: 0, warning: 1, info: 2 };
+const NOTE_LENGTH = 500;
+
+export class AlertList {
+  // `named`: whether each says its pack.
+  constructor(id, { named }) {
+    this.named = named;
+    this.open = null; // the alert whose note is being written: the list stays as it is meanwhile
+    this.element = el("ul", { id, class: "alerts" });
+  }
+
+  // Active ones first, the worst and those nobody has seen on top; then what is over.
+  show(alerts) {
+    if (this.open !== null) return;
+    const key = JSON.stringify(alerts);
+    if (key === this.key) return;
+    this.key = key;
+    const rank = (alert) => (alert.state === "cleared" ? 100 : alert.acknowledged ? 10 : 0) + (alert.state === "cleared" ? 0 : RANK[alert.severity]);
+    this.element.replaceChildren(...[...alerts].sort((a, b) => rank(a) - rank(b) || b.ts_ms - a.ts_ms).map((alert) => this.item(alert)));
+  }
+
+  item(alert) {
+    const cleared = alert.state === "cleared", name = `${alert.fleet}/${alert.pack}`;
+    const level = cleared ? "over" : { critical: "poor", warning: "fair", info: "info" }[alert.severity];
+    const value = alert.value === null || alert.value === undefined ? "" : t("alerts.value", {
+      value: number(alert.value, 1), limit: number(alert.limit, 1), unit: unitOf(alert.unit),
+    });
+    const facts = [value, t(cleared ? "alerts.from_to" : "alerts.since", { from: when(alert.since_ms), to: when(alert.ts_ms) })];
+    const item = el("li", { class: `${level}${alert.acknowledged ? " seen" : ""}`, "data-alert": alert.id ?? alert.code, "data-testid": "alert" },
+      el("span", { class: `pill ${level}`, text: cleared ? t("alerts.cleared") : t(`severity.${alert.severity}`) }),
+      el("div", { class: "what" },
+        el("p", {}, this.named ? el("a", { href: packHash(name), text: name }) : null, this.named ? " " : null, el("b", { text: alert.text || alert.code })),
+        el("p", { class: "dim", text: facts.filter(Boolean).join(" · ") }), seen(alert)));
+    if (!cleared && alert.id !== undefined) item.append(this.action(item, alert));
+    return item;
+  }
+
+  action(item, alert) {
+    const press = () => (alert.acknowledged ? this.tell(item, alert, "DELETE") : this.form(item, alert));
+    return el("button", { type: "button", class: "acknowledge", text: t(alert.acknowledged ? "alerts.take_back" : "alerts.acknowledge"), on: { click: press } });
+  }
+
+  form(item, alert) {
+    this.open = alert.id;
+    const note = el("input", { type: "text", maxlength: NOTE_LENGTH, "aria-label": t("alerts.note"), placeholder: t("alerts.note") });
+    const close = () => {
+      this.open = null;
+      item.querySelector("form")?.remove();
+      item.querySelector(".acknowledge").hidden = false;
+      item.querySelector(".acknowledge").focus();
+    };
+    const submit = (event) => { event.preventDefault(); this.tell(item, alert, "POST", { note: note.value.trim() }); };
+    const form = el("form", { class: "note", on: { submit, keydown: (event) => event.key === "Escape" && close() } }, note,
+      el("button", { class: "main", text: t("alerts.acknowledge") }), el("button", { type: "button", text: t("alerts.cancel"), on: { click: close } }));
+    item.querySelector(".acknowledge").hidden = true;
+    item.append(form);
+    note.focus();
+  }
+
+  async tell(item, alert, method, body) {
+    item.querySelector(".failed")?.remove();
+    try {
+      await send(method, `api/alerts/${encodeURIComponent(alert.id)}/acknowledge`, body);
+      this.open = null;
+      this.key = "";
+      emit("alerts");
+    } catch (error) {
+      const text = error instanceof Refused && [404, 405].includes(error.status) ? t("alerts.cannot") : error.message;
+      item.append(el("p", { class: "failed poor", role: "alert", text }));
+    }
+  }
+}
+
+function seen(alert) {
+  if (!alert.acknowledged) return null;
+  const { by, at_ms: at, note } = alert.acknowledged;
+  return el("p", { class: "dim" }, t(by ? "alerts.seen_by" : "alerts.seen", { by, at: when(at) }), note ? ` “${note}”` : "");
+}

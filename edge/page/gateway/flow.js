@@ -1,0 +1,65 @@
+// The flow, node by node, with message rates: where the numbers stop, the fault is.
+
+import { classes, el, section, table } from "../dom.js";
+import { count, duration, number, rate } from "../format.js";
+import { t } from "../texts.js";
+
+const CONFIGURATIONS = new Set(["tls-config", "mqtt-broker"]);
+
+export class FlowTable {
+  constructor() {
+    this.table = table("flow", t("flow.title"), [
+      [t("flow.node"), ""], [t("flow.rate"), "n"], [t("flow.messages"), "n"], [t("flow.failed"), "n"], [t("flow.waiting"), "n"], [t("flow.on_disk"), "n"], [t("flow.cost"), "n wide"],
+      [t("flow.state"), "why"],
+    ]);
+    this.notices = el("ul", { class: "notices", hidden: true });
+    this.part = section("flow-section", t("flow.title"), this.notices, this.table.element);
+    this.element = this.part.element;
+    this.before = null;
+    this.rates = { in: null, out: null };
+  }
+
+  show(flow, spool) {
+    const now = performance.now(), before = this.before, sinks = new Map(spool.sinks.map((sink) => [sink.id, sink]));
+    this.before = { now, counts: new Map(flow.nodes.map((node) => [node.id, node.messages_in])) };
+    const rateOf = (node) => {
+      const was = before?.counts.get(node.id);
+      return was === undefined || now === before.now ? null : Math.max(0, ((node.messages_in - was) / (now - before.now)) * 1000);
+    };
+    const sum = (nodes) => (before ? nodes.reduce((total, node) => total + (rateOf(node) ?? 0), 0) : null);
+    this.rates = { in: sum(flow.nodes.filter((node) => node.type === "mqtt in")), out: sum(flow.nodes.filter((node) => node.type === "mqtt out")) };
+    this.table.fill(flow.nodes.filter((node) => !CONFIGURATIONS.has(node.type)).map((node) => line(node, rateOf(node), sinks.get(node.id))));
+    this.told(flow);
+  }
+
+  told(flow) {
+    const parts = [t("flow.revision", { revision: flow.revision }), t("flow.under_way", { n: number(flow.in_flight_batches) })];
+    if (flow.stalls) parts.push(count(flow.stalls, "flow.stalls"));
+    for (const [reason, n] of Object.entries(flow.dropped)) parts.push(t("flow.dropped", { n: number(n), reason }));
+    this.part.note.textContent = parts.join(" · ");
+    const notices = [...(flow.state === "stop" ? [t("flow.stopped")] : []), ...(flow.notices ?? [])];
+    this.notices.hidden = !notices.length;
+    this.notices.replaceChildren(...notices.map((text) => el("li", { text })));
+  }
+}
+
+// What a node does now, and whether that is bad.
+function stateOf(node, sink) {
+  if (sink && sink.circuit !== "closed") return [t("flow.away", { time: duration(sink.away_s), error: sink.error || node.error }), true];
+  if (sink?.spool?.messages) return [t("flow.backlog"), false];
+  return [node.error || t("flow.ok"), Boolean(node.error)];
+}
+
+function line(node, perSecond, sink) {
+  const [state, bad] = stateOf(node, sink), warn = (value) => {
+    const element = el("span", { text: number(value) });
+    classes(element, value ? "fair" : "");
+    return element;
+  };
+  const name = el("span", {}, node.name || node.type, node.name && node.name !== node.type ? el("span", { class: "dim", text: ` ${node.type}` }) : null);
+  const cost = !node.wires.flat().length ? "" : node.messages_in ? number((node.busy_s / node.messages_in) * 1e6, 1) : "–";
+  return [
+    name, rate(perSecond), number(node.messages_in), warn(node.failures), number(node.waiting), sink?.spool ? warn(sink.spool.messages) : "", cost,
+    el("span", { class: bad ? "poor" : "dim", text: bad ? `▲ ${state}` : state }),
+  ];
+}

@@ -1,0 +1,84 @@
+// What is wrong, in words, first on every view: the gateway's own reasons with what to do, then alerts, the worst first.
+
+import { el, say } from "./dom.js";
+import { count, duration, number, packHash, unitOf } from "./format.js";
+import { t } from "./texts.js";
+
+const SHOWN = 4;
+const RANK = { critical: 0, warning: 1, info: 2 };
+
+export class Wrong {
+  // `live` is the region that is read out when the sentence changes.
+  constructor(root, live) {
+    this.root = root;
+    this.live = live;
+    this.key = "";
+  }
+
+  show(health, alerts) {
+    const open = alerts.filter((alert) => !alert.acknowledged), groups = grouped(open);
+    this.announce(health, groups);
+    const key = JSON.stringify([health.status, health.reasons, health.active_alerts, groups, health.packs]);
+    if (key === this.key) return say(this.root.querySelector(".heard") ?? this.live, heardOf(health));
+    this.key = key;
+    const nothing = !health.reasons.length && !groups.length;
+    this.root.className = nothing ? "wrong fine" : `wrong ${worst(health, groups)}`;
+    this.root.replaceChildren(nothing ? calm(health, alerts.length) : list(health, groups, alerts.length - open.length));
+  }
+
+  announce(health, groups) {
+    const sentences = [...health.reasons.map((reason) => reason.message), ...groups.map(groupText)];
+    say(this.live, sentences.length ? `${t("wrong.title")}: ${sentences.slice(0, SHOWN).join(". ")}` : t("wrong.nothing"));
+  }
+}
+
+const heardOf = (health) => [
+  count(health.packs, "packs"),
+  health.newest_message_age_s === null ? t("wrong.no_message") : t("wrong.newest", { age: duration(health.newest_message_age_s) }),
+].join(" · ");
+
+function worst(health, groups) {
+  if (health.status === "unhealthy" || groups.some((group) => group.severity === "critical")) return "poor";
+  return health.reasons.length || groups.some((group) => group.severity === "warning") ? "fair" : "info";
+}
+
+// Alerts of one kind together: a thousand packs with one trouble are one line.
+function grouped(alerts) {
+  const groups = new Map();
+  for (const alert of alerts) {
+    const key = `${alert.severity} ${alert.code}`;
+    if (!groups.has(key)) groups.set(key, { severity: alert.severity, code: alert.code, text: alert.text || alert.code, alerts: [] });
+    groups.get(key).alerts.push({ name: `${alert.fleet}/${alert.pack}`, value: alert.value, unit: alert.unit });
+  }
+  return [...groups.values()].sort((a, b) => RANK[a.severity] - RANK[b.severity] || b.alerts.length - a.alerts.length);
+}
+
+const groupText = (group) => `${count(group.alerts.length, "packs")}: ${group.text}`;
+
+function calm(health, acknowledged) {
+  const known = acknowledged ? ` ${count(acknowledged, "wrong.acknowledged")}` : "";
+  return el("p", { class: "calm" }, el("b", { text: t("wrong.nothing") }), el("span", { text: known }), el("span", { class: "dim heard", text: heardOf(health) }));
+}
+
+function list(health, groups, acknowledged) {
+  const items = [...health.reasons.map(reasonItem), ...groups.slice(0, SHOWN).map(groupItem)];
+  const more = groups.length - SHOWN, rest = [];
+  if (more > 0) rest.push(count(more, "wrong.kinds"));
+  if (acknowledged) rest.push(count(acknowledged, "wrong.acknowledged"));
+  return el("div", {}, el("h2", { id: "wrong-head", text: t("wrong.title") }), el("ul", {}, items),
+    rest.length ? el("p", {}, el("a", { href: "#/alerts", text: rest.join(" · ") })) : null);
+}
+
+function reasonItem(reason) {
+  const fix = reason.fix ? el("p", { class: "fix" }, el("b", { text: `${t("wrong.fix")} ` }), reason.fix) : null;
+  return el("li", { "data-code": reason.code }, el("span", { class: "mark", "aria-hidden": "true", text: "▲" }), el("div", {}, el("p", { text: reason.message }), fix));
+}
+
+function groupItem(group) {
+  const [first, ...others] = group.alerts;
+  const value = first.value === null || first.value === undefined ? "" : ` ${number(first.value, 1)} ${unitOf(first.unit)}`;
+  const where = el("a", { href: packHash(first.name), text: first.name });
+  const text = el("p", {}, el("b", { text: t(`severity.${group.severity}`) }), ` ${group.text}: `, where, value);
+  if (others.length) text.append(" ", el("a", { href: "#/alerts", text: count(others.length, "wrong.more_packs") }));
+  return el("li", { "data-code": group.code, class: group.severity }, el("span", { class: "mark", "aria-hidden": "true", text: group.severity === "info" ? "●" : "▲" }), text);
+}
