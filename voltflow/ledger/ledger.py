@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from voltflow.ledger.ranges import Range, Run, explain, flattened, holes
-from voltflow.ledger.sql import Counted, Filter, Key, Reader, Scope
+from voltflow.ledger.sql import EXPIRED, Counted, Filter, Key, Reader, Scope
 
 __all__ = ["Entry", "Expected", "LedgerError", "Progress", "Range", "Report", "load_expected", "verify"]
 
@@ -33,7 +33,7 @@ class LedgerError(Exception):
 
 class Entry(msgspec.Struct):
     """What the history knows of one boot of one pack. `rows` counts all, `received` each sequence number once; `first`
-    and `last` are of the rows. `late` is null where it was not counted."""
+    and `last` are of the rows. `expired` were rows until retention took them out. `late` is null where it was not counted."""
 
     fleet: str
     pack: str
@@ -45,6 +45,7 @@ class Entry(msgspec.Struct):
     late: int | None = None
     missing: list[Range] = []
     explained: list[Range] = []
+    expired: list[Range] = []
     duplicates: list[Range] = []
 
     @property
@@ -60,7 +61,8 @@ class Report(msgspec.Struct):
     """The whole ledger, in messages.
 
     `received` (delivered), `explained` (lost, and it is known why), `missing` (lost, and nothing explains it),
-    `duplicates`, `late` (null: not counted, because the index that does is not there). `reasons` has what explains by
+    `duplicates`, `late` (null: not counted, because the index that does is not there), `expired` (delivered, and since taken
+    out by retention). `reasons` has what explains by
     reason. `dead_letters` counts all of them, also those whose message had no readable key.
     """
 
@@ -70,6 +72,7 @@ class Report(msgspec.Struct):
     explained: int
     duplicates: int
     late: int | None
+    expired: int
     dead_letters: int
     reasons: dict[str, int]
     entries: list[Entry]
@@ -87,6 +90,7 @@ class Report(msgspec.Struct):
             "lost (unexplained)": self.missing,
             "duplicate": self.duplicates,
             "late": self.late,
+            "expired": self.expired,
         }
 
 
@@ -270,9 +274,11 @@ def _counter(progress: Progress, total: int) -> Counted:
 
 def _expected_ends(expected: Mapping[str, Expected], known: set[Key]) -> Iterator[tuple[Key, int]]:
     """A device does not say its fleet: it is that of the rows with its pack and boot, `?` when there are none."""
+    fleets: dict[tuple[str, int], set[str]] = {}
+    for fleet, pack, boot in known:
+        fleets.setdefault((pack, boot), set()).add(fleet)
     for pack, item in expected.items():
-        fleets = {fleet for fleet, name, boot in known if (name, boot) == (pack, item.boot)} or {"?"}
-        for fleet in fleets:
+        for fleet in fleets.get((pack, item.boot), {"?"}):
             yield (fleet, pack, item.boot), item.published
 
 
@@ -292,7 +298,9 @@ def _entry(key: Key, boot: _Boot, reasons: list[Range], late: dict[Key, int] | N
             entry.duplicates.append(Range(first, last, f"{copies} rows each"))
     if found:
         entry.first, entry.last = found[0][0], found[-1][1]
-    entry.missing, entry.explained = explain(_holes(boot), reasons)
+    entry.missing, explained = explain(_holes(boot), reasons)
+    entry.explained = [item for item in explained if item.why != EXPIRED]
+    entry.expired = [item for item in explained if item.why == EXPIRED]
     return entry
 
 
@@ -309,6 +317,7 @@ def _report(entries: list[Entry], dead_letters: int) -> Report:
         explained=reasons.total(),
         duplicates=sum(e.duplicate_count for e in entries),
         late=sum(lates) if lates or not entries else None,
+        expired=sum(item.count for entry in entries for item in entry.expired),
         dead_letters=dead_letters,
         reasons=dict(reasons.most_common()),
         entries=entries,
