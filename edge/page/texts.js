@@ -26,7 +26,7 @@ export const TEXTS = {
   "column.pack": "Pack", "column.state": "State", "column.soc": "Charge", "column.temp": "Hottest", "column.temp_ahead": "in 10 min", "column.soh": "Health", "column.rul": "Cycles left",
   "column.failure": "Failure 7 d", "column.power": "Power", "column.why": "Why it is up here",
   "state.offline": "offline", "state.silent": "silent",
-  "strips.label": "Packs by band", "strips.good": "{n} good", "strips.fair": "{n} fair", "strips.poor": "{n} poor", "strips.unknown": "{n} not known",
+  "counts.label": "How the packs are", "counts.poor": "poor", "counts.fair": "fair", "counts.good": "good", "counts.silent": "silent", "counts.offline": "offline", "counts.alerts": "alerts",
   "quantity.soc": "Charge", "quantity.temperature": "Hottest cell", "quantity.soh": "Health, predicted", "quantity.rul": "Cycles left", "quantity.failure": "Failure in 7 days",
   "grade.good": "good", "grade.fair": "fair", "grade.poor": "poor", "grade.unknown": "not known",
 
@@ -72,17 +72,17 @@ export const TEXTS = {
   pack3d: {
     no_value: "no value", nothing: "No values of single cells yet.", label: "The pack in 3D, {series} cells in series, {parallel} in parallel.",
     label_2d: "The pack from above, {series} cells in series, {parallel} in parallel.",
-    keys: "Arrow keys go from cell to cell, + and - come nearer and go away, Home looks from the front again.", keys_2d: "Arrow keys go from cell to cell.",
+    keys: "Arrow keys go from cell to cell, with Shift they turn the pack; + and - come nearer and go away, Home puts it back.", keys_2d: "Arrow keys go from cell to cell.",
     quantity: { voltage: "Voltage", charge: "Charge", temperature: "Temperature" }, units: { voltage: "V", charge: "%", temperature: "°C" },
     arrangement: "{series} cells in series, {parallel} in parallel, drawn in modules of {perModule}; the real arrangement may be another.",
-    probes: "{probes} probes for {series} cells: spread evenly.", charge_of_pack: "The charge is the pack's: that of single cells is not measured.",
-    no_webgl: "This browser has no WebGL: seen from above.", charge: "The pack is charged to {value}.", unknown: "{count} cells have no value.",
+    probes: "{probes} probes for {series} cells: each cell has the value of the probe for its part of the pack.", charge_of_pack: "The charge is the pack's: that of single cells is not measured.",
+    no_webgl: "This browser has no WebGL: seen from above.", charge: "The pack is charged to {value}.", unknown: "Cells without a value: {count}.",
     summary: {
       voltage: "Lowest is cell {low} with {low_value}, highest cell {high} with {high_value}: spread {spread}.",
       temperature: "Coolest is cell {low} with {low_value}, hottest cell {high} with {high_value}: spread {spread}.",
     },
-    flow: { charge: "Charging with {current} A", discharge: "Discharging with {current} A", idle: "No current" },
-    cell: "Cell {cell}, module {module}", line: { voltage: "{value}", temperature: "{value} (probe {probe})", charge: "{value}" },
+    flow: { charge: "Charging: {current} A into the battery", discharge: "Discharging: {current} A out of the battery", idle: "No current" },
+    cell: "Cell {cell}, module {module}", line: { voltage: "{value}", temperature: "{value} (probe {probe})", charge: "Pack charged to {value}" },
   },
 };
 
