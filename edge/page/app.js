@@ -68,10 +68,15 @@ async function showHealth() {
   const level = { ok: "good", degraded: "fair", unhealthy: "poor" }[health.status];
   if (isLive()) pill(t(`health.${health.status}`), level);
   wrong.show(health, alerts.alerts);
-  const open = alerts.alerts.filter((alert) => !alert.acknowledged).length;
-  byId("alerts-badge").hidden = open === 0;
-  say(byId("alerts-badge"), number(Math.max(open, open === ALERTS_ASKED ? alerts.active : 0)));
+  badge(alerts);
   title();
+}
+
+function badge({ alerts, active }) {
+  const open = alerts.filter((alert) => !alert.acknowledged), has = (severity) => open.some((alert) => alert.severity === severity);
+  byId("alerts-badge").hidden = open.length === 0;
+  byId("alerts-badge").className = `badge ${has("critical") ? "poor" : has("warning") ? "fair" : ""}`;
+  say(byId("alerts-badge"), number(open.length === ALERTS_ASKED ? active : open.length));
 }
 
 async function refresh() {
@@ -144,7 +149,7 @@ function setUp() {
 
 async function main() {
   setUp();
-  follow("");
+  follow("?packs=");
   try {
     Object.assign(bands, (await get("api/packs?limit=1")).bands);
   } catch (error) {

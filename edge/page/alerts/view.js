@@ -1,6 +1,6 @@
 // All alerts of this gateway: those that are active, then what is over.
 
-import { on } from "../api.js";
+import { follow, on } from "../api.js";
 import { el, section } from "../dom.js";
 import { number } from "../format.js";
 import { t } from "../texts.js";
@@ -17,6 +17,7 @@ export function alertsView(root) {
   part.head.append(only);
   root.append(el("h1", { class: "hide", text: t("alerts.title") }), part.element);
   let known = [];
+  follow("?packs=");
 
   const wanted = { all: () => true, open: (a) => a.state !== "cleared" && !a.acknowledged, critical: (a) => a.severity === "critical" };
   function show() {

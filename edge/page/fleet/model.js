@@ -65,7 +65,7 @@ export class FleetModel {
     }
     Object.assign(bands, answer.bands);
     this.total = answer.total;
-    this.counts = answer.counts ?? this.counts;
+    this.counts = answer.fleet;
     this.pages.set(page, answer.packs);
     this.changed();
   }

@@ -2,19 +2,20 @@
 
 import { follow, on } from "../api.js";
 import { el, say } from "../dom.js";
-import { bands, count, number, packHash } from "../format.js";
+import { count, number, packHash } from "../format.js";
 import { t } from "../texts.js";
+import { Counts } from "./counts.js";
 import { PackList } from "./list.js";
 import { FleetModel } from "./model.js";
-import { Strips } from "./strips.js";
 
 const SORTS = ["worry", "name", "newest", "soc", "temperature", "soh", "rul", "failure"];
-const SEARCH_MS = 200;
+const SEARCH_MS = 200, SETTLED_MS = 400;
+const ORDER_ROUNDS = 2, NEAR = 10, STREAM_PACKS = 200;
 
 export function fleetView(root, query) {
   const model = new FleetModel(() => list.later());
   const list = new PackList(model);
-  const strips = new Strips();
+  const counts = new Counts();
   const search = el("input", { id: "search", type: "search", placeholder: t("fleet.search_hint"), autocomplete: "off", spellcheck: "false", "aria-label": t("fleet.search") });
   const sort = el("select", { id: "sort", "aria-label": t("fleet.sort") }, SORTS.map((key) => el("option", { value: key, text: t(`sort.${key}`) })));
   const note = el("p", { id: "packs-count", class: "dim", role: "status" });
@@ -22,7 +23,7 @@ export function fleetView(root, query) {
   sort.value = SORTS.includes(query.get("sort")) ? query.get("sort") : "worry";
   const tools = el("form", { class: "tools", role: "search", on: { submit } }, search, el("label", { class: "sort" }, el("span", { class: "dim", text: t("fleet.sort") }), sort), note);
   const empty = el("p", { class: "empty", hidden: true, id: "packs-empty" });
-  root.append(el("h1", { class: "hide", text: t("fleet.title") }), strips.element, tools, empty, list.element);
+  root.append(el("h1", { class: "hide", text: t("fleet.title") }), counts.element, tools, empty, list.element);
 
   function change() {
     const kept = new URLSearchParams();
@@ -52,21 +53,35 @@ export function fleetView(root, query) {
   Object.assign(model, { sort: sort.value, search: search.value.trim() });
   const off = on("packs", (changes) => {
     model.take(changes.packs);
-    strips.show(changes.fleet ?? changes.counts ?? model.counts, bands);
+    counts.show(changes.fleet);
   });
   list.start();
+  let round = 0;
 
+  // The order is asked for now and then; in between the stream tells the values of what is in sight.
   async function refresh() {
-    const [from, to] = list.range();
-    if (list.quiet || model.total === null) await model.refresh(from, to);
-    followSeen(list, model);
-    strips.show(model.counts, bands);
+    if (model.total === null || (list.quiet && round % ORDER_ROUNDS === 0)) await model.refresh(...list.range());
+    round += 1;
+    counts.show(model.counts);
     tell();
+    hear();
   }
 
-  return { title: t("fleet.title"), refresh, stop: () => { off(); list.stop(); clearTimeout(timer); } };
-}
+  function hear() {
+    const [from, to] = list.range(), names = model.names(Math.max(0, from - NEAR), to + NEAR).slice(0, STREAM_PACKS);
+    follow(`?packs=${encodeURIComponent(names.sort().join())}`);
+  }
 
-function followSeen() {
-  follow("");
+  let settled = 0;
+  const scrolled = () => { clearTimeout(settled); settled = setTimeout(hear, SETTLED_MS); };
+  addEventListener("scroll", scrolled, { passive: true });
+
+  function stop() {
+    off();
+    list.stop();
+    removeEventListener("scroll", scrolled);
+    for (const waiting of [timer, settled]) clearTimeout(waiting);
+  }
+
+  return { title: t("fleet.title"), refresh, stop };
 }

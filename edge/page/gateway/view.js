@@ -21,7 +21,7 @@ export function gatewayView(root, _, shared) {
     el("p", { class: "links" }, shared.links()),
   );
   let round = 0;
-  follow("");
+  follow("?packs="); // whether the gateway is there; no rows
 
   async function refresh() {
     const slow = round % SLOW_ROUNDS === 0;

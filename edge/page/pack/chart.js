@@ -9,15 +9,9 @@ import { zoomByTouch } from "./touch.js";
 const HEIGHT = 180, GAP_STEPS = 3;
 const NULLS_SPREAD = 2; // a gap of one line stays one where another line has points in it
 
-// What a pack that sends less often than the history keeps points has between two of them: half of all are nearer.
-function usualStep(points, least) {
-  const steps = points.slice(1).map(([ms], i) => ms - points[i][0]).sort((a, b) => a - b);
-  return Math.max(least, steps[steps.length >> 1] ?? 0);
-}
-
 // [[ms, value|null], …] as [seconds, values] with a null wherever a point is missing.
-export function withGaps(points, least) {
-  const xs = [], ys = [], stepMs = usualStep(points, least);
+export function withGaps(points, stepMs) {
+  const xs = [], ys = [];
   for (const [ms, value] of points) {
     const before = xs.at(-1);
     if (before !== undefined && ms / 1000 - before > (stepMs * GAP_STEPS) / 1000) {

@@ -41,7 +41,7 @@ export class Charts {
   constructor(name) {
     this.name = name;
     this.points = [];
-    this.stepMs = 10000;
+    this.stepMs = this.periodMs = 10000;
     this.horizonMs = 600000;
     this.charts = [];
     this.zoom = new Zoom(() => this.charts.forEach((chart) => chart.data && chart.fit()));
@@ -65,15 +65,15 @@ export class Charts {
     const answer = await get(packPath(this.name, `history?limit=${POINTS}`));
     if (this.gone) return;
     this.points = answer.points.map(withPower);
-    this.stepMs = answer.step_ms ?? answer.period_ms;
+    [this.stepMs, this.periodMs] = [answer.step_ms, answer.period_ms];
     this.draw();
   }
 
-  // The newest message is the last point; it becomes a lasting one when it is a step after the one before.
+  // The newest message is the last point; it becomes a lasting one when it is a period after the one before.
   extend(row) {
     const last = this.points.at(-1), before = this.points.at(-2);
     if (row.ts_ms === null || (last && row.ts_ms <= last.ts_ms)) return;
-    if (last && before && last.ts_ms - before.ts_ms < this.stepMs) this.points.pop();
+    if (last && before && last.ts_ms - before.ts_ms < this.periodMs) this.points.pop();
     this.points.push({ ...kept(last), ...row });
     if (this.points.length > POINTS) this.points.shift();
     this.draw();

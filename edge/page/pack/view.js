@@ -100,10 +100,8 @@ export function packView(root, name) {
   return { title: name, refresh, stop };
 }
 
-const span = (prediction) => {
-  if (prediction?.low === undefined || prediction?.low === null) return prediction?.value === undefined && prediction?.reason ? prediction.reason : "";
-  return t("pack.interval", { low: number(prediction.low), high: number(prediction.high) });
-};
+const span = (prediction) =>
+  (prediction?.low === undefined || prediction.low === null ? "" : t("pack.interval", { low: number(prediction.low), high: number(prediction.high) }));
 
 function plateOf({ nameplate, telemetry, messages, late_messages: late, skew_ms: skew }) {
   const found = {};
