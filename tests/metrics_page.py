@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +41,12 @@ TITLES = {
 """By the name of the collector, in the order of the page."""
 
 
+_ENDS = {
+    "gauge of buckets": ("_bucket", "_gcount", "_gsum"),
+    "histogram": ("_bucket", "_count", "_sum"),
+}
+
+
 class Exported(NamedTuple):
     """A metric as it is written in an expression."""
 
@@ -48,6 +54,12 @@ class Exported(NamedTuple):
     kind: str
     labels: tuple[str, ...]
     help: str
+
+    @property
+    def series(self) -> list[str]:
+        """The names of its series: of a histogram those of its parts."""
+        ends = _ENDS.get(self.kind, ("",))
+        return [self.name + end for end in ends]
 
 
 @cache
@@ -67,8 +79,8 @@ def names() -> dict[str, Exported]:
 
 
 def series_names() -> set[str]:
-    """The names as they are written in expressions: of a histogram those of its parts."""
-    return {name for metric in names().values() for name in _series(metric)}
+    """The names of all series."""
+    return {name for metric in names().values() for name in metric.series}
 
 
 def page() -> str:
@@ -90,14 +102,6 @@ def page() -> str:
 def written() -> str:
     """The tables as the page has them."""
     return PAGE.read_text("utf-8").split(BEGIN)[1].split(END)[0].strip()
-
-
-def _series(metric: Exported) -> Iterable[str]:
-    if metric.kind == "gauge of buckets":
-        return [f"{metric.name}_bucket", f"{metric.name}_gcount", f"{metric.name}_gsum"]
-    if metric.kind == "histogram":
-        return [f"{metric.name}_bucket", f"{metric.name}_count", f"{metric.name}_sum"]
-    return [metric.name]
 
 
 def _agent(folder: Path) -> CollectorRegistry:
