@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from voltflow import topics
 from voltflow.doctor.checks import Check, Finding, ok, problem, skipped, warning
-from voltflow.doctor.probe import ROOM, NoMqtt, Probe, Refused, Where
+from voltflow.doctor.probe import ROOM, NoMqtt, NoTls, Probe, Refused, Where
 from voltflow.flow.flow import Flow
 from voltflow.mqtt.codec import reason_text
 from voltflow.mqtt.options import tls_context
@@ -118,7 +118,7 @@ def look(access: Access) -> Iterator[Finding]:
             yield ok(f"{access.address} answers, speaks MQTT 5 and takes this program{user}")
             yield from _encryption(access, probe)
             yield from _rights(access, probe)
-    except (OSError, Refused, NoMqtt) as error:
+    except (OSError, Refused, NoMqtt, NoTls) as error:
         yield _why(access, error)
 
 
@@ -132,7 +132,7 @@ def _why(access: Access, error: Exception) -> Finding:
     """A failed connection in words."""
     broker, named, address = access.broker, access.named, access.address
     place = f"{named('host')} and {named('port')}"
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError | NoTls):
         return _tls_failed(access, error)
     match error:
         case socket.gaierror():
@@ -161,7 +161,7 @@ def _why(access: Access, error: Exception) -> Finding:
     return problem(f"{address}: {error}", f"correct {place}; the broker's log may say more")
 
 
-def _tls_failed(access: Access, error: ssl.SSLError) -> Finding:
+def _tls_failed(access: Access, error: ssl.SSLError | NoTls) -> Finding:
     named, address, said = access.named, access.address, str(error).upper()
     if isinstance(error, ssl.SSLCertVerificationError):
         return _untrusted(access, error)
@@ -169,11 +169,11 @@ def _tls_failed(access: Access, error: ssl.SSLError) -> Finding:
         return problem(f"{address} asks for a client certificate", f"set {named('cert')} and {named('key')}")
     if "ALERT" in said:
         return problem(
-            f"{address} refuses this client's certificate: {error.reason}",
+            f"{address} refuses this client's certificate: {error}",
             f"{named('cert')} must be signed by an authority that the broker trusts, and valid",
         )
     return problem(
-        f"{address} does not speak TLS ({error.reason or error})",
+        f"{address} does not speak TLS",
         f"switch {named('tls')} off, or set {named('port')} to the broker's TLS port, often 8883",
     )
 
@@ -205,7 +205,7 @@ def _encryption(access: Access, probe: Probe) -> Iterator[Finding]:
     broker, named = access.broker, access.named
     if probe.expires_s is not None:
         left_s = probe.expires_s - time.time()
-        text = f"the broker's certificate fits and is valid for {left_s / 86400:.0f} more days"
+        text = f"the broker's certificate fits and is valid for {int(left_s // 86400)} more days"
         yield ok(text) if left_s > SOON_S else warning(text, "renew it at the broker")
     elif broker.usetls:
         yield warning("encrypted, but the broker's certificate is not checked: anybody could answer in its place",

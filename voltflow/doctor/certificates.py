@@ -95,7 +95,7 @@ def _validity(name: str, path: Path) -> Iterator[Finding]:
             f"{name} has expired on {day}", f"renew '{path}'; is this machine's clock right (timedatectl)?"
         )
     elif left_s < SOON_S:
-        yield warning(f"{name} expires in {left_s / 86400:.0f} days, on {day}", f"renew '{path}'")
+        yield warning(f"{name} expires in {int(left_s // 86400)} days, on {day}", f"renew '{path}'")
     else:
         yield ok(f"{name} is valid until {day}")
 

@@ -45,6 +45,10 @@ class NoMqtt(Exception):
     """What answers does not speak MQTT 5."""
 
 
+class NoTls(Exception):
+    """What answers ends the connection, or says nothing, where TLS begins."""
+
+
 @dataclass(frozen=True)
 class Where:
     """A broker and whom to be there; `tls` None: unencrypted."""
@@ -57,8 +61,8 @@ class Where:
 
 
 class Probe:
-    """Connected while the block lasts. Entering it raises OSError (socket.gaierror, ssl.SSLError among them), Refused or
-    NoMqtt; what is asked later raises OSError or NoMqtt."""
+    """Connected while the block lasts. Entering it raises OSError (socket.gaierror, ssl.SSLError among them), Refused,
+    NoTls or NoMqtt; what is asked later raises OSError or NoMqtt."""
 
     def __init__(self, where: Where, timeout_s: float = TIMEOUT_S) -> None:
         self._where, self._timeout_s = where, timeout_s
@@ -72,12 +76,18 @@ class Probe:
         where = self._where
         plain = socket.create_connection((where.host, where.port), timeout=self._timeout_s)
         try:
-            self.socket = where.tls.wrap_socket(plain, server_hostname=where.host) if where.tls else plain
+            self.socket = self._encrypted(plain, where.tls) if where.tls else plain
             self._connect()
         except BaseException:
             plain.close()
             raise
         return self
+
+    def _encrypted(self, plain: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
+        try:
+            return tls.wrap_socket(plain, server_hostname=self._where.host)
+        except (ConnectionError, TimeoutError, ssl.SSLEOFError):
+            raise NoTls from None
 
     def __exit__(self, *_: object) -> None:
         try:
@@ -104,6 +114,8 @@ class Probe:
             kind, packet = self._packet(time.monotonic() + self._timeout_s)
         except ConnectionResetError:
             raise NoMqtt("it closed the connection without an answer") from None
+        except TimeoutError:
+            raise NoMqtt("it takes the connection and says nothing") from None
         if kind != _CONNACK or len(packet) < 2:
             raise NoMqtt("it answers something else than MQTT")
         if packet[1]:
