@@ -14,7 +14,7 @@ import msgspec
 from edge.bands import Band, is_silent, predicted, worries, worry
 from edge.comparison import Compared, compare, device_time, soh_actual
 from edge.roster import FleetCounts
-from edge.twin import HISTORY_PERIOD_MS, PackTwin, TwinStore
+from edge.twin import PackTwin
 from voltflow.clock import receive_clock
 from voltflow.telemetry import Alert, Estimate, Prediction, Session, State, Telemetry
 
@@ -134,27 +134,57 @@ class Cells(msgspec.Struct):
 
 
 class HistoryPoint(msgspec.Struct):
-    """One point; predictions are those that stood at that time."""
+    """One point; predictions are those that stood at that time, `low` and `high` the ends of their intervals."""
 
     ts_ms: int
     soc_pct: float | None = None
     soc_est_pct: float | None = None
     soh_predicted_pct: float | None = None
+    soh_low_pct: float | None = None
+    soh_high_pct: float | None = None
     voltage_v: float | None = None
     current_a: float | None = None
     temp_c: float | None = None
     temp_predicted_c: float | None = None
     rul_efc: float | None = None
+    rul_low_efc: float | None = None
+    rul_high_efc: float | None = None
     failure_pct: float | None = None
 
 
 class History(msgspec.Struct):
-    """Points oldest first, at most one in `period_ms` of device time. The gateway keeps them in memory only."""
+    """Points oldest first, at most one in `period_ms` of device time; usually `step_ms` lie between two, so where much more do
+    some are missing. The gateway keeps them in memory only."""
 
     battery_id: str
     fleet: str
     period_ms: int
+    step_ms: int
     points: list[HistoryPoint]
+
+
+class SessionEntry(msgspec.Struct):
+    """A charge or discharge; `end_ms` null: it goes on. `energy_kwh` and `charge_ah` are what went the session's way, less what
+    came back (recuperation). `reason` says why `soh_measured_pct` is null."""
+
+    kind: Literal["charge", "discharge"]
+    start_ms: int
+    end_ms: int | None
+    soc_from_pct: float | None
+    soc_to_pct: float | None
+    energy_kwh: float
+    charge_ah: float
+    temp_max_c: float | None
+    soh_measured_pct: float | None
+    reason: str | None
+
+
+class Sessions(msgspec.Struct):
+    """A pack's last sessions, the newest first."""
+
+    battery_id: str
+    fleet: str
+    sessions: list[SessionEntry]
 
 
 class Alerts(msgspec.Struct):
@@ -316,22 +346,3 @@ def detailed(twin: PackTwin) -> Detailed:
         nameplate=twin.state, estimate=twin.estimate, session=twin.session, predictions=dict(twin.predictions),
         comparisons=compare(twin).comparisons, alerts=list(twin.alerts.values()),
     )  # fmt: skip
-
-
-def history(store: TwinStore, twin: PackTwin, limit: int) -> History:
-    """The pack's last points."""
-    points = [
-        HistoryPoint(**{**point, "ts_ms": int(point["ts_ms"] or 0)})  # type: ignore[arg-type]  # names are the fields
-        for point in _stable_history(store, twin, limit)
-    ]
-    return History(twin.pack, twin.fleet, HISTORY_PERIOD_MS, points)
-
-
-def _stable_history(store: TwinStore, twin: PackTwin, limit: int) -> list[dict[str, float | None]]:
-    """The rows, read again when the ring grew in between (which happens log2(packs) times in a gateway's life)."""
-    for _ in range(3):
-        try:
-            return store.history(twin, limit)
-        except IndexError:
-            continue
-    return []

@@ -1,4 +1,4 @@
-"""Answers about one pack that are more than a look at its twin: single cells."""
+"""Answers about one pack that are more than a look at its twin: single cells, sessions, history."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from array import array
 from math import isnan
 
 from edge import answers
+from edge.history import PERIOD_MS, step_ms
 from edge.nodes.cells import CellsNode
+from edge.sessions import SessionRow
 from edge.state import AppState
-from edge.twin import PackTwin
+from edge.twin import WIDE_SESSION_PCT, PackTwin, TwinStore
 from voltflow import topics
 
 
@@ -58,3 +60,31 @@ def _what_is_wrong(found: answers.Cells, invalid: int) -> str | None:
     if invalid:
         reasons.append(f"{invalid} value{'s were' if invalid > 1 else ' was'} impossible and null")
     return "; ".join(reasons) or None
+
+
+def history(store: TwinStore, twin: PackTwin, limit: int) -> answers.History:
+    """The pack's last points."""
+    rows = store.history.rows(twin.slot, limit)
+    points = [answers.HistoryPoint(ts_ms, **values) for ts_ms, values in rows]
+    step = step_ms([ts_ms for ts_ms, _ in rows])
+    return answers.History(twin.pack, twin.fleet, PERIOD_MS, step, points)
+
+
+def sessions(twin: PackTwin, limit: int) -> answers.Sessions:
+    """The pack's last sessions."""
+    return answers.Sessions(twin.pack, twin.fleet, [_session(row) for row in twin.sessions.rows(limit)])
+
+
+def _session(row: SessionRow) -> answers.SessionEntry:
+    return answers.SessionEntry(*row, reason=None if row.soh_pct is not None else _why_no_soh(row))
+
+
+def _why_no_soh(row: SessionRow) -> str:
+    if row.kind == "discharge":
+        return "only a charge session measures the capacity"
+    if row.end_ms is None:
+        return "the session goes on, or its end has not been heard of"
+    span = (row.soc_to_pct or 0.0) - (row.soc_from_pct or 0.0)
+    if span < WIDE_SESSION_PCT:
+        return f"it spans {span:.0f} %, the capacity is measured from {WIDE_SESSION_PCT:.0f} % on"
+    return "the charge at its two ends was not known well enough, messages were missing, or the rated capacity is not known"

@@ -14,11 +14,10 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Meta
 
-from edge import answers, health, log_api
+from edge import answers, health, log_api, pack_views
 from edge.answers import Alerts, Detailed, Error, ErrorBody, Flow, History, Models, ModelState, Packs, Status
 from edge.bands import BANDS, predicted
 from edge.comparison import Comparison, compare
-from edge.pack_views import cells
 from edge.state import AppState
 from edge.twin import ALERTS_KEPT, PackTwin, TwinStore
 from voltflow.battery.features import FEATURES
@@ -59,6 +58,12 @@ class HistoryQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Which part of the history."""
 
     limit: Limit = 360
+
+
+class SessionsQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """How many sessions."""
+
+    limit: Limit = 20
 
 
 class PacksQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -150,10 +155,6 @@ def find_pack(state: AppState, name: str | None) -> PackTwin:
 
 
 # -- handlers ---------------------------------------------------------------------------------------------------
-
-
-def _history(state: AppState, twin: PackTwin, query: HistoryQuery) -> History:
-    return answers.history(state.store, twin, query.limit)
 
 
 _SORT_KEYS: dict[str, Callable[[PackTwin], float | str | None]] = {
@@ -299,8 +300,12 @@ PACK_VIEWS = (
     PackView("status", "A pack now", Status, lambda _, twin, __: answers.status(twin)),
     PackView("detailed", "All that is known of a pack", Detailed, lambda _, twin, __: answers.detailed(twin)),
     PackView("comparison", "Predictions beside actual values", Comparison, lambda _, twin, __: compare(twin)),
-    PackView("history", "The pack's last points", History, _history, HistoryQuery),
-    PackView("cells", "The pack's single cells and probes", answers.Cells, lambda state, twin, _: cells(state, twin)),
+    PackView("history", "The pack's last points", History,
+             lambda state, twin, query: pack_views.history(state.store, twin, query.limit), HistoryQuery),
+    PackView("sessions", "The pack's last charges and discharges", answers.Sessions,
+             lambda _, twin, query: pack_views.sessions(twin, query.limit), SessionsQuery),
+    PackView("cells", "The pack's single cells and probes", answers.Cells,
+             lambda state, twin, _: pack_views.cells(state, twin)),
 )  # fmt: skip
 
 ROUTES: tuple[Route, ...] = (

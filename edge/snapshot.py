@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from edge.sessions import SessionLog
 from edge.twin import PackTwin, TwinStore
 from voltflow.battery.twin_states import TwinStates
 from voltflow.sequence import Sequence
@@ -26,6 +27,14 @@ NOT_KEPT: Final = frozenset({"slot", "fleet", "pack", "history_ms"})
 _PIECE_PACKS: Final = 50
 """Packs in a piece of the bytes: half a millisecond of encoding, then other threads have a turn."""
 _LENGTH_BYTES: Final = 4
+
+
+class _Sessions(msgspec.Struct, omit_defaults=True, gc=False):
+    """A pack's sessions, as in `SessionLog`. Those of another version are forgotten."""
+
+    ended: bytes = b""
+    current: list[float] = []
+    version: int = 1
 
 
 class _Pack(msgspec.Struct, omit_defaults=True, gc=False):
@@ -46,6 +55,7 @@ class _Pack(msgspec.Struct, omit_defaults=True, gc=False):
     alerts: dict[str, Alert] = {}
     pending: bytes = b""
     sequence: msgspec.Raw = msgspec.Raw(b"")
+    sessions: _Sessions | None = None
     after_crash: bool = False
     hole_ms: int | None = None
 
@@ -61,7 +71,9 @@ class _Fleet(msgspec.Struct):
     missed_joins: int = 0
 
 
-_PLAIN: Final = tuple(name for name in _Pack.__struct_fields__ if name not in {"pending", "sequence"})
+_PLAIN: Final = tuple(
+    name for name in _Pack.__struct_fields__ if name not in {"pending", "sequence", "sessions"}
+)
 _encode = msgspec.msgpack.Encoder().encode
 _decode_pack = msgspec.msgpack.Decoder(_Pack).decode
 _decode_sequence = msgspec.msgpack.Decoder(Sequence).decode
@@ -84,8 +96,8 @@ def _copy_pack(twin: PackTwin) -> _Pack:
     return _Pack(
         None if twin.state is None else msgspec.structs.replace(twin.state), twin.telemetry, twin.received_ms,
         twin.skew_ms, twin.late, twin.messages, twin.estimate, twin.session, twin.wide_session, twin.predictions.copy(),
-        twin.joined.copy(), twin.alerts.copy(), twin.pending.tobytes(), msgspec.Raw(_encode(twin.sequence)), twin.after_crash,
-        twin.hole_ms,
+        twin.joined.copy(), twin.alerts.copy(), twin.pending.tobytes(), msgspec.Raw(_encode(twin.sequence)),
+        _Sessions(twin.sessions.ended.tobytes(), twin.sessions.current.copy()), twin.after_crash, twin.hole_ms,
     )  # fmt: skip
 
 
@@ -141,9 +153,13 @@ def _packs(records: list[tuple[str, memoryview]]) -> list[PackTwin]:
 def _fill(twin: PackTwin, record: memoryview) -> None:
     kept = _decode_pack(record)
     pending, sequence = array("d", kept.pending), _sequence(kept.sequence)
-    twin.pending, twin.sequence = pending, sequence
+    twin.pending, twin.sequence, twin.sessions = pending, sequence, _sessions(kept.sessions)
     for field in _PLAIN:
         setattr(twin, field, getattr(kept, field))
+
+
+def _sessions(kept: _Sessions | None) -> SessionLog:
+    return SessionLog(kept.ended, kept.current) if kept is not None and kept.version == 1 else SessionLog()
 
 
 def _sequence(data: msgspec.Raw) -> Sequence:

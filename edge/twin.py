@@ -10,12 +10,10 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import isnan
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge.cells import CellsOfPacks
+from edge.history import PERIOD_MS, History
+from edge.sessions import SessionLog
 from voltflow.battery.twin_states import TwinStates
 from voltflow.clock import Clock
 from voltflow.message import Key
@@ -28,18 +26,15 @@ PENDING_LIMIT = 100
 WIDE_SESSION_PCT = 50.0
 """A charge session measures capacity only when it spans at least this much SoC: with an error of 2 % in either end
 point, a span of 50 % bounds the error of the capacity at about 6 %."""
-HISTORY_BYTES = 12_000_000
-HISTORY_FIELDS = (
-    "ts_ms", "soc_pct", "soc_est_pct", "soh_predicted_pct", "voltage_v", "current_a", "temp_c", "temp_predicted_c", "rul_efc",
-    "failure_pct",
-)  # fmt: skip
-HISTORY_PERIOD_MS = 10_000
 ALERTS_KEPT = 1000
 UNREADABLE_KEPT = 1000
 FLEET_LIMIT = 20_000
 """Packs at most, unless a `twin` node says otherwise. Whoever may publish can make up names of packs, each of which
-would stay in memory: about 10 kB with its predictions, so 20,000 (measured: 270 MB in all) fit into the MemoryMax of the
+would stay in memory: about 10 kB with its predictions and up to 3 kB with its sessions and cells, so 20,000 fit into the MemoryMax of the
 agent's unit."""
+
+
+_NONE = Prediction(unit="", model="")
 
 
 class FleetFullError(ValueError):
@@ -66,6 +61,7 @@ class PackTwin:
     session: Session | None = None
     wide_session: Session | None = None
     """The last one that measured capacity over at least WIDE_SESSION_PCT: the actual to compare SoH with."""
+    sessions: SessionLog = field(default_factory=SessionLog)
     predictions: dict[str, Prediction] = field(default_factory=dict)
     joined: dict[str, Joined] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
@@ -105,7 +101,7 @@ class TwinStore:
         """Messages that came but are no telemetry, for the sequence node: to ask for them again would bring the same bytes."""
         self.cells = CellsOfPacks()
         """What single cells measured last; not in the state, the devices say it again within a minute."""
-        self._history = _History(len(HISTORY_FIELDS), HISTORY_BYTES)
+        self.history = History()
 
     def pack(self, fleet: str, pack: str) -> PackTwin:
         """The twin of a pack, made at its first message; raises FleetFullError where there are `fleet_limit` already."""
@@ -114,7 +110,7 @@ class TwinStore:
             if len(self.packs) >= self.fleet_limit:
                 raise FleetFullError(
                     f"{fleet}/{pack} would be one pack more than fleet_limit = {self.fleet_limit}: look who publishes, "
-                    "or raise fleet_limit of the twin node and the memory of the agent (10 kB a pack)"
+                    "or raise fleet_limit of the twin node and the memory of the agent (13 kB a pack)"
                 )
             found = PackTwin(self.states.slot_for(f"{fleet}/{pack}"), fleet, pack)
             self.by_name[fleet, pack] = found
@@ -156,6 +152,9 @@ class TwinStore:
         span = session.soc_end_pct - session.soc_start_pct
         if session.capacity_est_ah is not None and span >= WIDE_SESSION_PCT:
             twin.wide_session = session
+            if twin.state is not None and twin.state.capacity_rated_ah:
+                soh_pct = 100.0 * session.capacity_est_ah / twin.state.capacity_rated_ah
+                twin.sessions.measured(session.start_ms, session.end_ms, soh_pct)
 
     def on_prediction(self, twin: PackTwin, model: str, prediction: Prediction) -> None:
         """Remember a model's answer; a temperature waits for its actual value."""
@@ -203,16 +202,11 @@ class TwinStore:
             if not _follows(telemetry, twin.telemetry):
                 twin.hole_ms = telemetry.ts_ms
         twin.telemetry, twin.estimate, twin.received_ms = telemetry, estimate, received_ms
-        if telemetry.ts_ms - twin.history_ms >= HISTORY_PERIOD_MS:
+        if telemetry.ts_ms - twin.history_ms >= PERIOD_MS:
             twin.history_ms = telemetry.ts_ms
-            self._history.append(twin.slot, _history_row(twin, telemetry, estimate))
-
-    def history(self, twin: PackTwin, limit: int) -> list[dict[str, float | None]]:
-        """The pack's last points, oldest first, at most one in 10 s of device time."""
-        return [
-            {name: None if isnan(value) else value for name, value in zip(HISTORY_FIELDS, row, strict=True)}
-            for row in self._history.rows(twin.slot, limit).tolist()
-        ]
+            self.history.append(twin.slot, telemetry.ts_ms, _history_values(twin, telemetry, estimate))
+            soc_pct = telemetry.soc_pct
+            twin.sessions.see(telemetry, estimate.soc_pct if soc_pct is None else soc_pct)
 
     def active_alerts(self) -> Iterator[Alert]:
         """All alerts raised and not cleared."""
@@ -225,46 +219,13 @@ def _follows(telemetry: Telemetry, last: Telemetry | None) -> bool:
     return last is None or (telemetry.boot, telemetry.seq) == (last.boot, last.seq + 1)
 
 
-def _history_row(twin: PackTwin, telemetry: Telemetry, estimate: Estimate) -> Sequence[float | None]:
-    values = {model: prediction.value for model, prediction in twin.predictions.items()}
-    return (
-        telemetry.ts_ms, telemetry.soc_pct, estimate.soc_pct, values.get("soh"), telemetry.pack_voltage_v,
-        telemetry.pack_current_a, telemetry.cell_temp_max_c, values.get("temperature"), values.get("rul"),
-        values.get("failure"),
+def _history_values(twin: PackTwin, telemetry: Telemetry, estimate: Estimate) -> Sequence[float | None]:
+    """What stands in the pack's history, in the order of `edge.history.VALUES`."""
+    get = twin.predictions.get
+    soh, temperature, rul, failure = (
+        get("soh", _NONE), get("temperature", _NONE), get("rul", _NONE), get("failure", _NONE)
     )  # fmt: skip
-
-
-class _History:
-    """A ring of rows for each slot in one array; with more packs each keeps fewer rows, so that the bytes are bounded."""
-
-    def __init__(self, columns: int, budget_bytes: int) -> None:
-        self._columns = columns
-        self._budget = budget_bytes
-        self._rows = np.full((0, 0, columns), np.nan)
-        self._count: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-
-    def append(self, slot: int, row: Sequence[float | None]) -> None:
-        if slot >= len(self._rows):
-            self._grow(max(16, 2 ** (slot + 1).bit_length()))
-        length = self._rows.shape[1]
-        self._rows[slot, self._count[slot] % length] = row
-        self._count[slot] += 1
-
-    def rows(self, slot: int, limit: int) -> NDArray[np.float64]:
-        if slot >= len(self._rows):
-            return self._rows[:0, 0] if self._rows.size else np.empty((0, self._columns))
-        length = self._rows.shape[1]
-        count = int(self._count[slot])
-        wanted = min(limit, count, length)
-        kept: NDArray[np.float64] = self._rows[slot, np.arange(count - wanted, count) % length]
-        return kept
-
-    def _grow(self, slots: int) -> None:
-        length = int(np.clip(self._budget // (slots * self._columns * 8), 20, 720))
-        rows = np.empty((slots, length, self._columns))  # memory is taken where a row is written, not before
-        count = np.zeros(slots, dtype=np.int64)
-        for slot in range(len(self._rows)):
-            kept = self.rows(slot, length)
-            rows[slot, : len(kept)] = kept
-            count[slot] = len(kept)
-        self._rows, self._count = rows, count
+    return (
+        telemetry.soc_pct, estimate.soc_pct, soh.value, soh.low, soh.high, telemetry.pack_voltage_v,
+        telemetry.pack_current_a, telemetry.cell_temp_max_c, temperature.value, rul.value, rul.low, rul.high, failure.value,
+    )  # fmt: skip

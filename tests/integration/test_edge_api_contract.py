@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
         gateway.predict("depot/P1", model, value, reason=None if value else "efc is missing")
     twin = gateway.store.find("depot/P1")
     assert twin is not None
-    twin.session = Session(START_MS, START_MS + 1, 20.0, 90.0, 100.0, 135.0, 25.0, 50.0)
+    gateway.store.on_session(twin, Session(START_MS, START_MS + 1, 20.0, 90.0, 100.0, 135.0, 25.0, 50.0))
     gateway.feed("north/P2", cell_temp_max_c=-40.0, dtc=["P0A80"])
     gateway.alert("north/P2")
     gateway.feed_cells("depot/P1", voltages_mv=[3650, 65535], temps_c=[25.0], balancing=[True, False])
@@ -46,7 +46,7 @@ def test_api_does_what_its_document_says(case: schemathesis.Case, server: WebSer
 
 
 @pytest.mark.parametrize("pack", ["P1", "depot/P1", "north/P2", "P2"])
-@pytest.mark.parametrize("view", ["status", "detailed", "comparison", "history", "cells"])
+@pytest.mark.parametrize("view", ["status", "detailed", "comparison", "history", "cells", "sessions"])
 def test_answers_about_packs_fit_their_schema(server: WebServer, pack: str, view: str) -> None:
     """Names made at random are hardly ever packs: ask for those that are there."""
     operation = schema[f"/api/packs/{{pack}}/{view}"]["GET"]

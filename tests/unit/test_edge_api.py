@@ -82,7 +82,7 @@ def test_status_without_a_name_is_of_the_first_pack_whoever_sent_last(fleet: Gat
     assert status["soh_measured_pct"] is None  # no charge session has measured it
 
 
-@pytest.mark.parametrize("view", ["status", "detailed", "comparison", "history"])
+@pytest.mark.parametrize("view", ["status", "detailed", "comparison", "history", "cells", "sessions"])
 def test_a_pack_by_query_and_by_path_is_the_same(server: WebServer, view: str) -> None:
     def questions(server: WebServer) -> list[Any]:
         paths = (f"/api/battery/{view}?pack=P1", f"/api/battery/{view}?pack=depot/P1", f"/api/packs/P1/{view}",

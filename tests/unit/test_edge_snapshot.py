@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 from edge.comparison import compare
 from edge.health import health
 from edge.metrics import make_registry
+from edge.sessions import SessionLog
 from edge.snapshot import (
     NOT_KEPT,
     _encode,
@@ -34,6 +35,8 @@ from voltflow.battery.twin_states import TwinStates
 from voltflow.sequence import Boot, Hole, Sequence
 from voltflow.state.state import StateStore
 from voltflow.telemetry import Estimate, Session, Telemetry, TwinPrediction
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @settings(max_examples=10)
@@ -88,6 +91,36 @@ def test_a_copy_does_not_follow_what_happens_after_it() -> None:
     twin.state.online = False
     chain.store.pack("depot", "P1")
     assert b"".join(copy()) == before
+
+
+def test_twins_that_an_earlier_version_wrote_are_read_with_everything_in_them() -> None:
+    """`tests/golden/twins_1/twins.bin` is what version 0.1.0 made of two packs, never to be made anew: 80 messages each, a
+    hot cell in P1, a charge session of P0. It knew nothing of the sessions of a pack."""
+    store = TwinStore()
+    restore_twins(store, (GOLDEN / "twins_1" / "twins.bin").read_bytes())
+    cool, hot = store.packs
+    assert (cool.name, cool.messages, hot.name, hot.messages) == ("depot/P0", 80, "depot/P1", 80)
+    assert sorted(hot.alerts) == ["cell_temp_critical", "cell_temp_predicted", "cell_temp_warning"]
+    assert len(store.recent_alerts) == 4
+    assert (cool.wide_session, hot.session) == (
+        Session(1_700_000_000_000, 1_700_000_100_000, 20.0, 90.0, 100.0, 135.0, 25.0, 50.0), None,
+    )  # fmt: skip
+    assert hot.telemetry is not None
+    assert (hot.telemetry.seq, hot.telemetry.cell_temp_max_c) == (79, 71.0)
+    assert (len(cool.pending), len(cool.predictions)) == (240, 3)
+    assert store.states.last_ms(1) == hot.telemetry.ts_ms
+    assert [twin.sessions for twin in store.packs] == [SessionLog(), SessionLog()]
+    chain = Chain(store)
+    assert not chain.feed([reading("P0", 80)])[0].late, "and it goes on from there"
+
+
+def test_sessions_of_a_later_version_are_forgotten_and_the_rest_is_kept() -> None:
+    states = TwinStates()
+    states.slot_for("depot/P0")
+    later = _encode({"messages": 5, "sessions": {"ended": b"123", "version": 2, "more": 1}})
+    store = TwinStore()
+    restore_twins(store, _framed(_encode(_Fleet(states.snapshot()))) + _framed(later))
+    assert store.packs == [PackTwin(0, "depot", "P0", messages=5)]
 
 
 def test_names_with_all_that_is_allowed_and_holes_to_ask_for_come_back() -> None:
