@@ -1,4 +1,4 @@
-"""Chromium, and the editor of a gateway in it."""
+"""Chromium, and in it the editor or the page of a gateway."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import do_without
+from tests.conftest import do_without, require
 from tests.e2e.desk import Desk
+from tests.e2e.site import PageWindow, Site
 from tests.editors import chromium, editing, need_files
-from tests.servers import Missing
+from tests.programs import Agent
+from tests.servers import Missing, Mosquitto
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'voltflow[test]'")
 
@@ -45,5 +47,29 @@ def desk(browser: Any, tmp_path: Path) -> Iterator[Any]:
             return made
 
         yield start
+    for item in opened:
+        assert item.wrong == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A gateway for one file's tests; packs of their own keep them apart."""
+    with ExitStack() as stack:
+        broker = require(stack, Mosquitto())
+        yield Site(broker, require(stack, Agent(broker, tmp_path_factory.mktemp("state"))))
+
+
+@pytest.fixture
+def window(browser: Any, site: Site) -> Iterator[Any]:
+    """`window(width=390, …)` is the page of the site in a window; nothing may go wrong in it."""
+    opened: list[PageWindow] = []
+
+    def start(at: Site | None = None, **options: Any) -> PageWindow:
+        opened.append(PageWindow(browser, at or site, **options))
+        return opened[-1]
+
+    yield start
+    for item in opened:
+        item.context.close()
     for item in opened:
         assert item.wrong == []
