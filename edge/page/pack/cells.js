@@ -58,6 +58,7 @@ export class Cells {
     const none = !this.answer?.voltages_v.length && !this.answer?.temps_c.length;
     const is3d = this.view === "3d";
     this.map.hidden = this.scale.hidden = this.told.hidden = none || is3d;
+    this.text.hidden = is3d && !none; // the 3D view has its own
     this.space.hidden = !is3d;
     if (none) say(this.text, this.answer ? (this.answer.reason ?? t("cells.none")) : t("unavailable"));
     else this.paint();
