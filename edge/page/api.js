@@ -94,6 +94,7 @@ export function follow(query) {
 async function listen(query, stopped) {
   while (!stopped.signal.aborted) {
     const abort = new AbortController(), stop = () => abort.abort();
+    let refused = false; // a gateway that does not know the pack, or has too many listeners, is there all the same
     stopped.signal.addEventListener("abort", stop, { once: true });
     try {
       const response = await ask(`api/stream${query}`, { signal: abort.signal });
@@ -103,12 +104,13 @@ async function listen(query, stopped) {
       await read(response.body.getReader(), abort);
     } catch (error) {
       if (error instanceof Unauthorized) return;
+      refused = error instanceof Refused;
     } finally {
       stopped.signal.removeEventListener("abort", stop);
     }
     if (stopped.signal.aborted) return;
     streaming = false;
-    become("lost");
+    become(refused ? "live" : "lost");
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }
