@@ -14,6 +14,7 @@ from typing import Any
 from voltflow import __version__
 from voltflow.admin import files_cli, flow_cli, secrets_cli, users_cli
 from voltflow.demo import cli as demo
+from voltflow.doctor import bundle_cli
 from voltflow.doctor import cli as doctor
 from voltflow.flow.flow import Flow, FlowError
 from voltflow.lab import cases_cli as flow_test_cli
@@ -35,6 +36,7 @@ examples:
   voltflow secrets                       passwords and certificates for the containers
   voltflow ledger verify --database postgresql:///voltflow    what was lost or doubled
   voltflow doctor                        what is wrong on this machine, and how to mend it
+  voltflow support-bundle                what somebody else needs to help, without secrets
   voltflow schema --out docs/schema      JSON Schema of every message
 """
 
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     ledger_cli.add_parser(commands)
     demo.add_parser(commands)
     doctor.add_parser(commands)
+    bundle_cli.add_parser(commands)
     return parser
 
 

@@ -3,8 +3,8 @@
 >>> blank = Blanker(["hunter2-hunter2"])
 >>> blank.text("password hunter2-hunter2 refused; see mqtt://ann:wonderland@host/")
 'password *** refused; see mqtt://***@host/'
->>> blank.text("Authorization: Bearer abc.def, token=xyz, {'apiKey': 'q'}")
-"Authorization: ***, token=***, {'apiKey': '***'}"
+>>> blank.text("token=xyz, {'apiKey': 'q'}, sent Bearer abc.def, Cookie: id=5; user=ann")
+"token=***, {'apiKey': '***'}, sent ***, Cookie: ***"
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _NAMES = (
 _SECRET_NAME = re.compile(rf"(?:{_NAMES}|key|auth|pass|sasl_plain_password)", re.IGNORECASE)
 _USER_INFO = re.compile(r"(?<=://)[^\s/@'\"<>]*(?::[^\s@'\"<>]*)?@")
 _BEARER = re.compile(r"\b(?:Bearer|Basic|Token)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
+_HEADER = re.compile(r"\b((?:Proxy-)?Authorization|(?:Set-)?Cookie)\s*:\s*[^\r\n\"']+", re.IGNORECASE)
+"""Nearly all that such a header says is secret, whatever its parts are called."""
 _ASSIGNED = re.compile(
     rf"(?P<name>[\"']?\b{_NAMES}[\"']?\s*(?:=>|[:=])\s*)(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s,;&)}}\]]+)",
     re.IGNORECASE,
@@ -59,21 +61,31 @@ class Blanker:
             text = self._known.sub(BLANK, text)
         text = _KEY_BLOCK.sub(BLANK, text)
         text = _USER_INFO.sub(f"{BLANK}@", text)
-        text = _ASSIGNED.sub(_without_value, text)
-        return _BEARER.sub(BLANK, text)
+        text = _HEADER.sub(rf"\1: {BLANK}", text)
+        text = _BEARER.sub(BLANK, text)
+        return _ASSIGNED.sub(_without_value, text)
 
     def tree(self, value: Any) -> Any:
         """A JSON document without what is secret, in its texts or by its names."""
         if isinstance(value, Mapping):
-            return {
-                self.text(str(name)): BLANK
-                if is_secret_name(str(name)) and isinstance(item, str) and item
-                else self.tree(item)
-                for name, item in value.items()
-            }
+            return {self.text(str(name)): self._item(str(name), item) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.tree(item) for item in value]
         return self.text(value) if isinstance(value, str) else value
+
+    def _item(self, name: str, value: Any) -> Any:
+        if isinstance(value, str) and value and is_secret_name(name) and not is_reference(value):
+            return BLANK
+        return self.tree(value)
+
+
+def is_reference(text: str) -> bool:
+    """Whether a property's text names a variable, which may be secret, and is no secret itself.
+
+    >>> is_reference("${VOLTFLOW_AGENT_BROKER_PASSWORD}"), is_reference("hunter2")
+    (True, False)
+    """
+    return re.fullmatch(r"\$\{[A-Za-z_$.][\w$.]*\}", text) is not None
 
 
 def _without_value(match: re.Match[str]) -> str:
