@@ -1,0 +1,1 @@
+"""Dashboards as code, their data sources, and what runs their queries."""
