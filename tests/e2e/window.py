@@ -27,10 +27,11 @@ class Window:
         if message.type == "error":
             self.wrong.append(f"console: {message.text} {where}")
 
-    def expected(self, status: str) -> None:
-        """The browser's console is to have told of an answer with that status, and that is not wrong."""
-        assert any(status in text for text in self.wrong)
-        self.wrong = [text for text in self.wrong if status not in text]
+    def expected(self, *statuses: str) -> None:
+        """The browser's console is to have told of an answer with such a status, and that is not wrong."""
+        told = [text for text in self.wrong if any(status in text for status in statuses)]
+        assert told
+        self.wrong = [text for text in self.wrong if text not in told]
 
     def still(self) -> None:
         """Nothing moves any more."""
