@@ -154,7 +154,8 @@ def _row(twin: PackTwin, now_s: float, counts: Counter[tuple[str, str, str]]) ->
     """A pack's numbers in the order of COLUMNS; its alerts are added to `counts`."""
     telemetry, estimate, state = twin.telemetry, twin.estimate, twin.state
     values, silent, alerts = values_of(twin), is_silent(twin, now_s), list(twin.alerts.values())
-    counts.update((twin.fleet, alert.code, alert.severity) for alert in alerts)
+    if alerts:
+        counts.update((twin.fleet, alert.code, alert.severity) for alert in alerts)
     spread = ohm_per_v = power = soh_error = soh_accuracy = temperature_accuracy = None
     if telemetry is not None:
         spread, ohm_per_v, power = spread_v(telemetry), insulation_ohm_per_v(telemetry), power_w(telemetry)
@@ -168,5 +169,5 @@ def _row(twin: PackTwin, now_s: float, counts: Counter[tuple[str, str, str]]) ->
         power, soh_error, soh_accuracy, temperature_accuracy,
         nan if residual_mv is None else residual_mv / 1000, estimate.soc_residual_pct, silent,
         nan if state is None else not state.online, twin.late,
-        sum(1 for _ in twin.sequence.open_holes()), points(values, alerts, is_silent=silent),
+        sum(1 for _ in twin.sequence.open_holes()), points(values, alerts, twin.acknowledged, is_silent=silent),
     )  # fmt: skip

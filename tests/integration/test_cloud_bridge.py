@@ -1,6 +1,7 @@
 """The whole bridge as a program: MQTT in, PostgreSQL and Kafka out, nothing lost, nothing doubled."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,6 +131,9 @@ def test_run_refused_rows_become_dead_letters_and_metrics_are_sound(
         assert servers.promtool_check_metrics(text) == ""
         assert 'voltflow_rows_total{node="history",table="telemetry"} 2.0' in text
         assert 'voltflow_latency_seconds_count{node="history"} 2.0' in text
+        lag = re.search(r'^voltflow_lag_seconds\{node="history"\} (\S+)$', text, re.MULTILINE)
+        assert lag is not None
+        assert 0 <= float(lag[1]) < 600
         assert bridge.end() == 0
     finally:
         bridge.kill()
