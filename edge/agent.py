@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from edge.acknowledgements import FILE as ACKNOWLEDGED
 from edge.api import AppState
 from edge.editor.app import Editor
 from edge.editor.auth import Auth
@@ -170,6 +171,7 @@ async def run_agent(settings: AgentSettings, levels: LogLevels) -> None:
         started=time.time(),
         models=_OnnxNodes(engine),
         durable=durable,
+        acknowledged_file=settings.state_dir / ACKNOWLEDGED,
         flows=flows,
         auth=auth,
         metrics_max_packs=settings.metrics_max_packs,
@@ -190,6 +192,7 @@ async def run_agent(settings: AgentSettings, levels: LogLevels) -> None:
         if auth.closed:
             log.warning("no flow editor: %s", auth.closed)
         await _restore(durable, store)
+        state.acknowledgements.open()
         contexts.keep_only(*_scopes(engine))
         telling = asyncio.create_task(Teller(state).run(), name="gateway state")
         try:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.bands import Band, is_silent, predicted, worries, worry
+from edge.bands import Band, acknowledged_count, is_silent, predicted, worries, worry
 from edge.comparison import Compared, compare, device_time, soh_actual
 from edge.roster import FleetCounts
 from edge.twin import PackTwin
@@ -34,7 +34,7 @@ class Error(msgspec.Struct):
 
 class PackRow(msgspec.Struct):
     """One pack in one line. `age_s` is by the gateway's clock, `ts_ms` is the device's. `soh_predicted_pct`, `rul_efc` and
-    `failure_pct` are the models' answers."""
+    `failure_pct` are the models' answers; `acknowledged` counts those of the `alerts` that somebody has seen to."""
 
     name: str
     fleet: str
@@ -44,6 +44,7 @@ class PackRow(msgspec.Struct):
     worry: int
     worries: list[str]
     alerts: int
+    acknowledged: int
     ts_ms: int | None = None
     age_s: float | None = None
     charging_state: str | None = None
@@ -187,13 +188,6 @@ class Sessions(msgspec.Struct):
     sessions: list[SessionEntry]
 
 
-class Alerts(msgspec.Struct):
-    """Alerts, the newest first. `active` is how many are raised and not cleared, of all packs."""
-
-    active: int
-    alerts: list[Alert]
-
-
 class FlowNode(msgspec.Struct):
     """A node of the running flow with its counters since the start; of a sink also whether its far side takes batches
     (`circuit`), how often it stopped to, and why it does not (`error`)."""
@@ -288,7 +282,7 @@ def row(twin: PackTwin, now_s: float | None = None) -> PackRow:
     now_s = receive_clock.now_s() if now_s is None else now_s
     result = PackRow(
         name=twin.name, fleet=twin.fleet, pack=twin.pack, online=online(twin), silent=is_silent(twin, now_s),
-        worry=worry(twin, now_s), worries=worries(twin, now_s), alerts=len(twin.alerts),
+        worry=worry(twin, now_s), worries=worries(twin, now_s), alerts=len(twin.alerts), acknowledged=acknowledged_count(twin),
         soh_predicted_pct=predicted(twin, "soh"), temp_predicted_c=predicted(twin, "temperature"),
         rul_efc=predicted(twin, "rul"), failure_pct=predicted(twin, "failure"),
     )  # fmt: skip

@@ -17,8 +17,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from edge import log_api
 from edge.answers import Error, ErrorBody
 from edge.openapi import METRICS_PATH, METRICS_TYPE, document
-from edge.routes import ROUTES, ApiError, Route, parse_query
+from edge.queries import ApiError, parse_query
+from edge.routes import ROUTES, Route
 from edge.state import AppState, ModelNode
+from edge.writing import change
 
 __all__ = ["AppState", "ModelNode", "create_app", "error_json"]
 
@@ -38,8 +40,8 @@ def create_app(
     """The application; `registry` is what `/metrics` answers with."""
     app = bottle.Bottle()
     for route in ROUTES:
-        callback = _head(route) if route.native else _callback(state, route)
-        app.get(_bottle_path(route.path), callback=callback)
+        callback = _head(route) if route.native else _callback(state, route, has_token=token_required)
+        app.route(_bottle_path(route.path), route.method, callback)
     app.put(log_api.PATH, callback=_log_change(state))
     described = _encode(document(token_required=token_required))
     app.get("/api/openapi.json", callback=lambda: _answer(described))
@@ -62,10 +64,12 @@ def _bottle_path(path: str) -> str:
     return re.sub(r"\{(\w+)\}", r"<\1:path>", path)
 
 
-def _callback(state: AppState, route: Route) -> Callable[..., bytes]:
+def _callback(state: AppState, route: Route, *, has_token: bool) -> Callable[..., bytes]:
     def handle(**path: str) -> bytes:
         try:
             query = parse_query(bottle.request.query_string, route.query)
+            if route.changes:
+                query = change(state, bottle.request, route.body, has_token=has_token)
             answer = route.handle(state, path, query)
             return _answer(_encode(answer), status=route.status_of(answer))
         except ApiError as error:
@@ -107,8 +111,9 @@ def _answer(body: bytes, media: str = "application/json", *, status: int = 200) 
 def _on_error(error: bottle.HTTPError) -> bytes:
     """What Bottle itself answers: unknown paths, wrong methods."""
     status = error.status_code
+    allowed = " or ".join(sorted({*error.get_header("Allow", "GET").split(",")} - {"HEAD"}))
     message = {404: f"there is nothing at {bottle.request.path}; /api/openapi.json lists what is",
-               405: f"{bottle.request.method} is not possible here; use GET"}.get(status, str(error.body))  # fmt: skip
+               405: f"{bottle.request.method} is not possible here; use {allowed}"}.get(status, str(error.body))  # fmt: skip
     error.content_type = "application/json"
     error.set_header("Cache-Control", "no-store")
     return error_json(_CODES.get(status, "internal"), message)

@@ -88,21 +88,46 @@ def is_silent(twin: PackTwin, now_s: float | None = None) -> bool:
 
 def worry(twin: PackTwin, now_s: float | None = None) -> int:
     """Points that sort packs, the most worrying first: active alerts, grades (a low SoC is none), silence."""
-    return points(values_of(twin), list(twin.alerts.values()), is_silent=is_silent(twin, now_s))
+    alerts = list(twin.alerts.values())
+    return points(values_of(twin), alerts, twin.acknowledged, is_silent=is_silent(twin, now_s))
 
 
-def points(values: Mapping[str, float | None], alerts: Iterable[Alert], *, is_silent: bool) -> int:
-    """The points of a pack with these values, by quantity."""
-    total = sum(ALERT_POINTS.get(alert.severity, 0) for alert in alerts)
+def points(
+    values: Mapping[str, float | None],
+    alerts: Iterable[Alert],
+    acknowledged: Mapping[str, int],
+    *,
+    is_silent: bool,
+) -> int:
+    """The points of a pack with these values, by quantity; an alert that somebody has seen to counts a tenth."""
+    total = sum(
+        ALERT_POINTS.get(alert.severity, 0) // (10 if is_acknowledged(alert, acknowledged) else 1)
+        for alert in alerts
+    )
     for quantity in ("temperature", "soh", "rul", "failure"):
         total += BAND_POINTS[BANDS[quantity].of(values[quantity]) or "good"]
     total += int(values["failure"] or 0)
     return total + (SILENT_POINTS if is_silent else 0)
 
 
+def is_acknowledged(alert: Alert, acknowledged: Mapping[str, int]) -> bool:
+    """Whether somebody has seen to it; one that was raised anew since then nobody has."""
+    return acknowledged.get(alert.code) == alert.since_ms
+
+
+def acknowledged_count(twin: PackTwin) -> int:
+    """How many of a pack's active alerts somebody has seen to."""
+    seen = twin.acknowledged
+    return sum(is_acknowledged(alert, seen) for alert in list(twin.alerts.values())) if seen else 0
+
+
 def worries(twin: PackTwin, now_s: float | None = None) -> list[str]:
     """The same in words."""
-    found = [f"{alert.severity}: {alert.text or alert.code}" for alert in list(twin.alerts.values())]
+    found = [
+        f"{alert.severity}: {alert.text or alert.code}"
+        + (" (acknowledged)" if is_acknowledged(alert, twin.acknowledged) else "")
+        for alert in list(twin.alerts.values())
+    ]
     values = values_of(twin)
     for quantity in ("temperature", "soh", "rul", "failure"):
         value, band = values[quantity], BANDS[quantity]

@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from edge import log_api
+from edge.alert_views import AlertId
 from edge.answers import Error
-from edge.routes import ROUTES, PackName, Route
+from edge.queries import PackName
+from edge.routes import ROUTES, Route
 from voltflow import __version__
 
 METRICS_PATH = "/metrics"
@@ -16,17 +18,23 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _REFERENCE = "#/components/schemas/{name}"
 
 Json = dict[str, Any]
+_PATH_PARAMETERS = {"pack": PackName, "id": AlertId}
 
 
 def document(*, token_required: bool = False) -> Json:
     """The document; `token_required` says whether this server asks for a bearer token."""
-    types = [Error, log_api.LogChange, *(route.answer for route in ROUTES)]
+    bodies = [route.body for route in ROUTES if route.body is not None]
+    types = [Error, log_api.LogChange, *bodies, *(route.answer for route in ROUTES)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    error, log_change, *answers = schemas
-    paths = {
-        route.path: {"get": _operation(route, schema, error, token_required=token_required)}
-        for route, schema in zip(ROUTES, answers, strict=True)
-    }
+    error, log_change, *rest = schemas
+    taken = dict(zip(bodies, rest, strict=False))
+    paths: dict[str, Json] = {}
+    for route, schema in zip(ROUTES, rest[len(bodies) :], strict=True):
+        operation = _operation(route, schema, error, token_required=token_required)
+        if route.body is not None:
+            content = {"application/json": {"schema": taken[route.body]}}
+            operation["requestBody"] = {"required": True, "content": content}
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
     paths[log_api.PATH]["put"] = log_api.operation(log_change, error, token_required=token_required)
     paths["/api/openapi.json"] = {
         "get": _plain("This document", "openapi", "application/json", {"type": "object"})
@@ -39,7 +47,7 @@ def document(*, token_required: bool = False) -> Json:
         "info": {
             "title": "Voltflow gateway",
             "version": __version__,
-            "description": "All but the level of the log is read-only. Times `ts_ms` are device time, milliseconds since 1970; a value that is not "
+            "description": "All but the level of the log and who has seen to an alert is read-only. Times `ts_ms` are device time, milliseconds since 1970; a value that is not "
             "known is null; currents are positive into the battery.",
         },
         "paths": paths,
@@ -53,15 +61,16 @@ def document(*, token_required: bool = False) -> Json:
 
 def _operation(route: Route, answer: Json, error: Json, *, token_required: bool) -> Json:
     has_pack = "{pack}" in route.path
-    parameters = _query_parameters(route.query)
-    if has_pack:
-        parameters.insert(0, _path_parameter("pack", PackName))
+    of_path = [
+        _path_parameter(name, kind) for name, kind in _PATH_PARAMETERS.items() if f"{{{name}}}" in route.path
+    ]
+    parameters = [*of_path, *_query_parameters(route.query)]
     failures = {"400": "A parameter is wrong"} if parameters else {"400": "This route takes no parameters"}
     if has_pack or any(parameter["name"] == "pack" for parameter in parameters):
         failures["404"] = "There is no such pack, or several"
     failures |= route.failures
     if token_required:
-        failures["401"] = "The token is missing or wrong"
+        failures.setdefault("401", "The token is missing or wrong")
     responses = {"200": _response(route.summary, route.media, answer)}
     responses |= {
         str(code): _response("The same, when it is bad", route.media, answer) for code in route.statuses
@@ -69,7 +78,8 @@ def _operation(route: Route, answer: Json, error: Json, *, token_required: bool)
     responses |= {code: _response(text, "application/json", error) for code, text in failures.items()}
     return {
         "summary": route.summary,
-        "operationId": operation_id(route.path),
+        "operationId": operation_id(route.path)
+        + ("" if route.method == "GET" else f"_{route.method.lower()}"),
         "parameters": parameters,
         "responses": responses,
     }

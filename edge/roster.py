@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from edge.bands import BAND_POINTS, is_silent, worry
+from edge.bands import BAND_POINTS, acknowledged_count, is_silent, worry
 from edge.twin import PackTwin, TwinStore
 from voltflow.clock import receive_clock
 
@@ -79,4 +79,5 @@ def _counted(points: list[int], packs: list[PackTwin], now_s: float) -> FleetCou
         silent=sum(is_silent(twin, now_s) for twin in packs),
         offline=sum(twin.state is not None and not twin.state.online for twin in packs),
         alerts=sum(len(twin.alerts) for twin in packs),
+        acknowledged=sum(acknowledged_count(twin) for twin in packs),
     )

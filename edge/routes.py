@@ -8,151 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
-from edge import answers, health, log_api, pack_views
-from edge.answers import Alerts, Detailed, Error, ErrorBody, Flow, History, Models, ModelState, Packs, Status
+from edge import alert_views, answers, health, log_api, pack_views
+from edge.answers import Detailed, Flow, History, Models, ModelState, Packs, Status
 from edge.bands import BANDS, predicted
 from edge.comparison import Comparison, compare
+from edge.queries import (
+    AlertsQuery,
+    ApiError,
+    HistoryQuery,
+    NoQuery,
+    PackName,
+    PacksQuery,
+    SessionsQuery,
+    StreamQuery,
+    find_pack,
+)
 from edge.state import AppState
-from edge.twin import ALERTS_KEPT, PackTwin, TwinStore
+from edge.twin import PackTwin, TwinStore
 from voltflow.battery.features import FEATURES
 from voltflow.clock import receive_clock
 from voltflow.log_levels import Now
-from voltflow.telemetry import Name
-from voltflow.topics import NAME_PATTERN
-
-
-class ApiError(Exception):
-    """An answer that is not 2xx."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = Error(ErrorBody(code, message))
-
-
-# -- parameters -------------------------------------------------------------------------------------------------
-
-PackName = Annotated[
-    str,
-    Meta(
-        pattern=f"^{NAME_PATTERN}(/{NAME_PATTERN})?$",
-        description="`fleet/pack`, or the pack's id alone where only one fleet has it",
-    ),
-]
-FULL_NAME = f"^{NAME_PATTERN}/{NAME_PATTERN}$"
-STREAM_PACKS = 200
-Limit = Annotated[int, Meta(ge=1, le=1000, description="how many at most")]
-
-
-class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """No parameters."""
-
-
-class HistoryQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which part of the history."""
-
-    limit: Limit = 360
-
-
-class SessionsQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """How many sessions."""
-
-    limit: Limit = 20
-
-
-class PacksQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which packs in which order."""
-
-    limit: Limit = 100
-    offset: Annotated[int, Meta(ge=0, le=1_000_000, description="how many to skip")] = 0
-    sort: Annotated[
-        Literal["worry", "name", "newest", "soc", "soh", "temperature", "rul", "failure"],
-        Meta(description="what decides; the worst first, unknown values last"),
-    ] = "worry"
-    fleet: Annotated[Name, Meta(description="packs of this fleet only")] | None = None
-    q: Annotated[
-        str, Meta(max_length=100, description="packs whose `fleet/pack` has this text in it, in any case")
-    ] = ""
-    after: (
-        Annotated[
-            str,
-            Meta(
-                pattern=FULL_NAME, description="begin after this pack (`fleet/pack`) in the order asked for"
-            ),
-        ]
-        | None
-    ) = None
-
-
-class AlertsQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which alerts."""
-
-    state: Annotated[
-        Literal["active", "recent"],
-        Meta(description=f"raised and not cleared, or the last {ALERTS_KEPT} changes"),
-    ] = "active"
-    pack: PackName | None = None
-    limit: Limit = 100
-
-
-class StreamQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Which packs."""
-
-    pack: PackName | None = None
-    packs: (
-        Annotated[
-            str,
-            Meta(
-                pattern=f"^({NAME_PATTERN}/{NAME_PATTERN}(,{NAME_PATTERN}/{NAME_PATTERN}){{0,{STREAM_PACKS - 1}}})?$",
-                description=f"those that are on screen: up to {STREAM_PACKS} `fleet/pack`, with commas; none: counts only",
-            ),
-        ]
-        | None
-    ) = None
-
-
-def parse_query(query_string: str, struct: type[msgspec.Struct]) -> Any:
-    """The parameters, checked; raises ApiError 400 naming what is wrong.
-
-    >>> parse_query("limit=5", HistoryQuery).limit
-    5
-    """
-    pairs = parse_qsl(query_string, keep_blank_values=True)
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ApiError(400, "bad_parameter", "a parameter is given twice")
-    try:
-        return msgspec.convert(values, struct, strict=False)
-    except msgspec.ValidationError as error:
-        allowed = ", ".join(struct.__struct_fields__) or "none"
-        raise ApiError(400, "bad_parameter", f"{error}; parameters here: {allowed}") from None
-
-
-def find_pack(state: AppState, name: str | None) -> PackTwin:
-    """The pack of that name, or the first by name, which is the same at each call; raises ApiError 404."""
-    store = state.store
-    if name is None:
-        first = min(list(store.packs), key=lambda twin: twin.name, default=None)
-        if first is None:
-            raise ApiError(
-                404, "no_packs", "no pack has sent anything yet; /api/health says what may be wrong"
-            )
-        return first
-    if (found := store.find(name)) is not None:
-        return found
-    fleets = sorted(twin.fleet for twin in list(store.packs) if twin.pack == name)
-    if fleets:
-        raise ApiError(
-            404, "ambiguous_pack", f"fleets {', '.join(fleets)} have a pack {name}: ask for fleet/{name}"
-        )
-    raise ApiError(404, "unknown_pack", f"there is no pack {name} at this gateway; /api/packs lists them")
-
 
 # -- handlers ---------------------------------------------------------------------------------------------------
 
@@ -194,17 +73,6 @@ def _place_after(twins: list[PackTwin], name: str) -> int:
         if twin.name == name:
             return place
     raise ApiError(404, "unknown_pack", f"after: {name} is not among the packs asked for")
-
-
-def _alerts(state: AppState, query: AlertsQuery) -> Alerts:
-    twins = list(state.store.packs)
-    active = [alert for twin in twins for alert in list(twin.alerts.values())]
-    found = active if query.state == "active" else list(state.store.recent_alerts)
-    if query.pack is not None:
-        twin = find_pack(state, query.pack)
-        found = [alert for alert in found if (alert.fleet, alert.pack) == (twin.fleet, twin.pack)]
-    found = sorted(found, key=lambda alert: alert.ts_ms, reverse=True)
-    return Alerts(len(active), found[: query.limit])
 
 
 def _flow(state: AppState) -> dict[str, Any]:
@@ -250,7 +118,7 @@ def _temperature_errors(store: TwinStore) -> answers.TemperatureErrors:
 
 @dataclass(frozen=True)
 class Route:
-    """One path that answers GET. `statuses` are codes whose answer has the shape of 200's, `failures` those of an error."""
+    """One path and what it answers to `method`, which takes a `body` where it changes something. `statuses` are codes whose answer has the shape of 200's, `failures` those of an error."""
 
     path: str
     summary: str
@@ -262,6 +130,13 @@ class Route:
     failures: Mapping[str, str] = field(default_factory=dict)
     status_of: Callable[[Any], int] = lambda _: 200
     native: bool = False  # answered by the event loop itself, not by Bottle
+    method: Literal["GET", "POST", "DELETE"] = "GET"
+    body: type[msgspec.Struct] | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes something: `handle` then gets an `edge.writing.Change` instead of a query."""
+        return self.method != "GET"
 
 
 @dataclass(frozen=True)
@@ -312,7 +187,12 @@ ROUTES: tuple[Route, ...] = (
     *(route for view in PACK_VIEWS for route in view.routes()),
     Route("/api/packs", "All packs, the most worrying first", Packs, lambda state, _, q: _packs(state, q), PacksQuery,
           failures={"404": "`after` is not among the packs asked for"}),
-    Route("/api/alerts", "Alerts, the newest first", Alerts, lambda state, _, q: _alerts(state, q), AlertsQuery),
+    Route("/api/alerts", "Alerts, the newest first", alert_views.Alerts, lambda state, _, q: alert_views.alerts(state, q),
+          AlertsQuery),
+    Route(alert_views.ACKNOWLEDGE, "Say that somebody has seen to an active alert", alert_views.AlertEntry,
+          alert_views.acknowledge, method="POST", body=alert_views.Note, failures=alert_views.FAILURES),
+    Route(alert_views.ACKNOWLEDGE, "Take that back", alert_views.AlertEntry, alert_views.take_back, method="DELETE",
+          failures=alert_views.FAILURES),
     Route("/api/health", "Is the gateway well, and if not why", health.Health, lambda state, *_: health.health(state),
           statuses=(503,), status_of=lambda answer: 503 if answer.status == "unhealthy" else 200),
     Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: _flow(state)),

@@ -22,8 +22,8 @@ from voltflow.telemetry import Alert, Estimate, Joined, Prediction, Session, Sta
 
 log = logging.getLogger(__name__)
 
-NOT_KEPT: Final = frozenset({"slot", "fleet", "pack", "history_ms"})
-"""Fields of a pack's twin that are known otherwise, or belong to what is not kept."""
+NOT_KEPT: Final = frozenset({"slot", "fleet", "pack", "history_ms", "acknowledged"})
+"""Fields of a pack's twin that are known otherwise (`edge.acknowledgements` has a file), or belong to what is not kept."""
 _PIECE_PACKS: Final = 50
 """Packs in a piece of the bytes: half a millisecond of encoding, then other threads have a turn."""
 _LENGTH_BYTES: Final = 4

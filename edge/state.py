@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from edge.acknowledgements import Acknowledgements
 from edge.editor.auth import Auth
 from edge.editor.flow_store import FlowStore
 from edge.roster import Roster
@@ -33,6 +35,8 @@ class AppState:
     started: float
     models: Iterable[ModelNode] = ()
     durable: StateStore | None = None
+    acknowledged_file: Path | None = None
+    """Where it is kept which alerts somebody has seen to; None: in memory only."""
     flows: FlowStore | None = None
     auth: Auth | None = None
     log_levels: LogLevels = field(default_factory=LogLevels.of_process)
@@ -40,9 +44,11 @@ class AppState:
     """Packs with series of their own in `/metrics`."""
     roster: Roster = field(init=False)
     surveyor: Surveyor = field(init=False)
+    acknowledgements: Acknowledgements = field(init=False)
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.store)
+        self.acknowledgements = Acknowledgements(self.store, self.acknowledged_file)
         self.surveyor = Surveyor(self.store, self.metrics_max_packs)
         self._started_monotonic_s = time.monotonic() - (time.time() - self.started)
 

@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 
 from edge import answers
-from edge.bands import is_silent, worry
+from edge.bands import acknowledged_count, is_silent, worry
+from edge.queries import ApiError, StreamQuery, find_pack, parse_query
 from edge.roster import FleetCounts
-from edge.routes import ApiError, StreamQuery, find_pack, parse_query
 from edge.state import AppState
 from edge.twin import PackTwin
 from voltflow.clock import receive_clock
@@ -228,7 +228,8 @@ def _names(state: AppState, query: StreamQuery) -> tuple[str, ...] | None:
 
 def _mark(twin: PackTwin) -> int:
     """A number that is another one when something about the pack has changed."""
-    return 2 * twin.messages + bool(twin.state is not None and twin.state.online)
+    online = bool(twin.state is not None and twin.state.online)
+    return 512 * twin.messages + 2 * min(255, acknowledged_count(twin)) + online
 
 
 def _worst(twins: list[PackTwin]) -> list[PackTwin]:

@@ -65,6 +65,8 @@ class PackTwin:
     predictions: dict[str, Prediction] = field(default_factory=dict)
     joined: dict[str, Joined] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    """Alerts that somebody has seen to: when the one that was acknowledged was raised, by code."""
     pending: array[float] = field(default_factory=lambda: array("d"))
     """Temperatures that wait for their actual value, oldest first: target_ms, made_ms, value of each. One array,
     because objects would take 180 bytes an entry, 200 MB in a fleet of 20,000."""

@@ -24,8 +24,8 @@ from edge.endpoints import PATH, Endpoints
 from edge.metrics import make_registry
 from edge.openapi import METRICS_PATH, METRICS_TYPE
 from edge.page_files import PageFiles
+from edge.queries import ApiError
 from edge.request_ids import RequestIds
-from edge.routes import ApiError
 from edge.stream import Streams
 from voltflow.access import address_of, refusal, require_token
 from voltflow.nodelib.http_endpoints import HttpEndpoints

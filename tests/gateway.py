@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -137,16 +137,20 @@ class Gateway:
         prediction = Prediction(unit="pct", model="0123456789ab", value=value, **fields)
         self.store.on_prediction(twin, model, prediction)
 
-    def alert(self, name: str, code: str = "cell_temp_critical", severity: str = "critical") -> None:
+    def alert(
+        self, name: str, code: str = "cell_temp_critical", severity: str = "critical", *, since_ms: int = START_MS,
+        cleared_ms: int | None = None,
+    ) -> None:  # fmt: skip
+        """An alert that is raised; with `cleared_ms` its end."""
         twin = self.store.find(name)
         assert twin is not None
         alert = Alert(
-            schema_="alert/1", fleet=twin.fleet, pack=twin.pack, boot=1, seq=0, code=code, state="raised",
-            severity=severity, since_ms=START_MS, ts_ms=START_MS, value=61.0, limit=60.0, unit="c",
+            schema_="alert/1", fleet=twin.fleet, pack=twin.pack, boot=1, seq=0, code=code,
+            state="raised" if cleared_ms is None else "cleared", severity=severity,  # type: ignore[arg-type]
+            since_ms=since_ms, ts_ms=cleared_ms or since_ms, value=61.0, limit=60.0, unit="c",
             text="the hottest cell is too hot: stop and keep away",
-        )  # type: ignore[arg-type]  # fmt: skip
-        twin.alerts[code] = alert
-        self.store.recent_alerts.append(alert)
+        )  # fmt: skip
+        self.store.on_alert(twin, alert)
 
     def drive(self, name: str, minutes: int, warm: float = 0.0) -> None:
         """Messages every 10 s with slowly changing values, and temperature predictions that come true."""
@@ -186,6 +190,31 @@ def request(server: Any, path: str, method: str = "GET", body: str | None = None
         return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
     finally:
         connection.close()
+
+
+class Events:
+    """The events of one open stream; reading one waits up to 10 s."""
+
+    def __init__(self, server: WebServer, path: str = "/api/stream") -> None:
+        self.connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+        self.connection.request("GET", path)
+        self.response = self.connection.getresponse()
+
+    def lines(self) -> Iterator[str]:
+        while line := self.response.readline():
+            yield line.decode().rstrip("\n")
+
+    def next(self) -> dict[str, Any]:
+        data = next(line for line in self.lines() if line.startswith("data: "))
+        changes: dict[str, Any] = json.loads(data[6:])
+        return changes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.response.close()
+        self.connection.close()
 
 
 @contextlib.asynccontextmanager

@@ -54,6 +54,22 @@ def test_answers_about_packs_fit_their_schema(server: WebServer, pack: str, view
     assert response.status_code == 200
 
 
+@pytest.mark.parametrize("state", ["active", "recent", "all"])
+def test_answers_about_alerts_fit_their_schema(server: WebServer, state: str) -> None:
+    operation = schema["/api/alerts"]["GET"]
+    response = operation.Case(query={"state": state}).call_and_validate(base_url=server.url)
+    assert response.json()["alerts"]
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_answers_to_who_has_seen_to_an_alert_fit_their_schema(server: WebServer, method: str) -> None:
+    (alert,) = request(server, "/api/alerts").json()["alerts"]
+    operation = schema["/api/alerts/{id}/acknowledge"][method]
+    body = {"body": {"note": "seen"}, "media_type": "application/json"} if method == "POST" else {}
+    case = operation.Case(path_parameters={"id": alert["id"]}, **body)
+    assert case.call_and_validate(base_url=server.url).status_code == 200
+
+
 def test_server_answers_with_this_document(server: WebServer) -> None:
     assert request(server, "/api/openapi.json").json() == document()
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import http.client
 import json
 import logging
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -22,7 +21,7 @@ from edge.roster import ROSTER_S, Roster
 from edge.routes import ROUTES
 from edge.web import MetricsServer, PortTakenError, WebServer
 from tests import servers
-from tests.gateway import START_MS, TOKEN, Gateway, ask, request, running, serving
+from tests.gateway import START_MS, TOKEN, Events, Gateway, ask, request, running, serving
 from voltflow.engine.engine import NodeStats
 from voltflow.settings import SettingsError
 from voltflow.telemetry import Session
@@ -461,7 +460,10 @@ def test_token_is_asked_for(locked: WebServer, path: str) -> None:
 def test_token_opens_and_the_page_itself_is_open(locked: WebServer) -> None:
     def questions(server: WebServer) -> list[int]:
         authorized = request(server, "/api/health", Authorization=f"Bearer {TOKEN}", Host="gateway.example")
-        return [authorized.status, *(request(server, path).status for path in ("/", "/app.js", "/style/base.css"))]
+        return [
+            authorized.status,
+            *(request(server, path).status for path in ("/", "/app.js", "/style/base.css")),
+        ]
 
     assert questions(locked) == [200] * 4
 
@@ -513,31 +515,6 @@ def test_a_stopped_server_frees_its_port(gateway: Gateway) -> None:
 
 
 # -- the stream -------------------------------------------------------------------------------------------------
-
-
-class Events:
-    """The events of one open stream; reading one waits up to 10 s."""
-
-    def __init__(self, server: WebServer, path: str = "/api/stream") -> None:
-        self.connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
-        self.connection.request("GET", path)
-        self.response = self.connection.getresponse()
-
-    def lines(self) -> Iterator[str]:
-        while line := self.response.readline():
-            yield line.decode().rstrip("\n")
-
-    def next(self) -> dict[str, Any]:
-        data = next(line for line in self.lines() if line.startswith("data: "))
-        changes: dict[str, Any] = json.loads(data[6:])
-        return changes
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.response.close()
-        self.connection.close()
 
 
 def test_stream_starts_with_all_packs_and_goes_on_with_those_that_changed(fleet: Gateway) -> None:
@@ -685,7 +662,7 @@ def test_streams_are_bounded(fleet: Gateway, monkeypatch: pytest.MonkeyPatch) ->
 def test_openapi_has_every_route_once(fleet: Gateway) -> None:
     document = ask(fleet.state, lambda server: request(server, "/api/openapi.json")).json()
     assert set(document["paths"]) == {route.path for route in ROUTES} | {"/api/openapi.json", "/metrics"}
-    names = [item["get"]["operationId"] for item in document["paths"].values()]
+    names = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(set(names)) == len(names)
     limit = next(p for p in document["paths"]["/api/packs"]["get"]["parameters"] if p["name"] == "limit")
     assert limit["schema"] == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}

@@ -1,0 +1,76 @@
+"""Who may change something through the API, and how a request must look that does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import bottle
+import msgspec
+
+from edge.editor.http import EditorError, check_origin
+from edge.queries import ApiError
+from edge.state import AppState
+
+BODY_BYTES: Final = 10_000
+BY_TOKEN: Final = "token"  # noqa: S105 - says that somebody had one
+BY_ANYBODY: Final = "local"
+"""Of a gateway without token and users, which answers this machine only."""
+PERMISSION: Final = "alerts.write"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that may be made: `by` whom, and the body (None where the route takes none)."""
+
+    by: str
+    body: Any
+
+
+def change(
+    state: AppState, request: bottle.LocalRequest, body: type[msgspec.Struct] | None, *, has_token: bool
+) -> Change:
+    """The change that a request wants; raises ApiError where it may not, or is not what is wanted.
+
+    `has_token`: the API asks for a token, which who comes here has shown already.
+    """
+    try:
+        check_origin(request.get_header("Origin"), request.get_header("Host", ""))
+    except EditorError as error:
+        raise ApiError(error.status, error.code, str(error)) from None
+    if request.get_header("Sec-Fetch-Site", "none") not in {"same-origin", "none"}:
+        raise ApiError(403, "wrong_origin", "only the gateway's own pages may change something")
+    by = _who(state, request, has_token=has_token)
+    return Change(by, None if body is None else _body(request, body))
+
+
+def _who(state: AppState, request: bottle.LocalRequest, *, has_token: bool) -> str:
+    if has_token:
+        return BY_TOKEN
+    auth = state.auth
+    if auth is None or not auth.required:
+        return BY_ANYBODY
+    scheme, _, token = request.get_header("Authorization", "").partition(" ")
+    user = auth.user_of(token.strip()) if scheme.lower() == "bearer" else None
+    if user is None:
+        raise ApiError(
+            401,
+            "unauthorized",
+            "log in (POST /editor/auth/token) and send the header Authorization: Bearer TOKEN",
+        )
+    if not auth.allows(user, PERMISSION):
+        raise ApiError(403, "forbidden", f"{user.username} has not the permission {PERMISSION}")
+    return user.username
+
+
+def _body(request: bottle.LocalRequest, body: type[msgspec.Struct]) -> Any:
+    if request.content_type.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(400, "bad_body", "send the header Content-Type: application/json")
+    data: bytes = request.body.read(BODY_BYTES + 1)
+    if len(data) > BODY_BYTES:
+        raise ApiError(400, "bad_body", f"the body has more than {BODY_BYTES:,} bytes")
+    try:
+        return msgspec.json.decode(data, type=body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        fields = ", ".join(body.__struct_fields__)
+        raise ApiError(400, "bad_body", f"{error}; a JSON object with any of {fields} is wanted") from None
