@@ -67,7 +67,7 @@ async function showHealth() {
   say(byId("gateway"), health.gateway);
   const level = { ok: "good", degraded: "fair", unhealthy: "poor" }[health.status];
   if (isLive()) pill(t(`health.${health.status}`), level);
-  wrong.show(health, alerts.alerts);
+  wrong.show(health, alerts.alerts, { brief: byId("view").dataset.view !== "fleet" });
   badge(alerts);
   title();
 }

@@ -49,7 +49,7 @@ export function table(id, caption, columns) {
     return made;
   };
   const fill = (rows) => body.replaceChildren(...rows.map((row) => el("tr", {}, row.map(cell))));
-  return { element: el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, element), fill, body };
+  return { element: el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption }, element), fill, body };
 }
 
 export function section(id, title, ...children) {

@@ -10,6 +10,13 @@ export function number(value, digits = 0) {
   return shown.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
+// What an alert measured: a digit behind the point only where there is something to say.
+export function measured(value, unit) {
+  if (!known(value)) return "";
+  const text = number(value, Math.abs(value) < 100 && !Number.isInteger(value) ? 1 : 0);
+  return unit === "level" ? `${unit} ${text}` : `${text} ${unitOf(unit)}`.trim();
+}
+
 export const withUnit = (value, digits, unit) => (known(value) ? `${number(value, digits)}${unit ? ` ${unit}` : ""}` : "–");
 
 const SYMBOLS = { c: "°C", pct: "%", mv: "mV", ohm_per_v: "Ω/V", EFC: "cycles", efc: "cycles" }; // how messages spell units

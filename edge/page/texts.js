@@ -17,6 +17,8 @@ export const TEXTS = {
   "wrong.acknowledged.one": "1 alert acknowledged", "wrong.acknowledged.many": "{n} alerts acknowledged",
   "wrong.kinds.one": "1 more kind of alert", "wrong.kinds.many": "{n} more kinds of alerts",
   "wrong.more_packs.one": "and 1 more pack", "wrong.more_packs.many": "and {n} more packs",
+  "wrong.critical.one": "1 critical alert", "wrong.critical.many": "{n} critical alerts", "wrong.warning.one": "1 warning", "wrong.warning.many": "{n} warnings",
+  "wrong.info.one": "1 note", "wrong.info.many": "{n} notes",
   "severity.critical": "Critical", "severity.warning": "Warning", "severity.info": "Info",
 
   "fleet.title": "Fleet", "fleet.list": "Packs", "fleet.search": "Search packs by name; Enter opens the first", "fleet.search_hint": "Search packs", "fleet.sort": "Order",
@@ -25,6 +27,7 @@ export const TEXTS = {
   "sort.rul": "fewest cycles left", "sort.failure": "likeliest failure",
   "column.pack": "Pack", "column.state": "State", "column.soc": "Charge", "column.temp": "Hottest", "column.temp_ahead": "in 10 min", "column.soh": "Health", "column.rul": "Cycles left",
   "column.failure": "Failure 7 d", "column.power": "Power", "column.why": "Why it is up here",
+  "short.soh": "SoH", "short.failure": "fault",
   "state.offline": "offline", "state.silent": "silent",
   "counts.label": "How the packs are", "counts.poor": "poor", "counts.fair": "fair", "counts.good": "good", "counts.silent": "silent", "counts.offline": "offline", "counts.alerts": "alerts",
   "quantity.soc": "Charge", "quantity.temperature": "Hottest cell", "quantity.soh": "Health, predicted", "quantity.rul": "Cycles left", "quantity.failure": "Failure in 7 days",
@@ -52,7 +55,7 @@ export const TEXTS = {
   "sessions.title": "Sessions", "sessions.none": "No session yet.", "sessions.kind": "Kind", "sessions.start": "Began", "sessions.length": "Took", "sessions.soc": "Charge", "sessions.energy": "Energy",
   "sessions.hottest": "Hottest", "sessions.soh": "Health measured", "sessions.note": "Note", "sessions.running": "running", "kind.charge": "charge", "kind.discharge": "discharge",
 
-  "alerts.title": "Alerts", "alerts.none": "No alerts.", "alerts.active": "{n} active", "alerts.cleared": "Over", "alerts.value": "{value} {unit} (limit {limit})", "alerts.since": "since {from}",
+  "alerts.title": "Alerts", "alerts.none": "No alerts.", "alerts.active": "{n} active", "alerts.cleared": "Over", "alerts.value": "{value}, limit {limit}", "alerts.since": "since {from}",
   "alerts.from_to": "{from} to {to}", "alerts.acknowledge": "Acknowledge", "alerts.take_back": "Take back", "alerts.note": "Note: what you found or did", "alerts.cancel": "Cancel",
   "alerts.cannot": "This gateway cannot keep acknowledgements, or the alert is over.", "alerts.seen_by": "Acknowledged by {by}, {at}", "alerts.seen": "Acknowledged {at}",
   "alerts.filter": "Which alerts", "alerts.only_all": "all", "alerts.only_open": "nobody has seen", "alerts.only_critical": "critical",

@@ -1,7 +1,7 @@
 // What is wrong, in words, first on every view: the gateway's own reasons with what to do, then alerts, the worst first.
 
 import { el, say } from "./dom.js";
-import { count, duration, number, packHash, unitOf } from "./format.js";
+import { count, duration, measured, packHash } from "./format.js";
 import { t } from "./texts.js";
 
 const SHOWN = 4;
@@ -15,15 +15,16 @@ export class Wrong {
     this.key = "";
   }
 
-  show(health, alerts) {
+  // `brief`: where the view itself has more to say, alerts are only counted.
+  show(health, alerts, { brief }) {
     const open = alerts.filter((alert) => !alert.acknowledged), groups = grouped(open);
     this.announce(health, groups);
-    const key = JSON.stringify([health.status, health.reasons, health.active_alerts, groups, health.packs]);
+    const key = JSON.stringify([health.status, health.reasons, health.active_alerts, groups, health.packs, brief]);
     if (key === this.key) return say(this.root.querySelector(".heard") ?? this.live, heardOf(health));
     this.key = key;
     const nothing = !health.reasons.length && !groups.length;
     this.root.className = nothing ? "wrong fine" : `wrong ${worst(health, groups)}`;
-    this.root.replaceChildren(nothing ? calm(health, alerts.length) : list(health, groups, alerts.length - open.length));
+    this.root.replaceChildren(nothing ? calm(health, alerts.length) : list(health, groups, alerts.length - open.length, brief));
   }
 
   announce(health, groups) {
@@ -60,25 +61,34 @@ function calm(health, acknowledged) {
   return el("p", { class: "calm" }, el("b", { text: t("wrong.nothing") }), el("span", { text: known }), el("span", { class: "dim heard", text: heardOf(health) }));
 }
 
-function list(health, groups, acknowledged) {
-  const items = [...health.reasons.map(reasonItem), ...groups.slice(0, SHOWN).map(groupItem)];
-  const more = groups.length - SHOWN, rest = [];
+function list(health, groups, acknowledged, brief) {
+  const items = [...health.reasons.map(reasonItem), ...(brief ? counted(groups) : groups.slice(0, SHOWN).map(groupItem))];
+  const more = brief ? 0 : groups.length - SHOWN, rest = [];
   if (more > 0) rest.push(count(more, "wrong.kinds"));
   if (acknowledged) rest.push(count(acknowledged, "wrong.acknowledged"));
-  return el("div", {}, el("h2", { id: "wrong-head", text: t("wrong.title") }), el("ul", {}, items),
+  return el("div", {}, el("h2", { class: brief ? "hide" : null, text: t("wrong.title") }), el("ul", {}, items),
     rest.length ? el("p", {}, el("a", { href: "#/alerts", text: rest.join(" · ") })) : null);
 }
 
+function counted(groups) {
+  const sum = (severity) => groups.filter((group) => group.severity === severity).reduce((n, group) => n + group.alerts.length, 0);
+  const told = Object.keys(RANK).map((severity) => [severity, sum(severity)]).filter(([, n]) => n);
+  return told.length ? [item("alerts", told[0][0], el("p", {}, el("a", { href: "#/alerts", text: told.map(([severity, n]) => count(n, `wrong.${severity}`)).join(", ") })))] : [];
+}
+
+const item = (code, level, text) =>
+  el("li", { "data-code": code, class: level }, el("span", { class: "mark", "aria-hidden": "true", text: level === "info" ? "●" : "▲" }), text);
+
 function reasonItem(reason) {
   const fix = reason.fix ? el("p", { class: "fix" }, el("b", { text: `${t("wrong.fix")} ` }), reason.fix) : null;
-  return el("li", { "data-code": reason.code }, el("span", { class: "mark", "aria-hidden": "true", text: "▲" }), el("div", {}, el("p", { text: reason.message }), fix));
+  return item(reason.code, "", el("div", {}, el("p", { text: reason.message }), fix));
 }
 
 function groupItem(group) {
   const [first, ...others] = group.alerts;
-  const value = first.value === null || first.value === undefined ? "" : ` ${number(first.value, 1)} ${unitOf(first.unit)}`;
+  const value = ` ${measured(first.value, first.unit)}`;
   const where = el("a", { href: packHash(first.name), text: first.name });
   const text = el("p", {}, el("b", { text: t(`severity.${group.severity}`) }), ` ${group.text}: `, where, value);
   if (others.length) text.append(" ", el("a", { href: "#/alerts", text: count(others.length, "wrong.more_packs") }));
-  return el("li", { "data-code": group.code, class: group.severity }, el("span", { class: "mark", "aria-hidden": "true", text: group.severity === "info" ? "●" : "▲" }), text);
+  return item(group.code, group.severity, text);
 }

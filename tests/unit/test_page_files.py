@@ -127,8 +127,9 @@ def used() -> tuple[set[str], set[str]]:
         keys |= set(re.findall(r'\bt\(\s*"([^"]+)"', text)) | set(re.findall(r'data-t="([^"]+)"', text))
         keys |= {key for pair in re.findall(r'\bt\([^?"`]+\? "([^"]+)" : "([^"]+)"', text) for key in pair}
         keys |= {key for pair in re.findall(r'\["[^"]+", "(links\.\w+)"\]', text) for key in [pair]}
-        for key in re.findall(r'\bcount\([^"]*"([^"]+)"', text):
+        for key in re.findall(r'\bcount\([^"`]*"([^"]+)"', text):
             keys |= {f"{key}.one", f"{key}.many"}
+        beginnings |= set(re.findall(r"\bcount\([^`\"]*`([^`$]+)\$", text))
         beginnings |= set(re.findall(r"\bt\(\s*`([^`$]+)\$", text))
     return keys, beginnings
 

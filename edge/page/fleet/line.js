@@ -16,6 +16,8 @@ const GRADED = [
   [5, "soh", "soh_predicted_pct", 1, "%"], [6, "rul", "rul_efc", 0, ""], [7, "failure", "failure_pct", 1, "%"],
 ];
 
+const LABELLED = [[5, "soh"], [7, "failure"]]; // where a narrow screen has no heads
+
 export class PackLine {
   constructor() {
     [this.fleet, this.pack] = [el("span", { class: "of" }), el("span")];
@@ -27,6 +29,7 @@ export class PackLine {
     this.values = new Map(GRADED.map(([column]) => [column, el("span")]));
     for (const [column, value] of this.values) this.cells[column].append(value);
     this.cells[2].prepend(this.bar);
+    for (const [column, key] of LABELLED) this.cells[column].dataset.label = t(`short.${key}`);
     this.element = el("div", { class: "line", role: "row" }, this.cells);
     this.shown = undefined;
   }

@@ -5,6 +5,7 @@ import { t } from "../texts.js";
 import { COLUMNS, PackLine } from "./line.js";
 
 const SPARE = 8; // rows beyond both edges
+const ASK_MS = 120;
 const QUIET_MS = 2000; // after somebody touched the list its order stays for so long
 
 export class PackList {
@@ -36,6 +37,7 @@ export class PackList {
     removeEventListener("scroll", this.later);
     removeEventListener("resize", this.later);
     cancelAnimationFrame(this.frame);
+    clearTimeout(this.asking);
   }
 
   get quiet() { return performance.now() - this.touched > QUIET_MS; }
@@ -56,7 +58,7 @@ export class PackList {
     const from = Math.max(0, first - SPARE), to = Math.min(total, last + SPARE);
     this.element.setAttribute("aria-rowcount", total + 1);
     this.body.style.height = `${total * height}px`;
-    this.model.want(from, to);
+    this.ask(from, to);
     for (const [index, line] of this.lines) {
       if (index >= from && index < to) continue;
       if (line.element.contains(document.activeElement)) this.element.focus({ preventScroll: true });
@@ -64,6 +66,15 @@ export class PackList {
       this.lines.delete(index);
     }
     for (let index = from; index < to; index += 1) this.place(index, height);
+  }
+
+  // Rows that only fly by are not asked for.
+  ask(from, to) {
+    this.asked = [from, to];
+    this.asking ??= setTimeout(() => {
+      this.asking = null;
+      this.model.want(...this.asked);
+    }, ASK_MS);
   }
 
   place(index, height) {

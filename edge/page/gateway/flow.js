@@ -9,7 +9,7 @@ const CONFIGURATIONS = new Set(["tls-config", "mqtt-broker"]);
 export class FlowTable {
   constructor() {
     this.table = table("flow", t("flow.title"), [
-      [t("flow.node"), ""], [t("flow.rate"), "n"], [t("flow.messages"), "n"], [t("flow.failed"), "n"], [t("flow.waiting"), "n"], [t("flow.on_disk"), "n"], [t("flow.cost"), "n wide"],
+      [t("flow.node"), ""], [t("flow.rate"), "n"], [t("flow.messages"), "n wide"], [t("flow.failed"), "n"], [t("flow.waiting"), "n wide"], [t("flow.on_disk"), "n"], [t("flow.cost"), "n wide"],
       [t("flow.state"), "why"],
     ]);
     this.notices = el("ul", { class: "notices", hidden: true });
