@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from edge.bands import SILENT_S
+from edge.fixes import FIXES
 from edge.model import Model
 from voltflow import __version__
 from voltflow.battery.features import FEATURES
@@ -26,10 +27,14 @@ HealthStatus = Literal["ok", "degraded", "unhealthy"]
 
 
 class Reason(msgspec.Struct):
-    """One thing that is not as it should be."""
+    """One thing that is not as it should be: `code` for programs, `message` what it is, `fix` what mends it."""
 
     code: str
     message: str
+    fix: str = ""
+
+    def __post_init__(self) -> None:
+        self.fix = self.fix or FIXES.get(self.code, "")
 
 
 class Health(msgspec.Struct):

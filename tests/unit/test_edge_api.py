@@ -6,22 +6,26 @@ import asyncio
 import gzip
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from edge import health as health_module
 from edge import stream
 from edge.bands import SILENT_S, worry
 from edge.comparison import accuracy_pct
+from edge.fixes import FIXES
 from edge.roster import ROSTER_S, Roster
 from edge.routes import ROUTES
 from edge.web import MetricsServer, PortTakenError, WebServer
 from tests import servers
 from tests.gateway import START_MS, TOKEN, Events, Gateway, ask, request, running, serving
+from voltflow.clock import State
 from voltflow.engine.engine import NodeStats
 from voltflow.settings import SettingsError
 from voltflow.telemetry import Session
@@ -292,13 +296,14 @@ def test_health_says_what_is_wrong(fleet: Gateway) -> None:
     answer = ask(fleet.state, lambda server: request(server, "/api/health"))
     health = answer.json()
     assert (answer.status, health["status"]) == (200, "degraded")  # a restart would bring none of these back
-    assert health["reasons"] == [
-        {"code": "broker_not_connected", "message": "local at 127.0.0.1:1: not connected yet"},
+    assert [{**reason, "fix": FIXES[reason["code"]] == reason["fix"]} for reason in health["reasons"]] == [
+        {"code": "broker_not_connected", "message": "local at 127.0.0.1:1: not connected yet", "fix": True},
         {
             "code": "sink_waiting",
             "message": "mqtt out:out: away for 0 s; 7 messages in memory: the broker is away",
+            "fix": True,
         },
-        {"code": "model_missing", "message": "model failure: the flow has no onnx node for it"},
+        {"code": "model_missing", "message": "model failure: the flow has no onnx node for it", "fix": True},
     ]
     assert (health["packs"], health["gateway"]) == (3, "gw1")
 
@@ -306,9 +311,20 @@ def test_health_says_what_is_wrong(fleet: Gateway) -> None:
 def test_health_without_telemetry_since_a_minute(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path, started=time.time() - 61)
     health = ask(gateway.state, lambda server: request(server, "/api/health")).json()
-    assert {"code": "no_telemetry", "message": "no telemetry since the gateway started 61 s ago"} in health[
-        "reasons"
-    ]
+    messages = {reason["code"]: reason["message"] for reason in health["reasons"]}
+    assert messages["no_telemetry"] == "no telemetry since the gateway started 61 s ago"
+
+
+def test_every_reason_that_can_be_given_has_a_fix_and_is_documented() -> None:
+    """Codes as they stand in the code: a new one without a fix would fail at the worst moment."""
+    edge = Path(health_module.__file__).parent
+    given = re.compile(r'(?:Reason|Notice|self\._notice)\(\s*"(\w+)"')
+    files = [edge / "health.py", *(edge / "editor").glob("*.py")]
+    codes = {code for file in files for code in given.findall(file.read_text())}
+    codes |= {f"clock_{state}" for state in get_args(State) if state != "ok"}
+    assert codes == set(FIXES)
+    page = (edge.parent / "docs" / "api.md").read_text()
+    assert [code for code in sorted(codes) if f"`{code}`" not in page] == []
 
 
 def test_spool_is_honest_that_there_is_none(fleet: Gateway) -> None:
