@@ -23,22 +23,24 @@ export function emit(event, data) {
   for (const listener of heard.get(event) ?? []) listener(data);
 }
 
-export const token = {
-  get: () => sessionStorage.getItem("token"),
-  set: (text) => sessionStorage.setItem("token", text),
-  forget: () => sessionStorage.removeItem("token"),
-};
+const kept = (name) => ({
+  get: () => sessionStorage.getItem(name),
+  set: (text) => sessionStorage.setItem(name, text),
+  forget: () => sessionStorage.removeItem(name),
+});
+export const token = kept("token"); // of the gateway
+const user = kept("user-token"); // of who logged in to change something, where the gateway has users and no token
 
 async function ask(path, options = {}) {
-  const headers = { ...options.headers };
-  if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
+  const headers = { ...options.headers }, bearer = token.get() ?? (options.method ? user.get() : null);
+  if (bearer) headers.Authorization = `Bearer ${bearer}`;
   const response = await fetch(path, { cache: "no-store", ...options, headers }).catch((error) => {
     if (error.name !== "AbortError") become("lost"); // nothing, or nothing in time
     throw error;
   });
   if (streaming) become("live");
   if (response.status === 401) {
-    emit("unauthorized");
+    if (!options.method || token.get()) emit("unauthorized");
     throw new Unauthorized();
   }
   return response;
@@ -69,6 +71,15 @@ export async function send(method, path, body) {
   const options = { method, signal: AbortSignal.timeout(PATIENCE_MS) };
   if (body !== undefined) Object.assign(options, { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
   return answerOf(await ask(path, options));
+}
+
+// As a user of this gateway's editor, for what changes something; throws Refused.
+export async function logIn(username, password) {
+  const body = new URLSearchParams({ client_id: "node-red-editor", grant_type: "password", scope: "", username, password });
+  const response = await fetch("editor/auth/token", { method: "POST", body, signal: AbortSignal.timeout(PATIENCE_MS) });
+  const answer = await response.json();
+  if (!response.ok) throw new Refused(response.status, answer.error_description ?? answer.message ?? String(answer.error));
+  user.set(answer.access_token);
 }
 
 let connection = "connecting", streaming = false;

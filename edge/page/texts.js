@@ -10,7 +10,7 @@ export const TEXTS = {
   "health.connecting": "connecting …", "health.ok": "ok", "health.degraded": "degraded", "health.unhealthy": "unhealthy", "health.lost": "no connection", "health.locked": "locked",
   "lost.since": "Connection to the gateway lost. What you see is from {at}; trying again …",
   "lost.never": "The gateway does not answer; trying again …",
-  "login.label": "This gateway asks for its token (setting api_token)", "login.open": "Open", "login.wrong": "That is not this gateway's token.",
+  "login.label": "This gateway asks for its token (setting api_token)", "login.open": "Open", "login.who": "This gateway has users: log in to change something.", "login.user": "User", "login.password": "Password", "login.go": "Log in", "login.wrong": "That is not this gateway's token.",
 
   "packs.one": "1 pack", "packs.many": "{n} packs",
   "wrong.title": "What is wrong", "wrong.nothing": "Nothing is wrong.", "wrong.fix": "What to do:", "wrong.no_message": "nothing received yet", "wrong.newest": "newest message {age} ago",

@@ -1,12 +1,13 @@
 // Alerts as a list: what, where, since when, and a note of who has seen it.
 
-import { emit, Refused, send } from "../api.js";
+import { emit, logIn, Refused, send, Unauthorized } from "../api.js";
 import { el } from "../dom.js";
 import { measured, packHash, when } from "../format.js";
 import { t } from "../texts.js";
 
 const RANK = { critical: 0, warning: 1, info: 2 };
 const NOTE_LENGTH = 500;
+const NOBODY = new Set(["token", "local"]); // said by somebody without a name
 
 export class AlertList {
   // `named`: whether each says its pack.
@@ -29,14 +30,14 @@ export class AlertList {
   item(alert) {
     const cleared = alert.state === "cleared", name = `${alert.fleet}/${alert.pack}`;
     const level = cleared ? "over" : { critical: "poor", warning: "fair", info: "info" }[alert.severity];
-    const value = measured(alert.value, alert.unit), limit = measured(alert.limit, alert.unit);
+    const value = measured(alert.value, alert.unit), limit = measured(alert.limit, alert.unit === "level" ? "" : alert.unit);
     const facts = [value && limit ? t("alerts.value", { value, limit }) : value, t(cleared ? "alerts.from_to" : "alerts.since", { from: when(alert.since_ms), to: when(alert.ts_ms) })];
-    const item = el("li", { class: `${level}${alert.acknowledged ? " seen" : ""}`, "data-alert": alert.id ?? alert.code, "data-testid": "alert" },
+    const item = el("li", { class: `${level}${alert.acknowledged ? " seen" : ""}`, "data-alert": alert.id, "data-testid": "alert" },
       el("span", { class: `pill ${level}`, text: cleared ? t("alerts.cleared") : t(`severity.${alert.severity}`) }),
       el("div", { class: "what" },
         el("p", {}, this.named ? el("a", { href: packHash(name), text: name }) : null, this.named ? " " : null, el("b", { text: alert.text || alert.code })),
         el("p", { class: "dim", text: facts.filter(Boolean).join(" · ") }), seen(alert)));
-    if (!cleared && alert.id !== undefined) item.append(this.action(item, alert));
+    if (!cleared) item.append(this.action(item, alert));
     return item;
   }
 
@@ -70,14 +71,40 @@ export class AlertList {
       this.key = "";
       emit("alerts");
     } catch (error) {
-      const text = error instanceof Refused && [404, 405].includes(error.status) ? t("alerts.cannot") : error.message;
-      item.append(el("p", { class: "failed poor", role: "alert", text }));
+      if (error instanceof Unauthorized) this.login(item, () => this.tell(item, alert, method, body));
+      else failed(item, error);
     }
   }
+
+  // Where the gateway has users, one of them must say so.
+  login(item, again) {
+    const field = (type, label, complete) => el("input", { type, required: true, autocomplete: complete, "aria-label": t(label), placeholder: t(label) });
+    const name = field("text", "login.user", "username"), password = field("password", "login.password", "current-password");
+    const submit = async (event) => {
+      event.preventDefault();
+      item.querySelector(".failed")?.remove();
+      try {
+        await logIn(name.value, password.value);
+        form.remove();
+        await again();
+      } catch (error) {
+        failed(item, error);
+      }
+    };
+    const form = el("form", { class: "who", on: { submit } }, el("p", { text: t("login.who") }), name, password, el("button", { class: "main", text: t("login.go") }));
+    item.querySelector("form.who")?.remove();
+    item.append(form);
+    name.focus();
+  }
+}
+
+function failed(item, error) {
+  const text = error instanceof Refused && [404, 405].includes(error.status) ? t("alerts.cannot") : error.message;
+  item.append(el("p", { class: "failed poor", role: "alert", text }));
 }
 
 function seen(alert) {
   if (!alert.acknowledged) return null;
   const { by, at_ms: at, note } = alert.acknowledged;
-  return el("p", { class: "dim" }, t(by ? "alerts.seen_by" : "alerts.seen", { by, at: when(at) }), note ? ` “${note}”` : "");
+  return el("p", { class: "dim" }, t(NOBODY.has(by) ? "alerts.seen" : "alerts.seen_by", { by, at: when(at) }), note ? ` “${note}”` : "");
 }
