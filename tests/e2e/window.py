@@ -36,7 +36,8 @@ class Window:
     def still(self) -> None:
         """Nothing moves any more."""
 
-    def shot(self, name: str) -> None:
+    def shot(self, name: str, of: str = "") -> None:
+        """A screenshot of the window, or of one element."""
         ARTIFACTS.mkdir(exist_ok=True)
         self.still()
-        self.page.screenshot(path=ARTIFACTS / f"{name}.png")
+        (self.page.locator(of) if of else self.page).screenshot(path=ARTIFACTS / f"{name}.png")

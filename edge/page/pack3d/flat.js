@@ -87,10 +87,7 @@ class Flat {
     return hit ? hit.cell : null;
   }
 
-  where(cell) {
-    const { x, z } = this.layout.cells[cell], { canvas, scale } = this;
-    return { x: 0.5 + (x * scale) / canvas.width, y: 0.5 + (z * scale) / canvas.height };
-  }
+  where(cell) { return 0.5 + (this.layout.cells[cell].x * this.scale) / this.canvas.width; }
 
   turn() {}
   nearer() {}

@@ -77,7 +77,7 @@ class Pack {
     this.deafen = listen(this.panel.canvas, {
       enter: () => this.choose(this.chosen ?? this.worst()),
       leave: () => this.choose(null),
-      point: (x, y) => this.choose(view.pick(x, y), { x, y }),
+      point: (x, y) => this.choose(view.pick(x, y), false),
       step: (key) => this.choose(neighbour(this.layout, this.chosen ?? this.worst(), key)),
       turn: (around, above) => { view.turn(around, above); this.loop.changed(); },
       nearer: (factor) => { view.nearer(factor); this.loop.changed(); },
@@ -120,7 +120,7 @@ class Pack {
     panel.show({
       by: known.by, scale, values, ...this.found, ...size, perModule: layout.perModule, probes: known.temps_c.length, webgl: this.supported,
     });
-    if (this.chosen !== null) panel.showCell(this.about(this.chosen), this.at, false);
+    if (this.chosen !== null) panel.showCell(this.about(this.chosen), this.view.where(this.chosen), false);
     this.showFlow();
   }
 
@@ -142,12 +142,11 @@ class Pack {
   // The cell to look at first.
   worst() { return (this.known.by === "temperature" ? this.found.high : this.found.low) ?? 0; }
 
-  // At a point of the canvas, or by a key.
-  choose(cell, at = null) {
+  choose(cell, byKey = true) {
     this.chosen = cell;
     this.view.highlight(cell);
-    if (cell !== null) this.at = at ?? this.view.where(cell);
-    this.panel.showCell(cell === null ? null : this.about(cell), this.at, at === null);
+    if (cell === null) this.panel.showCell(null);
+    else this.panel.showCell(this.about(cell), this.view.where(cell), byKey);
     this.loop.changed();
   }
 

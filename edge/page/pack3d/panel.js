@@ -3,7 +3,6 @@
 import { gradient } from "./colours.js";
 
 const DIGITS = { voltage: 3, charge: 0, temperature: 1 };
-const TIP_GAP = 14; // pixels between the pointer and what is said of the cell
 
 export const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
@@ -85,8 +84,8 @@ export class Panel {
     });
   }
 
-  // What there is to say of a cell, beside a point of the canvas (from 0 to 1); aloud where a key chose it.
-  showCell(cell, at, aloud) {
+  // What there is to say of a cell, in the corner that is away from its place `x` (from 0 to 1); aloud where a key chose it.
+  showCell(cell, x, aloud) {
     this.tip.hidden = cell === null;
     if (cell === null) return;
     const lines = [
@@ -94,10 +93,7 @@ export class Panel {
       ...["voltage", "temperature", "charge"].map((by) => fill(this.texts.line[by], { value: this.value(by, cell[by]), probe: cell.probe })),
     ];
     this.tip.replaceChildren(...lines.map((line, i) => Object.assign(document.createElement(i ? "span" : "b"), { textContent: line })));
-    const stage = this.canvas.getBoundingClientRect(), { width, height } = this.tip.getBoundingClientRect();
-    const [x, y] = [at.x * stage.width - width / 2, at.y * stage.height];
-    this.tip.style.left = `${Math.max(0, Math.min(x, stage.width - width))}px`;
-    this.tip.style.top = `${y > height + TIP_GAP ? y - height - TIP_GAP : y + TIP_GAP}px`;
+    this.tip.classList.toggle("pack3d-left", x > 0.5);
     if (aloud) this.spoken.textContent = lines.join(", ");
   }
 

@@ -155,10 +155,10 @@ class Webgl {
     return hit ? this.layout.bodies[hit.instanceId].cell : null;
   }
 
-  // Where a cell's top is on the canvas, in the same measure.
+  // How far to the right a cell is, in the same measure.
   where(cell) {
-    const { x, z } = this.layout.cells[cell], seen = new this.three.Vector3(x, HEIGHT / 2 + RAISED, z).project(this.orbit.camera);
-    return { x: (seen.x + 1) / 2, y: (1 - seen.y) / 2 };
+    const { x, z } = this.layout.cells[cell];
+    return (new this.three.Vector3(x, 0, z).project(this.orbit.camera).x + 1) / 2;
   }
 
   turn(around, above) { this.orbit.turn(around, above); }
