@@ -33,6 +33,7 @@ from voltflow.topics import is_name
 
 if TYPE_CHECKING:
     from cloud.ledger_task import LedgerTask
+    from cloud.retention_task import RetentionTask
     from voltflow.mqtt.link import MqttLink
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ SHIPPED = {"from-kafka": files("cloud") / "flows-from-kafka.json"}
 """Flows that come with the bridge, by what the setting `flow` calls them."""
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 
 
 class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +148,33 @@ class BridgeSettings(msgspec.Struct, frozen=True, kw_only=True):
             ge=1, le=100, description="ask so often, each time after twice the wait; then they are given up"
         ),
     ] = 10
+    keep_telemetry_days: Annotated[
+        Days,
+        Meta(
+            description="days that telemetry is kept, with the predictions in the same rows, by device time and time of "
+            "storing; 0: for ever"
+        ),
+    ] = 0
+    keep_alerts_days: Annotated[
+        Days, Meta(description="days that alerts are kept, those that stand for longer; 0: for ever")
+    ] = 0
+    keep_dead_letters_days: Annotated[
+        Days,
+        Meta(description="days that dead letters are kept, also those nobody has looked at; 0: for ever"),
+    ] = 0
+    keep_losses_days: Annotated[Days, Meta(description="days that loss records are kept; 0: for ever")] = 0
+    compress_telemetry_days: Annotated[
+        Days,
+        Meta(description="days after which telemetry is compressed, with TimescaleDB only; 0: never"),
+    ] = 0
+    retention_period_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86400,
+            description="take out what is old, and measure the tables, so often, in seconds; 0: never",
+        ),
+    ] = 3600.0
     metrics_host: Annotated[
         str, Meta(description="address of /metrics; beyond localhost metrics_token is required")
     ] = "127.0.0.1"
@@ -269,6 +298,7 @@ class Bridge:
             grace_s=settings.grace_s,
         )
         self.ledger = _ledger_task(settings)
+        self.retention = _retention_task(settings)
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Run until `stop` is set, then drain; True when nothing was left under way."""
@@ -278,25 +308,25 @@ class Bridge:
         log.info("bridge %s: broker %s:%d, sinks: %s", self.settings.bridge_name,
                  self.settings.mqtt_host, self.settings.mqtt_port, sinks)  # fmt: skip
         s = self.settings
-        with serve(self.engine, s.metrics_host, s.metrics_port, s.metrics_token, self.ledger):
-            async with self._ledger_runs(stop):
+        with serve(self.engine, s.metrics_host, s.metrics_port, s.metrics_token, self.ledger, self.retention):
+            async with self._aside_runs(stop):
                 return await self.engine.run(stop)
 
     @contextlib.asynccontextmanager
-    async def _ledger_runs(self, stop: asyncio.Event) -> AsyncIterator[None]:
-        """The continuous ledger beside the flow; it ends with the block, however that ends."""
-        if self.ledger is None:
-            yield
-            return
+    async def _aside_runs(self, stop: asyncio.Event) -> AsyncIterator[None]:
+        """The continuous ledger and retention beside the flow; they end with the block, however that ends."""
         over = asyncio.Event()
-        stopping = asyncio.create_task(_pass_on(stop, over), name="ledger's stop")
-        task = asyncio.create_task(self.ledger.run(over, self._sender), name="ledger")
+        tasks = [asyncio.create_task(_pass_on(stop, over), name="stop of what runs beside the flow")]
+        if self.ledger is not None:
+            tasks.append(asyncio.create_task(self.ledger.run(over, self._sender), name="ledger"))
+        if self.retention is not None:
+            tasks.append(asyncio.create_task(self.retention.run(over), name="retention"))
         try:
             yield
         finally:
             over.set()
-            stopping.cancel()
-            await asyncio.gather(task, stopping, return_exceptions=True)
+            tasks[0].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _sender(self) -> MqttLink | None:
         """The connection over which the flow publishes at the bridge's broker."""
@@ -325,6 +355,23 @@ def _ledger_task(settings: BridgeSettings) -> LedgerTask | None:
         repair_after_s=settings.repair_after_s,
         repair_attempts=settings.repair_attempts,
     )
+
+
+def _retention_task(settings: BridgeSettings) -> RetentionTask | None:
+    """What takes out of the history what is old, and measures it, where there is one."""
+    if not settings.retention_period_s or "timescale" not in settings.active_sinks:
+        return None
+    from cloud.retention import Keep
+    from cloud.retention_task import RetentionTask
+
+    keep = Keep(
+        telemetry=settings.keep_telemetry_days,
+        alert=settings.keep_alerts_days,
+        dead_letter=settings.keep_dead_letters_days,
+        loss=settings.keep_losses_days,
+        compress=settings.compress_telemetry_days,
+    )
+    return RetentionTask(settings.database, keep, settings.retention_period_s)
 
 
 def problems(settings: BridgeSettings) -> Iterator[str]:

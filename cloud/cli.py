@@ -9,7 +9,8 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from cloud import dead_cli
+from cloud import backup, dead_cli
+from cloud.backup import BackupError
 from cloud.bridge import Bridge, BridgeSettings, NoSinkError, problems
 from cloud.dead_cli import DeadError
 from voltflow import __version__
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   cloud-bridge config                             the effective settings and where each comes from
   cloud-bridge migrate                            make or update the tables, and end
   cloud-bridge check --flow my-flows.json         say what is wrong with a flow, start nothing
+  cloud-bridge backup --out history.backup        the history in one file; `cloud-bridge restore` puts it back
   cloud-bridge dead list                          messages that were refused; see also dead show, replay, drop
 
 Every setting can also stand in the table [bridge] of voltflow.toml or in the environment as VOLTFLOW_BRIDGE_<NAME>.
@@ -44,9 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded = load(BridgeSettings, "bridge", args)
         if args.action == "dead":
             return dead_cli.run(args, loaded)
+        if args.action in {"backup", "restore"}:
+            return backup.run(args, loaded)
         command: Command = args.run
         return command(loaded)
-    except DeadError as error:
+    except (DeadError, BackupError) as error:
         _complain(str(error))
         return 2
     except FlowError as error:
@@ -88,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         add_arguments(action, BridgeSettings)
         action.set_defaults(run=command)
     dead_cli.add_parser(actions)
+    backup.add_parsers(actions)
     return parser
 
 

@@ -20,7 +20,7 @@ from psycopg2.extensions import connection
 
 from voltflow.ledger.ledger import reason_class
 from voltflow.ledger.ranges import Numbers, Range, explain
-from voltflow.ledger.sql import Key
+from voltflow.ledger.sql import EXPIRED, Key
 
 LOCK_KEY = (0x766F6C74666C6F77 >> 1) ^ 1
 """The advisory lock of whoever watches: that of the migrations with another last bit."""
@@ -66,6 +66,16 @@ WHERE stored >= %(since)s AND stored < %(until)s
 UNION ALL
 SELECT fleet, pack, boot, seq, seq, 'dead letter: ' || error FROM dead_letter
 WHERE stored >= %(since)s AND stored < %(until)s AND seq IS NOT NULL AND boot IS NOT NULL
+"""
+
+# What retention took out: of boots that are looked at as it happens, of those that begin to be all of it.
+_EXPIRED_NEW = """
+SELECT fleet, pack, boot, seq_from, seq_to, why FROM expired WHERE stored >= %(since)s AND stored < %(until)s
+"""
+
+_EXPIRED = """
+SELECT e.fleet, e.pack, e.boot, e.seq_from, e.seq_to, e.why FROM expired AS e
+JOIN unnest(%s::text[], %s::text[], %s::bigint[]) AS k(fleet, pack, boot) USING (fleet, pack, boot)
 """
 
 # The row before a boot's first one that was seen, in device time: of the same boot where that had begun before.
@@ -132,7 +142,14 @@ class _Boot:
         self.missing, explained = explain(list(self.received.holes(self.start, end)), reasons)
         self.explained = Counter()
         for item in explained:
-            self.explained[item.why] += item.count
+            if item.why != EXPIRED:
+                self.explained[item.why] += item.count
+
+    def begin_after_expired(self) -> None:
+        """What is gone before the first number that was seen was looked at in its time, holes and all."""
+        gone, first = self.reasons.get(EXPIRED), self.received.first
+        if gone is not None and first is not None:
+            self.start = max([self.start, *(last + 1 for _, last in gone.ranges() if last < first)])
 
     def goes_on(self, first: int) -> bool:
         """Whether numbers from `first` on just follow what is there: then no hole opens or closes."""
@@ -244,6 +261,7 @@ class Watch:
             if why.startswith("dropped: "):
                 known.end = max(known.end, last + 1)
             yield fleet, pack, boot
+        yield from self._expired(self._query(_EXPIRED_NEW, times))
 
     def _boot(self, key: Key, touched: dt.datetime) -> _Boot:
         boot = self._boots.setdefault(key, _Boot())
@@ -260,6 +278,14 @@ class Watch:
             known = self._boots[fleet, pack, boot]
             if seq not in known.received:
                 known.start = max(known.start, seq + 1)
+        for key in set(self._expired(self._query(_EXPIRED, columns[:3]))):
+            self._boots[key].begin_after_expired()
+
+    def _expired(self, found: Iterable[tuple[Any, ...]]) -> Iterator[Key]:
+        for fleet, pack, boot, first, last, why in found:
+            if known := self._boots.get((fleet, pack, boot)):
+                known.reasons.setdefault(reason_class(why), Numbers()).add(first, last)
+                yield fleet, pack, boot
 
     def _drop_old(self, before: dt.datetime) -> None:
         for key in [key for key, boot in self._boots.items() if boot.touched < before]:

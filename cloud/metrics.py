@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from cloud.ledger_task import LedgerStatus, LedgerTask
 from cloud.ledger_watch import Account
 from cloud.nodes.timescale_out import TimescaleOut
+from cloud.retention_task import RetentionTask
 from voltflow.access import address_of, refusal, require_token
 from voltflow.engine.engine import Engine
 from voltflow.logs import id_of_request, request_id
@@ -124,13 +125,56 @@ class LedgerCollector(Collector):
         yield GaugeMetricFamily("voltflow_ledger_boots", "Boots of packs that are looked at.", account.boots)
 
 
-def make_registry(engine: Engine, ledger: LedgerTask | None = None) -> CollectorRegistry:
+class RetentionCollector(Collector):
+    """How big the tables are and what was taken out; only of the bridge that does it where there are several."""
+
+    def __init__(self, task: RetentionTask) -> None:
+        self._task = task
+
+    def collect(self) -> Iterable[Metric]:
+        task, retention = self._task, self._task.retention
+        removed = CounterMetricFamily(
+            "voltflow_retention_removed",
+            "Rows taken out of the history because they were old.",
+            labels=["table"],
+        )
+        for table, count in sorted(retention.removed.copy().items()):
+            removed.add_metric([table], count)
+        yield removed
+        yield CounterMetricFamily(
+            "voltflow_retention_errors", "Rounds of retention that the database prevented.", task.errors
+        )
+        yield CounterMetricFamily(
+            "voltflow_retention_compressed_chunks", "Chunks of telemetry compressed.", retention.compressed
+        )
+        if not task.active or task.ended_s is None:
+            return
+        yield GaugeMetricFamily(
+            "voltflow_retention_age_seconds",
+            "Since the last round of retention.",
+            time.monotonic() - task.ended_s,
+        )
+        rows = GaugeMetricFamily(
+            "voltflow_table_rows", "Rows of the table, by the database's estimate.", labels=["table"]
+        )
+        size = GaugeMetricFamily("voltflow_table_bytes", "The table with its indexes.", labels=["table"])
+        for table, found in sorted(retention.sizes.items()):
+            rows.add_metric([table], found.rows)
+            size.add_metric([table], found.bytes)
+        yield from (rows, size)
+
+
+def make_registry(
+    engine: Engine, ledger: LedgerTask | None = None, retention: RetentionTask | None = None
+) -> CollectorRegistry:
     """Everything the bridge's `/metrics` answers."""
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine))
     registry.register(HistoryCollector(engine))
     if ledger is not None:
         registry.register(LedgerCollector(ledger))
+    if retention is not None:
+        registry.register(RetentionCollector(retention))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry
@@ -186,7 +230,12 @@ def _guarded(app: Callable[..., Any], bearer: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def serve(
-    engine: Engine, host: str, port: int, token: str = "", ledger: LedgerTask | None = None
+    engine: Engine,
+    host: str,
+    port: int,
+    token: str = "",
+    ledger: LedgerTask | None = None,
+    retention: RetentionTask | None = None,
 ) -> Iterator[None]:
     """Serve `/metrics` on the address while the block runs; port 0: not at all.
 
@@ -195,7 +244,7 @@ def serve(
     if not port:
         yield
         return
-    registry = make_registry(engine, ledger)
+    registry = make_registry(engine, ledger, retention)
     try:
         family, address = address_of(host, port)
         require_token("metrics", host, address, token, "metrics_token")

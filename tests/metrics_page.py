@@ -35,6 +35,7 @@ TITLES = {
     "EngineCollector": "Flow, sinks, spools, broker connections",
     "HistoryCollector": "History",
     "LedgerCollector": "Ledger",
+    "RetentionCollector": "Size of the history, and what retention took out",
     "ProcessCollector": "Process",
     "PlatformCollector": "Interpreter",
 }
@@ -122,7 +123,9 @@ def _bridge(folder: Path) -> CollectorRegistry:
     bridge = Bridge(BridgeSettings(database="postgresql:///none", state_dir=folder))
     assert bridge.ledger is not None
     bridge.ledger.status.active = True
-    return bridge_registry(bridge.engine, bridge.ledger)
+    assert bridge.retention is not None
+    bridge.retention.active, bridge.retention.ended_s = True, 0.0
+    return bridge_registry(bridge.engine, bridge.ledger, bridge.retention)
 
 
 def _collectors(registry: CollectorRegistry) -> Iterator[Collector]:

@@ -141,6 +141,7 @@ def test_main_json_and_exit_status(database: str, capsys: pytest.CaptureFixture[
         "lost_unexplained": 0,
         "duplicate": 0,
         "late": 0,
+        "expired": 0,
     }
     sent.write_text(json.dumps({"packs": {"SIM000001": {"boot": BOOT, "published": 11}}}))
     assert main(command) == 1

@@ -41,7 +41,7 @@ SOURCES = (
     "tests",
 )
 FOREIGN = {
-    "acl_file", "max_queued_messages", "synchronous_commit", "credentials_file", "static_configs", "scrape_configs",
+    "autovacuum_vacuum_cost_limit", "maintenance_work_mem", "acl_file", "max_queued_messages", "synchronous_commit", "credentials_file", "static_configs", "scrape_configs",
 }  # fmt: skip
 """Settings of other programs."""
 

@@ -124,6 +124,7 @@ def as_json(report: Report) -> str:
         "lost_unexplained": report.missing,
         "duplicate": report.duplicates,
         "late": report.late,
+        "expired": report.expired,
     }
     entries = fields.pop("entries")
     return msgspec.json.format(

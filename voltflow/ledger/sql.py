@@ -24,6 +24,9 @@ RUNS_OF_A_PAGE = 50_000
 """With more runs than that the order of the index is not that of the numbers, and the page is sorted."""
 PACKS_AT_ONCE = 500
 
+EXPIRED = "expired"
+"""Why a number is not there that retention took out: it was delivered."""
+
 Key = tuple[str, str, int]
 """Fleet, pack, boot."""
 Counted = Callable[[int], None]
@@ -101,6 +104,8 @@ SELECT fleet, pack, boot, max(seq_to) + 1 FROM loss WHERE true {where} GROUP BY 
 UNION ALL
 SELECT fleet, pack, boot, max(seq) + 1 FROM dead_letter
 WHERE seq IS NOT NULL AND boot IS NOT NULL {where} GROUP BY 1, 2, 3
+UNION ALL
+SELECT fleet, pack, boot, max(seq_to) + 1 FROM expired WHERE true {where} GROUP BY 1, 2, 3
 """
 
 _REASONS = """
@@ -108,6 +113,8 @@ SELECT fleet, pack, boot, seq_from, seq_to, 'dropped: ' || reason FROM loss WHER
 UNION ALL
 SELECT DISTINCT fleet, pack, boot, seq, seq, 'dead letter: ' || error FROM dead_letter
 WHERE pack = ANY(%(packs)s) AND seq IS NOT NULL AND boot IS NOT NULL
+UNION ALL
+SELECT fleet, pack, boot, seq_from, seq_to, why FROM expired WHERE pack = ANY(%(packs)s)
 """
 
 # The last row before a time: where it is of the same boot, the boot did not begin after that time.

@@ -1,0 +1,312 @@
+"""How long the history is kept: takes out what is old in small steps, and remembers its numbers for the ledger.
+
+`Retention(dsn, keep).run(stop)` goes through all tables once. Of `telemetry` a row goes when both its device time and the
+time it was stored are older: a device whose clock is wrong loses nothing for it. On plain PostgreSQL rows are deleted pack by
+pack along the unique index, a transaction for some thousand; with TimescaleDB whole chunks are dropped, and older ones
+compressed before that where it is wanted. The numbers that go are written to `expired` in the same transaction. One
+bridge at a time does this, an advisory lock sees to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import psycopg2
+from psycopg2.extensions import connection
+
+from voltflow.ledger.ranges import Numbers
+from voltflow.ledger.sql import EXPIRED, PACKS, Key
+
+LOCK_KEY = (0x766F6C74666C6F77 >> 1) ^ 2
+"""The advisory lock of whoever takes out: that of the migrations with another bit."""
+STEP_ROWS = 10_000
+"""Rows that one transaction deletes: a fraction of a second."""
+CONNECT_TIMEOUT_S = 5
+LONGEST_PAUSE_S = 1.0
+
+# Along the unique index, from where the step before ended: what it deleted is not passed again.
+_STEP = """
+WITH gone AS (
+    DELETE FROM telemetry WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM telemetry
+        WHERE pack = %(pack)s AND ts >= %(since)s::timestamptz AND ts < %(until)s AND stored < %(until)s
+        ORDER BY ts LIMIT %(rows)s
+    )) RETURNING fleet, pack, boot, seq, ts
+), numbers AS (SELECT DISTINCT fleet, pack, boot, seq FROM gone
+), runs AS (
+    SELECT *, seq - row_number() OVER (PARTITION BY fleet, pack, boot ORDER BY seq) AS island FROM numbers
+)
+SELECT fleet, pack, boot, min(seq), max(seq), (SELECT count(*) FROM gone), (SELECT max(ts)::text FROM gone)
+FROM runs GROUP BY fleet, pack, boot, island
+"""
+
+_CHUNKS = """
+SELECT range_start, range_end, is_compressed, format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks
+WHERE hypertable_name = 'telemetry' AND hypertable_schema = current_schema() AND range_end <= %s ORDER BY range_start
+"""
+
+_CHUNK = "SELECT max(stored), count(*), now() FROM telemetry WHERE ts >= %(start)s AND ts < %(end)s"
+
+# `stored` is the start of a row's transaction, and none of a bridge takes ten minutes.
+_CHUNK_NEW = """
+SELECT 1 FROM telemetry WHERE ts >= %(start)s AND ts < %(end)s AND stored >= %(read)s - interval '10 minutes' LIMIT 1
+"""
+
+_CHUNK_RUNS = """
+WITH numbers AS (
+    SELECT DISTINCT fleet, pack, boot, seq FROM telemetry WHERE ts >= %(start)s AND ts < %(end)s
+), runs AS (
+    SELECT *, seq - row_number() OVER (PARTITION BY fleet, pack, boot ORDER BY seq) AS island FROM numbers
+)
+SELECT fleet, pack, boot, min(seq), max(seq) FROM runs GROUP BY fleet, pack, boot, island
+"""
+
+_COMPRESS = """
+ALTER TABLE telemetry SET (
+    timescaledb.compress, timescaledb.compress_segmentby = 'fleet, pack', timescaledb.compress_orderby = 'ts, boot, seq'
+)
+"""
+
+# An alert that stands is the newest of its code; it stays however old it is.
+_ALERTS = """
+DELETE FROM alert WHERE ctid = ANY(ARRAY(
+    SELECT old.ctid FROM alert AS old WHERE old.ts < %(until)s AND old.stored < %(until)s AND EXISTS (
+        SELECT FROM alert AS newer WHERE newer.pack = old.pack AND newer.fleet = old.fleet AND newer.code = old.code
+            AND (newer.ts, newer.boot, newer.seq) > (old.ts, old.boot, old.seq)
+    ) LIMIT %(rows)s
+))
+"""
+
+_LETTERS = """
+DELETE FROM dead_letter WHERE ctid = ANY(ARRAY(SELECT ctid FROM dead_letter WHERE stored < %(until)s LIMIT %(rows)s))
+RETURNING fleet, pack, boot, seq, seq, 'dead letter'
+"""
+
+_LOSSES = """
+DELETE FROM loss WHERE ctid = ANY(ARRAY(SELECT ctid FROM loss WHERE stored < %(until)s LIMIT %(rows)s))
+RETURNING fleet, pack, boot, seq_from, seq_to, 'dropped: ' || reason
+"""
+
+_TOUCHING = """
+DELETE FROM expired WHERE fleet = %s AND pack = %s AND boot = %s AND why = %s AND seq_from <= %s AND seq_to >= %s
+RETURNING seq_from, seq_to
+"""
+
+_SIZES = """
+SELECT name, greatest(0, sum(reltuples))::bigint, sum(pg_total_relation_size(part))::bigint FROM (
+    SELECT c.relname AS name, c.oid AS part, c.reltuples FROM pg_class AS c
+    WHERE c.oid = ANY(ARRAY(SELECT to_regclass(t) FROM unnest(%(tables)s::text[]) AS t))
+    UNION ALL
+    SELECT c.relname, i.inhrelid, p.reltuples FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhparent
+    JOIN pg_class AS p ON p.oid = i.inhrelid
+    WHERE c.oid = ANY(ARRAY(SELECT to_regclass(t) FROM unnest(%(tables)s::text[]) AS t))
+) AS parts GROUP BY name
+"""
+
+TABLES = ("telemetry", "alert", "dead_letter", "loss", "expired", "pack", "pack_boot")
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """Days that rows are kept, 0: for ever. `compress`: days after which a chunk is compressed, 0: never; TimescaleDB only."""
+
+    telemetry: int = 0
+    alert: int = 0
+    dead_letter: int = 0
+    loss: int = 0
+    compress: int = 0
+
+
+class Size(msgspec.Struct, frozen=True):
+    """Of a table with its indexes; the rows are the database's estimate."""
+
+    rows: int
+    bytes: int
+
+
+class Stopped(Exception):
+    """It was told to stop between two steps."""
+
+
+class Retention:
+    """See the module. `removed` by table counts on over all runs; `sizes` are those after the last run."""
+
+    def __init__(self, dsn: str, keep: Keep, step_rows: int = STEP_ROWS) -> None:
+        self._dsn, self._keep, self._step_rows = dsn, keep, step_rows
+        self._conn: connection | None = None
+        self.removed: Counter[str] = Counter()
+        self.compressed = 0
+        self.sizes: dict[str, Size] = {}
+
+    def run(self, stop: threading.Event) -> bool:
+        """Take out what is old; False where another bridge is at it. Raises psycopg2.Error, and Stopped."""
+        with self._connected() as conn:
+            if not self._query(conn, "SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,))[0][0]:
+                return False
+            now = self._query(conn, "SELECT now()")[0][0]
+            if self._keep.telemetry:
+                self._telemetry(conn, now - dt.timedelta(days=self._keep.telemetry), stop)
+            if self._keep.compress and self._is_hypertable(conn):
+                self._compress(conn, now - dt.timedelta(days=self._keep.compress), stop)
+            for table, days, sql in (
+                ("alert", self._keep.alert, _ALERTS),
+                ("dead_letter", self._keep.dead_letter, _LETTERS),
+                ("loss", self._keep.loss, _LOSSES),
+            ):
+                if days:
+                    self._plain(conn, table, sql, now - dt.timedelta(days=days), stop)
+            self.sizes = self._measured(conn)
+        return True
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[connection]:
+        """A connection in which each statement is a transaction; the lock ends with it."""
+        with contextlib.closing(
+            psycopg2.connect(
+                self._dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="voltflow-retention",
+                keepalives_idle=10, keepalives_interval=5, keepalives_count=3, tcp_user_timeout=30_000,
+            )
+        ) as conn:  # fmt: skip
+            conn.autocommit = True
+            self._conn = conn
+            try:
+                yield conn
+            finally:
+                self._conn = None
+
+    def abort(self) -> None:
+        """From another thread: end the statement that is under way."""
+        if (conn := self._conn) is not None:
+            with contextlib.suppress(psycopg2.Error):
+                conn.cancel()
+
+    def _telemetry(self, conn: connection, until: dt.datetime, stop: threading.Event) -> None:
+        if self._is_hypertable(conn):
+            for start, end, _, _ in self._query(conn, _CHUNKS, (until,)):
+                self._drop_chunk(conn, start, end, until)
+                _pause(stop, 0.0)
+            return
+        for (pack,) in self._query(conn, PACKS):
+            since, count = "-infinity", self._step_rows
+            while count == self._step_rows:
+                started = time.monotonic()
+                count, since = self._delete_step(conn, pack, since, until)
+                _pause(stop, time.monotonic() - started if count else 0.0)
+
+    def _delete_step(self, conn: connection, pack: str, since: str, until: dt.datetime) -> tuple[int, str]:
+        """How many rows went, and the device time of the last one."""
+        values = {"pack": pack, "since": since, "until": until, "rows": self._step_rows}
+        with _transaction(conn):
+            runs = self._query(conn, _STEP, values)
+            self._remember(conn, ((*run[:5], EXPIRED) for run in runs))
+        if not runs:
+            return 0, since
+        count, last = runs[0][5:]
+        self.removed["telemetry"] += count
+        return count, last
+
+    def _drop_chunk(self, conn: connection, start: dt.datetime, end: dt.datetime, until: dt.datetime) -> None:
+        """Unless something in it was stored only lately. Its numbers are read before rows are kept from coming in."""
+        within = {"start": start, "end": end}
+        newest, count, read = self._query(conn, _CHUNK, within)[0]
+        if newest is not None and newest >= until:
+            return
+        runs = self._query(conn, _CHUNK_RUNS, within)
+        with _transaction(conn):
+            self._query(conn, "LOCK TABLE telemetry IN SHARE ROW EXCLUSIVE MODE")
+            if self._query(conn, _CHUNK_NEW, {**within, "read": read}):
+                return  # a message came that is that late: the next round reads the chunk again
+            self._remember(conn, ((*run, EXPIRED) for run in runs))
+            self._query(
+                conn,
+                "SELECT drop_chunks('telemetry', older_than => %(end)s, newer_than => %(start)s)",
+                within,
+            )
+        self.removed["telemetry"] += count
+
+    def _compress(self, conn: connection, until: dt.datetime, stop: threading.Event) -> None:
+        chunks = [name for _, _, done, name in self._query(conn, _CHUNKS, (until,)) if not done]
+        if chunks:
+            self._query(conn, _COMPRESS)
+        for name in chunks:
+            self._query(conn, "SELECT compress_chunk(%s::regclass)", (name,))
+            self.compressed += 1
+            _pause(stop, 0.0)
+
+    def _plain(
+        self, conn: connection, table: str, sql: str, until: dt.datetime, stop: threading.Event
+    ) -> None:
+        count = self._step_rows
+        while count == self._step_rows:
+            started = time.monotonic()
+            with _transaction(conn), conn.cursor() as cursor:
+                cursor.execute(sql, {"until": until, "rows": self._step_rows})
+                count = cursor.rowcount
+                if cursor.description:
+                    self._remember(conn, (row for row in cursor.fetchall() if None not in row))
+            self.removed[table] += count
+            _pause(stop, time.monotonic() - started if count else 0.0)
+
+    def _remember(self, conn: connection, runs: Iterable[Sequence[Any]]) -> None:
+        """Ranges of numbers with the reason they are gone for, joined with those beside them."""
+        by_key: dict[tuple[Key, str], Numbers] = {}
+        for fleet, pack, boot, first, last, why in runs:
+            by_key.setdefault(((fleet, pack, boot), why), Numbers()).add(first, last)
+        for (key, why), numbers in by_key.items():
+            for first, last in list(numbers.ranges()):
+                for known in self._query(conn, _TOUCHING, (*key, why, last + 1, first - 1)):
+                    numbers.add(*known)
+            rows = [(*key, first, last, why) for first, last in numbers.ranges()]
+            with conn.cursor() as cursor:
+                cursor.executemany(
+                    "INSERT INTO expired (fleet, pack, boot, seq_from, seq_to, why) VALUES (%s, %s, %s, %s, %s, %s)",
+                    rows,
+                )
+
+    def _is_hypertable(self, conn: connection) -> bool:
+        if not self._query(conn, "SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
+            return False
+        return bool(self._query(
+            conn, "SELECT 1 FROM timescaledb_information.hypertables WHERE hypertable_name = 'telemetry'"
+            " AND hypertable_schema = current_schema()"
+        ))  # fmt: skip
+
+    def _measured(self, conn: connection) -> dict[str, Size]:
+        found = {
+            name: Size(rows, size) for name, rows, size in self._query(conn, _SIZES, {"tables": list(TABLES)})
+        }
+        if "telemetry" in found and self._is_hypertable(conn):  # what is compressed lies in tables of its own
+            rows, size = self._query(
+                conn, "SELECT approximate_row_count('telemetry'), hypertable_size('telemetry')"
+            )[0]
+            found["telemetry"] = Size(rows, size)
+        return found
+
+    @staticmethod
+    def _query(conn: connection, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        with conn.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+
+@contextlib.contextmanager
+def _transaction(conn: connection) -> Iterator[None]:
+    conn.autocommit = False
+    try:
+        with conn:
+            yield
+    finally:
+        if not conn.closed:
+            conn.autocommit = True
+
+
+def _pause(stop: threading.Event, took_s: float) -> None:
+    """As long as the step took, so that deleting has at most half of the database's time."""
+    if stop.wait(min(took_s, LONGEST_PAUSE_S)):
+        raise Stopped

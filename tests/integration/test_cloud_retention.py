@@ -1,0 +1,272 @@
+"""What is old leaves real databases, in steps, and the ledger knows that it was there."""
+
+import contextlib
+import datetime as dt
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from cloud.ledger_watch import Account, Watch
+from cloud.nodes.timescale_out import TimescaleOut
+from cloud.retention import LOCK_KEY, Keep, Retention, Stopped
+from tests import cloud_samples as samples
+from tests import servers
+from tests.cloud_samples import BOOT, query, run_sink, twin
+from tests.programs import Bridge
+from tests.servers import wait_until
+from voltflow.ledger.ledger import Report, verify
+from voltflow.message import Msg, now_ms
+
+DAY_MS = 86_400_000
+OLD_MS = now_ms() - 40 * DAY_MS
+GO_ON = threading.Event()
+
+
+def store(dsn: str, msgs: list[Msg]) -> None:
+    async def use(sink: TimescaleOut) -> None:
+        for start in range(0, len(msgs), 200):
+            await sink.write(msgs[start : start + 200])
+
+    run_sink(TimescaleOut(database=dsn), use)
+
+
+def execute(dsn: str, sql: str) -> None:
+    """A statement that stays (`query` takes back what it did)."""
+    with contextlib.closing(psycopg2.connect(dsn)) as conn, conn, conn.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def age(dsn: str, table: str = "telemetry", where: str = "true") -> None:
+    """As if the rows that are there had been stored 40 days ago."""
+    execute(dsn, f"UPDATE {table} SET stored = stored - interval '40 days' WHERE {where}")
+
+
+def history(pack: str, seqs: range, missing: set[int], start_ms: int = OLD_MS) -> list[Msg]:
+    """A reading every minute."""
+    return [twin(seq, pack, ts_ms=start_ms + 60_000 * seq) for seq in seqs if seq not in missing]
+
+
+def old_and_new(dsn: str) -> None:
+    """Two packs, 1,000 readings that are 40 days old with holes and a doubled number, and 100 of today in the same boot."""
+    msgs = [twin(20, ts_ms=OLD_MS + 60_000 * 20 + 1)]
+    for pack in ("SIM000001", "SIM000002"):
+        msgs += history(pack, range(1000), {10, 11, 500})
+        msgs += history(pack, range(1000, 1100), {1050}, now_ms() - 60_000 * 1100)
+    store(dsn, msgs)
+    age(dsn, where="ts < now() - interval '30 days'")
+
+
+def holes(report: Report) -> set[tuple[str, int, int]]:
+    return {(entry.pack, item.first, item.last) for entry in report.entries for item in entry.missing}
+
+
+HOLES = {
+    (pack, *hole) for pack in ("SIM000001", "SIM000002") for hole in ((10, 11), (500, 500), (1050, 1050))
+}
+
+
+@pytest.fixture(params=["postgres", "timescale"])
+def dsn(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "postgres":
+        yield str(request.getfixturevalue("database"))
+        return
+    with servers.timescale() as server:  # of its own: what others stored may be old
+        yield server.dsn
+
+
+def test_old_rows_go_and_the_ledger_tells_them_from_lost_ones(dsn: str) -> None:
+    old_and_new(dsn)
+    before = verify(dsn)
+    assert (before.received, holes(before), before.expired) == (2 * 1096, HOLES, 0)
+    retention = Retention(dsn, Keep(telemetry=30), step_rows=300)
+    assert retention.run(GO_ON)
+    assert retention.removed["telemetry"] == 2 * 997 + 1
+    after = verify(dsn)
+    assert (after.received, holes(after), after.expired) == (2 * 99, HOLES, 2 * 997)
+    assert (after.explained, after.duplicates) == (0, 0)
+    ranges = query(
+        dsn, "SELECT pack, seq_from, seq_to FROM expired WHERE pack = 'SIM000001' ORDER BY seq_from"
+    )
+    assert [(row["seq_from"], row["seq_to"]) for row in ranges] == [(0, 9), (12, 499), (501, 999)]
+    assert retention.run(GO_ON)
+    assert retention.removed["telemetry"] == 2 * 997 + 1
+    assert retention.sizes["telemetry"].bytes > 0
+
+
+def test_what_comes_again_after_it_was_taken_out_is_taken_out_again(database: str) -> None:
+    """A device's ring may still have it; ranges join and do not double."""
+    old_and_new(database)
+    retention = Retention(database, Keep(telemetry=30))
+    retention.run(GO_ON)
+    store(database, history("SIM000001", range(5, 12), set()))
+    report = verify(database)
+    assert ("SIM000001", 10, 11) not in holes(report)
+    retention.run(GO_ON)
+    assert verify(database).received == 2 * 99 + 7, (
+        "stored today, so it stays although it was measured long ago"
+    )
+    execute(
+        database,
+        "UPDATE telemetry SET stored = now() - interval '31 days' WHERE ts < now() - interval '30 days'",
+    )
+    retention.run(GO_ON)
+    ranges = query(
+        database, "SELECT seq_from, seq_to FROM expired WHERE pack = 'SIM000001' ORDER BY seq_from"
+    )
+    assert [(row["seq_from"], row["seq_to"]) for row in ranges] == [(0, 499), (501, 999)]
+
+
+def test_a_device_whose_clock_is_far_behind_keeps_what_it_stored_today(dsn: str) -> None:
+    store(dsn, [twin(seq, ts_ms=1_000 + seq) for seq in range(10)])
+    retention = Retention(dsn, Keep(telemetry=30))
+    retention.run(GO_ON)
+    assert (retention.removed["telemetry"], verify(dsn).received) == (0, 10)
+
+
+def test_reasons_of_losses_and_letters_stay_when_their_records_go(database: str) -> None:
+    store(database, [twin(seq) for seq in range(20) if seq not in {5, 6, 7, 9}])
+    store(database, [samples.loss(5, 6), samples.dead(seq=9)])
+    before = verify(database)
+    assert (before.explained, before.missing) == (3, 1)
+    for table in ("loss", "dead_letter"):
+        age(database, table)
+    retention = Retention(database, Keep(dead_letter=30, loss=30))
+    retention.run(GO_ON)
+    assert (retention.removed["loss"], retention.removed["dead_letter"]) == (1, 1)
+    after = verify(database)
+    assert (after.reasons, after.missing, after.dead_letters) == (before.reasons, 1, 0)
+
+
+def test_an_alert_that_stands_stays_however_old_it_is(database: str) -> None:
+    store(
+        database,
+        [
+            samples.alert(1),
+            samples.alert(2, state="cleared"),
+            samples.alert(3),
+            samples.alert(4, "SIM000002"),
+        ],
+    )
+    execute(
+        database,
+        "UPDATE alert SET stored = now() - interval '40 days', ts = now() - interval '40 days' + seq * interval '1 s'",
+    )
+    Retention(database, Keep(alert=30)).run(GO_ON)
+    kept = query(database, "SELECT pack, seq FROM alert ORDER BY pack")
+    assert [(row["pack"], row["seq"]) for row in kept] == [("SIM000001", 3), ("SIM000002", 4)]
+
+
+def test_nothing_goes_unless_it_is_wanted(database: str) -> None:
+    old_and_new(database)
+    retention = Retention(database, Keep())
+    retention.run(GO_ON)
+    assert (retention.removed.total(), verify(database).received) == (0, 2 * 1096)
+    assert {
+        "telemetry",
+        "alert",
+        "dead_letter",
+        "loss",
+        "expired",
+        "pack",
+        "pack_boot",
+    } == retention.sizes.keys()
+
+
+def test_continuous_ledger_does_not_ask_again_for_what_was_taken_out(database: str) -> None:
+    """Neither while it looks, nor after a start, when all that went on before the window is gone."""
+    with contextlib.closing(Watch(database, window_s=48 * 3600)) as watch:
+        store(database, history("SIM000001", range(50), {7}, now_ms() - 40 * DAY_MS))
+        assert looked(watch, database).delivered == 49
+        age(database)
+        store(database, history("SIM000001", range(50, 60), {55}, now_ms() - DAY_MS))
+        Retention(database, Keep(telemetry=30)).run(GO_ON)
+        account = looked(watch, database)
+        assert {(r.first, r.last) for r in account.missing["demo", "SIM000001", BOOT]} == {(7, 7), (55, 55)}
+    execute(database, "UPDATE expired SET stored = now() - interval '30 days'")
+    with contextlib.closing(Watch(database, window_s=48 * 3600)) as watch:
+        account = looked(watch, database)
+        assert [(r.first, r.last) for r in account.missing["demo", "SIM000001", BOOT]] == [(55, 55)]
+        assert (account.delivered, account.explained.total()) == (9, 0)
+
+
+def looked(watch: Watch, dsn: str) -> Account:
+    """What is known when everything that is committed was looked at."""
+    newest: dt.datetime = query(
+        dsn,
+        "SELECT max(at) AS at FROM (SELECT max(stored) AS at FROM telemetry UNION ALL SELECT max(stored) FROM expired) AS t",
+    )[0]["at"]
+
+    def look() -> Account | None:
+        account = watch.look()
+        return account if watch._seen_until is not None and watch._seen_until > newest else None
+
+    found: Account = wait_until(look, "a look at all that is committed", 60)
+    return found
+
+
+def test_compressed_chunks_are_read_by_the_ledger_and_keep_redelivery_harmless() -> None:
+    with servers.timescale() as server:
+        old_and_new(server.dsn)
+        retention = Retention(server.dsn, Keep(compress=7))
+        retention.run(GO_ON)
+        assert retention.compressed >= 1
+        before = retention.compressed
+        execute(server.dsn, "DEALLOCATE ALL")  # connections there share one session
+        store(server.dsn, history("SIM000001", range(30), {10, 11}))
+        report = verify(server.dsn)
+        assert (report.received, holes(report)) == (2 * 1096, HOLES)
+        retention.run(GO_ON)
+        assert retention.compressed == before
+        Retention(server.dsn, Keep(telemetry=30, compress=7)).run(GO_ON)
+        assert (verify(server.dsn).expired, holes(verify(server.dsn))) == (2 * 997, HOLES)
+
+
+def test_one_at_a_time_and_stopped_between_steps(database: str) -> None:
+    old_and_new(database)
+    retention = Retention(database, Keep(telemetry=30), step_rows=100)
+    with contextlib.closing(psycopg2.connect(database)) as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))
+        assert not retention.run(GO_ON)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        wait_until(lambda: retention.run(stop), "the lock to be given back", 30)
+    assert retention.removed["telemetry"] == 100
+    report = verify(database)
+    assert (report.received, report.expired, holes(report)) == (2 * 1096 - 99, 99, HOLES), (
+        "one number was there twice"
+    )
+
+
+def test_bridge_does_it_and_says_so(database: str, mosquitto: servers.Mosquitto, tmp_path: Path) -> None:
+    old_and_new(database)
+    store(database, [samples.alert(1)])
+    options = [
+        "--keep-telemetry-days",
+        "30",
+        "--retention-period-s",
+        "1",
+        "--ledger-period-s",
+        "1",
+        "--repair-after-s",
+        "0",
+    ]
+    with Bridge(mosquitto, database, tmp_path, *options) as bridge:
+
+        def metric(name: str) -> float:
+            found = re.search(rf"^{re.escape(name)} (\S+)$", bridge.metrics(), re.MULTILINE)
+            return float(found[1]) if found else -1.0
+
+        wait_until(
+            lambda: metric('voltflow_retention_removed_total{table="telemetry"}') == 2 * 997 + 1,
+            "the old rows to go",
+            60,
+        )
+        wait_until(lambda: metric('voltflow_table_bytes{table="telemetry"}') > 0, "the sizes", 60)
+        wait_until(lambda: metric("voltflow_ledger_holes") == 2, "the ledger", 60)
+        wait_until(lambda: "retention: took out 1,995 of telemetry" in bridge.log, "the log line", 60)
+        assert metric("voltflow_retention_errors_total") == 0
