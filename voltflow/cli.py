@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from voltflow import __version__
-from voltflow.admin import files_cli, flow_cli, secrets_cli, users_cli
+from voltflow.admin import backup_cli, files_cli, flow_cli, secrets_cli, users_cli
 from voltflow.demo import cli as demo
 from voltflow.doctor import bundle_cli
 from voltflow.doctor import cli as doctor
@@ -34,6 +34,7 @@ examples:
   voltflow users add ann                 let somebody use the flow editor
   voltflow editor install                fetch the files of the flow editor
   voltflow secrets                       passwords and certificates for the containers
+  voltflow backup --out gw.backup        a gateway in one file; `voltflow restore gw.backup` puts it back
   voltflow ledger verify --database postgresql:///voltflow    what was lost or doubled
   voltflow doctor                        what is wrong on this machine, and how to mend it
   voltflow support-bundle                what somebody else needs to help, without secrets
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     files_cli.add_parser(commands)
     users_cli.add_parser(commands)
     secrets_cli.add_parser(commands)
+    backup_cli.add_parser(commands)
     ledger_cli.add_parser(commands)
     demo.add_parser(commands)
     doctor.add_parser(commands)

@@ -1,0 +1,170 @@
+"""A real gateway in one file, and back; what is refused, and changes nothing."""
+
+import io
+import re
+import stat
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.programs import Agent, device, finish
+from voltflow.admin.backup import FORMAT, BackupError, Places, restore, write
+from voltflow.admin.users import make_user, write_users
+from voltflow.cli import main
+from voltflow.state.file import CLEAN_FILE, FILE
+
+WAIT_S = 120.0
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder without settings files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VOLTFLOW_CONFIG", raising=False)
+    return tmp_path
+
+
+def folder_of_a_gateway(folder: Path) -> Places:
+    """As one leaves it that was stopped, with things outside its state folder too."""
+    state, other = folder / "state", folder / "etc"
+    files = {
+        "state/state.clean.bin": b"twins", "state/spool/uplink/1.log": b"\0" * 100_000, "state/held.sqlite": b"held",
+        "state/credential_secret": b"geheim", "state/tokens.json": b"{}", "state/lock": b"", "state/files/a/b.csv": b"1,2",
+        "etc/flows.json": b"[]", "etc/flows_cred.json": b"{}", "etc/.flows.json.backup": b"[1]", "etc/users.json": b"{}",
+        "etc/voltflow.toml": b'[agent]\nbroker_password = "geheim"\n',
+    }  # fmt: skip
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(0o600)
+    return Places(state, other / "flows.json", other / "users.json", settings=other / "voltflow.toml")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_gateway_goes_on_from_its_backup(quiet: Path, mosquitto: servers.Mosquitto, unique: str) -> None:
+    """Twins, users and flow are those of the backup; a running gateway is left alone; what was there is kept."""
+    state, out = quiet / "state", quiet / "gw.backup"
+    command = ["backup", "--state-dir", str(state), "--out"]
+    with Agent(mosquitto, state) as agent:
+        with device(
+            mosquitto, "run", "--fleet", unique, "--packs", "3", "--hz", "10", "--seconds", "3"
+        ) as publishing:
+            finish(publishing)
+        servers.wait_until(lambda: agent.get(f"/api/packs?fleet={unique}")["total"] == 3, "the packs", WAIT_S)
+        write_users(state / "users.json", [make_user("ann", "x" * 60, ["read"])])
+        assert main([*command, str(quiet / "refused.backup")]) == 2
+        assert main([*command, str(quiet / "live.backup"), "--live"]) == 0
+        assert main(["restore", "--state-dir", str(state), str(quiet / "live.backup")]) == 2
+        soc = {row["name"]: row["soc_est_pct"] for row in agent.get(f"/api/packs?fleet={unique}")["packs"]}
+    assert main([*command, str(out)]) == 0
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    (state / "users.json").unlink()
+    (state / CLEAN_FILE).write_bytes(b"spoilt")
+    assert main(["restore", "--state-dir", str(state), str(out)]) == 0
+    assert (state / FILE).is_file()
+    assert not (state / CLEAN_FILE).exists(), "the gateway may have gone on after the backup"
+    (before,) = quiet.glob("state.before-*")
+    assert (before / CLEAN_FILE).read_bytes() == b"spoilt"
+    with Agent(mosquitto, state) as agent:
+        assert re.search(r"state of \d+ packs ", agent.log)
+        found = {row["name"]: row["soc_est_pct"] for row in agent.get(f"/api/packs?fleet={unique}")["packs"]}
+        assert found == soc
+        assert "ann" in (state / "users.json").read_text()
+
+
+def test_everything_comes_back_where_it_was(tmp_path: Path) -> None:
+    places = folder_of_a_gateway(tmp_path)
+    wanted = content(tmp_path)
+    manifest = write(places, tmp_path / "gw.backup")
+    assert {entry.name.split("/")[0] for entry in manifest.files} == {"state", "flow", "users", "settings"}
+    new, etc = tmp_path / "new", tmp_path / "new" / "etc"
+    other = Places(new / "state", etc / "flows.json", etc / "users.json", settings=etc / "voltflow.toml")
+    restore(tmp_path / "gw.backup", other)
+    found = content(tmp_path / "new")
+    assert found.pop("state/state.bin") == wanted.pop("state/state.clean.bin")
+    for name in ("state/tokens.json", "state/lock"):
+        wanted.pop(name)
+    assert found == wanted
+    assert stat.S_IMODE((other.state / "credential_secret").stat().st_mode) == 0o600
+
+
+def test_settings_of_this_machine_stay(tmp_path: Path) -> None:
+    places = folder_of_a_gateway(tmp_path)
+    write(places, tmp_path / "gw.backup")
+    assert places.settings is not None
+    places.settings.write_text("[agent]\n")
+    restore(tmp_path / "gw.backup", places)
+    assert places.settings.read_text() == "[agent]\n"
+    assert "geheim" in places.settings.with_name("voltflow.toml.from-backup").read_text()
+
+
+def test_without_credentials_no_secret_is_in_it(tmp_path: Path) -> None:
+    write(folder_of_a_gateway(tmp_path), tmp_path / "gw.backup", credentials=False)
+    with tarfile.open(tmp_path / "gw.backup") as tar:
+        names = tar.getnames()
+        assert not any(b"geheim" in (tar.extractfile(name) or io.BytesIO()).read() for name in names)
+    assert {"state/spool/uplink/1.log", "flow/flows.json"} <= set(names)
+    assert not any("cred" in name or "users" in name for name in names)
+
+
+def test_backup_does_not_replace_a_file(tmp_path: Path) -> None:
+    (tmp_path / "gw.backup").write_text("mine")
+    with pytest.raises(BackupError, match="is there already"):
+        write(folder_of_a_gateway(tmp_path), tmp_path / "gw.backup")
+    assert (tmp_path / "gw.backup").read_text() == "mine"
+
+
+def repacked(source: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> None:
+    """The backup with members changed or left out, as a whole file."""
+    with tarfile.open(source) as tar:
+        members = [(m.name, (tar.extractfile(m) or io.BytesIO()).read()) for m in tar]
+    with tarfile.open(source, "w:gz") as tar:
+        for item in members:
+            if new := change(*item):
+                info = tarfile.TarInfo(new[0])
+                info.size = len(new[1])
+                tar.addfile(info, io.BytesIO(new[1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda n, d: (n, d.replace(b"twins", b"twinz")), "is damaged: state/state.clean.bin"),
+        (lambda n, d: None if n == "state/held.sqlite" else (n, d), "is damaged: state/held.sqlite"),
+        (lambda n, d: None if n == "manifest.json" else (n, d), "is cut off"),
+        (lambda n, d: (n.replace("state/held", "../held"), d), "something in it that no backup has"),
+        (lambda n, d: (n.replace("voltflow.backup", "x"), d), "is no backup of a gateway"),
+        (lambda n, d: (n, d.replace(b'"program":"', b'"program":"9')), "upgrade first"),
+        (lambda n, d: (n, d.replace(f'"format":{FORMAT}'.encode(), b'"format":99')), "upgrade first"),
+    ],
+    ids=["damaged", "incomplete", "cut", "escaping", "foreign", "newer-program", "newer-format"],
+)
+def test_what_cannot_be_trusted_is_refused_and_changes_nothing(
+    tmp_path: Path, change: Callable[[str, bytes], tuple[str, bytes] | None], says: str
+) -> None:
+    places = folder_of_a_gateway(tmp_path)
+    write(places, tmp_path / "gw.backup")
+    repacked(tmp_path / "gw.backup", change)
+    before = content(tmp_path)
+    with pytest.raises(BackupError, match=says):
+        restore(tmp_path / "gw.backup", places)
+    after = content(tmp_path)
+    after["state/lock"] = before["state/lock"]  # it says who held it last
+    assert after == before
+
+
+@pytest.mark.parametrize("cut", [10, 300, 600])
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
+    places = folder_of_a_gateway(tmp_path)
+    write(places, tmp_path / "gw.backup")
+    (tmp_path / "gw.backup").write_bytes((tmp_path / "gw.backup").read_bytes()[:cut])
+    with pytest.raises(BackupError, match="take another copy"):
+        restore(tmp_path / "gw.backup", places)
+    assert (places.state / "state.clean.bin").read_bytes() == b"twins"
