@@ -9,11 +9,11 @@ STAMPS := .venv/stamps
 NPM_STAMP := tests/npm/node_modules/.installed
 BENCH_NPM_STAMP := bench/npm/node_modules/.installed
 PACKAGES := voltflow edge cloud sim_device
-APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2 faketime openssl
+APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2 faketime openssl bubblewrap wget
 
 # What is installed first is used by what follows.
 .NOTPARALLEL:
-.PHONY: help demo test lint format chaos bench wheel docs clean install-test
+.PHONY: help demo test lint format chaos bench wheel secrets docs clean install-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ bench: install-test ## measure beside others (docs/benchmarks.md): make bench AR
 wheel: $(STAMPS)/venv $(STAMPS)/editor ## build dist/voltflow-*.whl with the flow editor in it, for gateways without npm
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --wheel-dir dist .
 	@ls dist/*.whl
+
+secrets: $(STAMPS)/venv ## make the passwords and certificates of docker-compose.yml: make secrets ARGS="--host gw.example"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . 'cryptography>=42'
+	@$(BIN)/voltflow secrets $(ARGS)
 
 docs: $(STAMPS)/venv ## build the documentation's site into site/, strictly
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'

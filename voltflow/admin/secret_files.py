@@ -49,6 +49,8 @@ GATEWAYS, DEVICES = "gateways", "devices"
 """Folders with a password for each."""
 
 _BYTES: Final = 24
+_SQLALCHEMY: Final = "postgresql+psycopg2"
+"""With the driver that the image has; without a name it depends on SQLAlchemy's version."""
 
 
 @dataclass
@@ -80,10 +82,12 @@ class SecretFolder:
 
     def _derived(self, known: dict[str, str]) -> None:
         """The secrets in the form in which a program reads them."""
-        for user in ("bridge", "mlflow"):
-            database = "voltflow" if user == "bridge" else user
+        for user, scheme, database in (
+            ("bridge", "postgresql", "voltflow"),
+            ("mlflow", _SQLALCHEMY, "mlflow"),
+        ):
             password = known[f"{user}_database_password"]
-            self._follow(f"{user}_database", f"postgresql://{user}:{password}@timescale:5432/{database}\n")
+            self._follow(f"{user}_database", f"{scheme}://{user}:{password}@timescale:5432/{database}\n")
         text = f"[default]\naws_access_key_id = voltflow\naws_secret_access_key = {known['minio_password']}\n"
         self._follow("mlflow_s3", text)
         for broker in ("edge", "cloud"):
