@@ -126,7 +126,7 @@ def used() -> tuple[set[str], set[str]]:
         text = path.read_text()
         keys |= set(re.findall(r'\bt\(\s*"([^"]+)"', text)) | set(re.findall(r'data-t="([^"]+)"', text))
         keys |= {key for pair in re.findall(r'\bt\([^?"`]+\? "([^"]+)" : "([^"]+)"', text) for key in pair}
-        keys |= {key for pair in re.findall(r'\["[^"]+", "(links\.\w+)"\]', text) for key in [pair]}
+        keys |= {key for key in re.findall(r'"([a-z_0-9]+\.[a-z_0-9.]+)"', text) if key in KEYS}  # given on
         for key in re.findall(r'\bcount\([^"`]*"([^"]+)"', text):
             keys |= {f"{key}.one", f"{key}.many"}
         beginnings |= set(re.findall(r"\bcount\([^`\"]*`([^`$]+)\$", text))

@@ -45,7 +45,7 @@ export function packView(root, name) {
     const key = (row.worries ?? []).join("\n");
     if (worries.dataset.key !== key) {
       worries.dataset.key = key;
-      worries.replaceChildren(...(row.worries ?? []).map((text) => el("li", { text, class: text.startsWith("critical") ? "poor" : "" })));
+      worries.replaceChildren(...(row.worries ?? []).map((text) => el("li", { text, class: /^critical.*(?<!\(acknowledged\))$/.test(text) ? "poor" : "" })));
     }
     pairs(values, {
       voltage: withUnit(row.voltage_v, 1, "V"), current: withUnit(row.current_a, 1, "A"), power: withUnit(row.power_kw, 1, "kW"),
