@@ -81,7 +81,7 @@ def _running(settings: BridgeSettings) -> Iterator[Finding]:
         yield skipped("it does not run here", f"sudo systemctl start {UNIT}, or: cloud-bridge run")
         return
     if status != 200:
-        yield warning(f"its metrics answer {status}", "metrics_token: was it changed without a restart?")
+        yield warning(f"its metrics answer {status}", "was metrics_token changed without a restart?")
         return
     away = [line.partition('node="')[2].partition('"')[0] for line in body.decode().splitlines()
             if line.startswith("voltflow_sink_up{") and line.endswith(" 0.0")]  # fmt: skip

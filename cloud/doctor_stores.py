@@ -239,7 +239,8 @@ def _influx_refusal(settings: BridgeSettings, code: int, said: str) -> Finding:
             return ok("it answers and takes the token (an empty write is none)")
         case 401 | 403:
             return problem(
-                f"it does not take the token ({code})", "influx_token: influx auth list; write to the bucket"
+                f"it does not take the token ({code})",
+                "set influx_token to one that may write to the bucket; influx auth list shows them",
             )
         case 404:
             return problem(f"it has no bucket {settings.influx_bucket!r} of {settings.influx_org!r}",

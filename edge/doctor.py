@@ -187,7 +187,7 @@ def _running(settings: AgentSettings) -> Iterator[Finding]:
         return
     if status == 401:
         yield warning("it wants another token than these settings have",
-                      "api_token: was it changed without a restart? sudo systemctl restart edge-agent")  # fmt: skip
+                      "was api_token changed without a restart? sudo systemctl restart edge-agent")  # fmt: skip
         return
     gateway = found.get("gateway")
     if gateway != settings.gateway:

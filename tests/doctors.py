@@ -58,7 +58,7 @@ class Authority:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name, self._key = folder, name, ec.generate_private_key(ec.SECP256R1())
-        self.ca = self._write(f"{name}.crt", self._issue(name, self._key, 10, None))
+        self.ca = self._write(f"{name}.crt", self._issue(name, self._key, 400, None))
 
     def issue(self, name: str, *, days: float = 300, host: str = "127.0.0.1") -> tuple[Path, Path]:
         """Certificate and key for an address or a host's name."""

@@ -108,7 +108,7 @@ def open_to_others(name: str, path: Path) -> Iterator[Finding]:
         return
     if mode & 0o007:
         yield problem(
-            f"{name}: everybody on this machine may read '{path}' (mode {mode:04o})", f"chmod 600 '{path}'"
+            f"everybody on this machine may read '{path}' of {name} (mode {mode:04o})", f"chmod 600 '{path}'"
         )
     elif mode & 0o020:
-        yield warning(f"{name}: its group may change '{path}' (mode {mode:04o})", f"chmod 640 '{path}'")
+        yield warning(f"its group may change '{path}' of {name} (mode {mode:04o})", f"chmod 640 '{path}'")

@@ -22,6 +22,8 @@ from voltflow.setting import settings_of
 S = TypeVar("S", bound=msgspec.Struct)
 GROUP = "voltflow.doctor"
 ANSWER_LIMIT = 16 * 1024 * 1024
+LEAST_OF_VARIABLE = 6
+"""Characters of a variable that is taken for a secret by its name; to blank each `1` or `true` would blank everything."""
 
 
 class Address(NamedTuple):
@@ -68,10 +70,16 @@ def secrets_of(program: Program[S], settings: S, environ: Mapping[str, str]) -> 
     found |= {
         value
         for name, value in hide_secrets(environ).items()
-        if isinstance(value, Hidden) or is_secret_name(name)
+        if isinstance(value, Hidden) or _is_likely_secret(name, value)
     }
     found |= set(program.secrets(settings))
     return {text for text in found if text}
+
+
+def _is_likely_secret(name: str, value: str) -> bool:
+    """Whether a variable of any program holds a secret; `PWD` and what ends in `_FILE` name places."""
+    names_a_place = name in ("PWD", "OLDPWD") or name.endswith(("_FILE", "_PATH", "_DIR"))
+    return len(value) >= LEAST_OF_VARIABLE and is_secret_name(name) and not names_a_place
 
 
 def flow_check(load: Callable[[], tuple[Flow, Mapping[str, str]]], setting: str) -> Check:
