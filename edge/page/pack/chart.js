@@ -71,8 +71,8 @@ export class Chart {
   make(data) {
     const { spec } = this, dim = () => colour("--dim"), grid = { stroke: () => colour("--line"), width: 1 };
     const font = "12px system-ui, sans-serif", axis = { stroke: dim, grid, ticks: { show: false }, font };
-    const line = ({ label, colour: name, dash, edge }) => ({
-      label, dash, width: edge ? 0 : 1.8, stroke: () => colour(name), points: { show: false }, spanGaps: false,
+    const line = ({ label, colour: name, dash, edge, dots }) => ({
+      label, dash, width: edge || dots ? 0 : 1.8, stroke: () => colour(name), points: { show: Boolean(dots), size: 8, fill: () => colour(name) }, spanGaps: false,
     });
     const n = spec.lines.length;
     this.plot = new this.uPlot({

@@ -8,12 +8,13 @@ import { Chart } from "./chart.js";
 import { Zoom } from "./zoom.js";
 
 const POINTS = 720;
+const MEASURED = "soh_measured_pct"; // by charge sessions, now and then: dots
 const INSTALL = "voltflow page install";
 
 const SPECS = [
   { key: "temperature", unit: "°C", digits: 1, least: 4, lines: [["measured", "temp_c", "--a"], ["ahead", "temp_predicted_c", "--b", true]] },
   { key: "soc", unit: "%", digits: 1, least: 4, floor: 0, ceiling: 100, lines: [["bms", "soc_pct", "--a"], ["twin", "soc_est_pct", "--b"]] },
-  { key: "soh", unit: "%", digits: 1, least: 4, ceiling: 105, lines: [["measured", "soh_measured_pct", "--a"], ["predicted", "soh_predicted_pct", "--b"]], band: ["soh_low_pct", "soh_high_pct"] },
+  { key: "soh", unit: "%", digits: 1, least: 4, ceiling: 105, lines: [["measured", MEASURED, "--a"], ["predicted", "soh_predicted_pct", "--b"]], band: ["soh_low_pct", "soh_high_pct"] },
   { key: "rul", unit: "", digits: 0, least: 40, floor: 0, lines: [["predicted", "rul_efc", "--b"]], band: ["rul_low_efc", "rul_high_efc"] },
   { key: "voltage", unit: "V", digits: 1, least: 4, lines: [["pack", "voltage_v", "--a"]] },
   { key: "current", unit: "A", digits: 1, least: 4, lines: [["pack", "current_a", "--a"]] },
@@ -44,6 +45,7 @@ export class Charts {
     this.stepMs = this.periodMs = 10000;
     this.horizonMs = 600000;
     this.charts = [];
+    this.measured = []; // [[ms, health in %], …]
     this.zoom = new Zoom(() => this.charts.forEach((chart) => chart.data && chart.fit()));
     this.zoom.extent = () => (this.points.length > 1 ? { min: this.points[0].ts_ms / 1000, max: (this.points.at(-1).ts_ms + this.horizonMs) / 1000 } : null);
     this.body = el("div", { id: "charts", class: "charts" });
@@ -79,10 +81,18 @@ export class Charts {
     this.draw();
   }
 
+  // What charge sessions measured.
+  sessions(found) {
+    this.measured = found.filter((session) => session.soh_measured_pct !== null && session.end_ms !== null)
+      .map((session) => [session.end_ms, session.soh_measured_pct]).sort(([a], [b]) => a - b);
+    if (this.measured.length) this.draw();
+  }
+
   draw() {
+    const from = this.points[0]?.ts_ms ?? 0, measured = this.measured.filter(([ms]) => ms >= from);
     SPECS.forEach((spec, i) => {
       const values = (field, shift = 0) => this.points.map((point) => [point.ts_ms + shift, point[field]]);
-      const tables = spec.lines.map(([, field, , ahead]) => values(field, ahead ? this.horizonMs : 0));
+      const tables = spec.lines.map(([, field, , ahead]) => (field === MEASURED ? measured : values(field, ahead ? this.horizonMs : 0)));
       if (spec.band) tables.push(values(spec.band[1]), values(spec.band[0]));
       this.charts[i]?.draw(tables, this.stepMs);
     });
@@ -108,6 +118,6 @@ function kept(point) {
 
 const worded = (spec) => ({
   ...spec, title: t(`chart.${spec.key}`), unit: spec.unit || t("unit.cycles"),
-  lines: spec.lines.map(([label, , colour, ahead]) => ({ label: t(`line.${label}`), colour, dash: ahead ? [6, 4] : undefined })),
+  lines: spec.lines.map(([label, field, colour, ahead]) => ({ label: t(`line.${label}`), colour, dash: ahead ? [6, 4] : undefined, dots: field === MEASURED })),
   band: spec.band && { label: t("line.interval"), colour: "--b" },
 });

@@ -19,6 +19,7 @@ export class Sessions {
     this.table.element.hidden = true;
   }
 
+  // The sessions, so that others may draw them.
   async refresh() {
     const answer = await getOrNull(packPath(this.name, `sessions?limit=${SHOWN}`));
     const sessions = answer?.sessions ?? [];
@@ -26,6 +27,7 @@ export class Sessions {
     this.empty.hidden = sessions.length > 0;
     this.table.element.hidden = !sessions.length;
     this.table.fill(sessions.map(line));
+    return sessions;
   }
 }
 

@@ -92,7 +92,7 @@ export function packView(root, name) {
     round += 1;
     await started;
     const jobs = [showDetail(), showAlerts(), cells.refresh(row)];
-    if (slow) jobs.push(sessions.refresh());
+    if (slow) jobs.push(sessions.refresh().then((found) => charts.sessions(found)));
     for (const result of await Promise.allSettled(jobs)) if (result.status === "rejected") throw result.reason;
   }
 
