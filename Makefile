@@ -13,7 +13,7 @@ APT := mosquitto mosquitto-clients prometheus victoria-metrics chromium iproute2
 
 # What is installed first is used by what follows.
 .NOTPARALLEL:
-.PHONY: help demo test lint format chaos bench wheel secrets docs clean install-test
+.PHONY: help demo test lint format chaos bench wheel secrets docs pictures clean install-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ secrets: $(STAMPS)/venv ## make the passwords and certificates of docker-compose
 docs: $(STAMPS)/venv ## build the documentation's site into site/, strictly
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "site/index.html"
+
+pictures: install-test ## photograph the gateway's page with a simulated fleet for the README, into docs/img
+	VOLTFLOW_PICTURES=1 $(BIN)/python -m pytest -q tests/e2e/test_page_pictures.py
+	$(BIN)/python -m tests.e2e.pictures
 
 clean: ## forget everything that was installed, built or measured here
 	rm -rf .venv build dist site *.egg-info tests/npm/node_modules bench/*/node_modules

@@ -35,7 +35,7 @@ RATE = """async () => {
     await new Promise(done => setTimeout(done, 1000));
     return [Number(box.dataset.frames) - frames, (performance.now() - start) / 1000];
 }"""
-A_SECOND = "() => new Promise(done => setTimeout(done, 1000))"
+HALF_A_SECOND = "() => new Promise(done => setTimeout(done, 500))"
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_current_is_seen_to_flow_and_said(pack: Any) -> None:
     at.give(current_a=0.1)
     assert flow.inner_text() == "No current"
     before, still = at.frames, at.seen
-    at.page.evaluate(A_SECOND)
+    at.page.evaluate(HALF_A_SECOND)
     assert at.frames == before  # nothing moves, nothing is drawn
     at.update(current_a=80)
     assert flow.inner_text() == "Charging: 80 A into the battery"
@@ -222,7 +222,7 @@ def test_arrows_point_into_the_battery_where_it_charges(pack: Any) -> None:
     at.give(current_a=50)
     before = at.frames
     assert arrow_at_the_terminal(at.seen) > 3
-    at.page.evaluate(A_SECOND)
+    at.page.evaluate(HALF_A_SECOND)
     assert at.frames == before  # who asked for less motion has none
     at.update(current_a=-50)
     assert arrow_at_the_terminal(at.seen) < -3
@@ -235,7 +235,7 @@ def test_nothing_is_drawn_that_nobody_sees(pack: Any) -> None:
     at.page.evaluate("() => { document.querySelector('h1').style.marginTop = '4000px'; scrollTo(0, 0); }")
     at.drawn()
     before = at.frames
-    at.page.evaluate(A_SECOND)
+    at.page.evaluate(HALF_A_SECOND)
     assert at.frames <= before + 1
     at.page.evaluate("() => box.scrollIntoView()")
     at.page.wait_for_function("n => Number(box.dataset.frames) > n + 3", arg=before)
