@@ -11,14 +11,13 @@ from msgspec import Meta
 from edge.acknowledgements import Acknowledgement, AlertKey
 from edge.queries import AlertsQuery, ApiError, find_pack
 from edge.state import AppState
-from edge.writing import Change
+from edge.writing import MAY_NOT, Change
 from voltflow.clock import receive_clock
 from voltflow.telemetry import Alert
 
 ACKNOWLEDGE = "/api/alerts/{id}/acknowledge"
 FAILURES = {
-    "401": "Nobody is logged in, or the token is missing or wrong",
-    "403": "It comes from another site's page, or who is logged in may not",
+    **MAY_NOT,
     "404": "No such alert is active",
     "503": "It cannot be kept on disk",
 }

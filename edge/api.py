@@ -14,7 +14,6 @@ import bottle
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 
-from edge import log_api
 from edge.answers import Error, ErrorBody
 from edge.openapi import METRICS_PATH, METRICS_TYPE, document
 from edge.queries import ApiError, parse_query
@@ -42,7 +41,6 @@ def create_app(
     for route in ROUTES:
         callback = _head(route) if route.native else _callback(state, route, has_token=token_required)
         app.route(_bottle_path(route.path), route.method, callback)
-    app.put(log_api.PATH, callback=_log_change(state))
     described = _encode(document(token_required=token_required))
     app.get("/api/openapi.json", callback=lambda: _answer(described))
     app.get(METRICS_PATH, callback=lambda: _answer(generate_latest(registry), METRICS_TYPE))
@@ -69,7 +67,7 @@ def _callback(state: AppState, route: Route, *, has_token: bool) -> Callable[...
         try:
             query = parse_query(bottle.request.query_string, route.query)
             if route.changes:
-                query = change(state, bottle.request, route.body, has_token=has_token)
+                query = change(state, bottle.request, route, has_token=has_token)
             answer = route.handle(state, path, query)
             return _answer(_encode(answer), status=route.status_of(answer))
         except ApiError as error:
@@ -79,16 +77,6 @@ def _callback(state: AppState, route: Route, *, has_token: bool) -> Callable[...
             return _answer(
                 error_json("internal", "the gateway failed on this request; see its log"), status=500
             )
-
-    return handle
-
-
-def _log_change(state: AppState) -> Callable[[], bytes]:
-    def handle() -> bytes:
-        try:
-            return _answer(_encode(log_api.change(state, log_api.body_of(bottle.request))))
-        except log_api.RefusedError as error:
-            return _answer(error_json("bad_body", str(error)), status=400)
 
     return handle
 

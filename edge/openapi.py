@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from edge import log_api
 from edge.alert_views import AlertId
 from edge.answers import Error
 from edge.queries import PackName
@@ -24,9 +23,9 @@ _PATH_PARAMETERS = {"pack": PackName, "id": AlertId}
 def document(*, token_required: bool = False) -> Json:
     """The document; `token_required` says whether this server asks for a bearer token."""
     bodies = [route.body for route in ROUTES if route.body is not None]
-    types = [Error, log_api.LogChange, *bodies, *(route.answer for route in ROUTES)]
+    types = [Error, *bodies, *(route.answer for route in ROUTES)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    error, log_change, *rest = schemas
+    error, *rest = schemas
     taken = dict(zip(bodies, rest, strict=False))
     paths: dict[str, Json] = {}
     for route, schema in zip(ROUTES, rest[len(bodies) :], strict=True):
@@ -35,7 +34,6 @@ def document(*, token_required: bool = False) -> Json:
             content = {"application/json": {"schema": taken[route.body]}}
             operation["requestBody"] = {"required": True, "content": content}
         paths.setdefault(route.path, {})[route.method.lower()] = operation
-    paths[log_api.PATH]["put"] = log_api.operation(log_change, error, token_required=token_required)
     paths["/api/openapi.json"] = {
         "get": _plain("This document", "openapi", "application/json", {"type": "object"})
     }

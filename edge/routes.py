@@ -29,6 +29,7 @@ from edge.queries import (
 )
 from edge.state import AppState
 from edge.twin import PackTwin, TwinStore
+from edge.writing import MAY_NOT
 from voltflow.battery.features import FEATURES
 from voltflow.clock import receive_clock
 from voltflow.log_levels import Now
@@ -130,8 +131,10 @@ class Route:
     failures: Mapping[str, str] = field(default_factory=dict)
     status_of: Callable[[Any], int] = lambda _: 200
     native: bool = False  # answered by the event loop itself, not by Bottle
-    method: Literal["GET", "POST", "DELETE"] = "GET"
+    method: Literal["GET", "POST", "PUT", "DELETE"] = "GET"
     body: type[msgspec.Struct] | None = None
+    permission: str = ""
+    """Of the editor's user who may change something where no token is asked for."""
 
     @property
     def changes(self) -> bool:
@@ -190,14 +193,16 @@ ROUTES: tuple[Route, ...] = (
     Route("/api/alerts", "Alerts, the newest first", alert_views.Alerts, lambda state, _, q: alert_views.alerts(state, q),
           AlertsQuery),
     Route(alert_views.ACKNOWLEDGE, "Say that somebody has seen to an active alert", alert_views.AlertEntry,
-          alert_views.acknowledge, method="POST", body=alert_views.Note, failures=alert_views.FAILURES),
-    Route(alert_views.ACKNOWLEDGE, "Take that back", alert_views.AlertEntry, alert_views.take_back, method="DELETE",
+          alert_views.acknowledge, method="POST", body=alert_views.Note, permission="alerts.write", failures=alert_views.FAILURES),
+    Route(alert_views.ACKNOWLEDGE, "Take that back", alert_views.AlertEntry, alert_views.take_back, method="DELETE", permission="alerts.write",
           failures=alert_views.FAILURES),
     Route("/api/health", "Is the gateway well, and if not why", health.Health, lambda state, *_: health.health(state),
           statuses=(503,), status_of=lambda answer: 503 if answer.status == "unhealthy" else 200),
     Route("/api/flow", "The running flow and its counters", Flow, lambda state, *_: _flow(state)),
     Route("/api/models", "The models and how they do", Models, lambda state, _, q: _models(state, q)),
     Route(log_api.PATH, "What the gateway logs", Now, lambda state, *_: log_api.read(state)),
+    Route(log_api.PATH, "Change what is logged, for a time or until the gateway ends", Now, log_api.change, method="PUT",
+          body=log_api.LogChange, permission="log.write", failures=MAY_NOT),
     Route("/api/spool", "What is held and not yet safe", health.Spool, lambda state, *_: health.spool(state.engine)),
     Route("/api/stream", "Server-sent events `packs` with the packs that changed, at most one a second", str,
           lambda *_: None, StreamQuery, media="text/event-stream",

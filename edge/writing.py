@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import bottle
 import msgspec
@@ -16,7 +16,25 @@ BODY_BYTES: Final = 10_000
 BY_TOKEN: Final = "token"  # noqa: S105 - says that somebody had one
 BY_ANYBODY: Final = "local"
 """Of a gateway without token and users, which answers this machine only."""
-PERMISSION: Final = "alerts.write"
+MAY_NOT: Final = {
+    "401": "Nobody is logged in, or the token is missing or wrong",
+    "403": "It comes from another site's page, or who is logged in may not",
+}
+"""Answers of every route that changes something."""
+
+
+class Changing(Protocol):
+    """What a route says of a change: what it takes, and whom it takes it from."""
+
+    @property
+    def body(self) -> type[msgspec.Struct] | None:
+        """What is sent; None: nothing."""
+        ...
+
+    @property
+    def permission(self) -> str:
+        """The user's, where no token is asked for."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,9 +45,7 @@ class Change:
     body: Any
 
 
-def change(
-    state: AppState, request: bottle.LocalRequest, body: type[msgspec.Struct] | None, *, has_token: bool
-) -> Change:
+def change(state: AppState, request: bottle.LocalRequest, route: Changing, *, has_token: bool) -> Change:
     """The change that a request wants; raises ApiError where it may not, or is not what is wanted.
 
     `has_token`: the API asks for a token, which who comes here has shown already.
@@ -40,13 +56,11 @@ def change(
         raise ApiError(error.status, error.code, str(error)) from None
     if request.get_header("Sec-Fetch-Site", "none") not in {"same-origin", "none"}:
         raise ApiError(403, "wrong_origin", "only the gateway's own pages may change something")
-    by = _who(state, request, has_token=has_token)
-    return Change(by, None if body is None else _body(request, body))
+    by = BY_TOKEN if has_token else _user(state, request, route.permission)
+    return Change(by, None if route.body is None else _body(request, route.body))
 
 
-def _who(state: AppState, request: bottle.LocalRequest, *, has_token: bool) -> str:
-    if has_token:
-        return BY_TOKEN
+def _user(state: AppState, request: bottle.LocalRequest, permission: str) -> str:
     auth = state.auth
     if auth is None or not auth.required:
         return BY_ANYBODY
@@ -58,8 +72,8 @@ def _who(state: AppState, request: bottle.LocalRequest, *, has_token: bool) -> s
             "unauthorized",
             "log in (POST /editor/auth/token) and send the header Authorization: Bearer TOKEN",
         )
-    if not auth.allows(user, PERMISSION):
-        raise ApiError(403, "forbidden", f"{user.username} has not the permission {PERMISSION}")
+    if not auth.allows(user, permission):
+        raise ApiError(403, "forbidden", f"{user.username} has not the permission {permission}")
     return user.username
 
 

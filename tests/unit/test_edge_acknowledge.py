@@ -232,6 +232,19 @@ def test_users_must_have_the_permission(lives: Lives, users: Auth) -> None:
     assert code("ann") == (200, "ann")
 
 
+def test_who_may_change_the_log_is_asked_too(lives: Lives, users: Auth) -> None:
+    def change(name: str) -> int:
+        headers = (
+            {"Authorization": f"Bearer {users.login(name, PASSWORD, '127.0.0.1').token}"} if name else {}
+        )
+        return ask(
+            lives.gateway.state,
+            lambda server: request(server, "/api/log", "PUT", "{}", **JSON, **headers).status,
+        )
+
+    assert [change(name) for name in ("", "ray", "ann")] == [401, 403, 200]
+
+
 def test_stream_tells_that_somebody_has(lives: Lives) -> None:
     def questions(server: WebServer) -> None:
         with Events(server, "/api/stream?packs=depot/P1") as events:
