@@ -14,7 +14,7 @@ from typing import Any
 
 from voltflow.doctor.blank import Blanker
 from voltflow.doctor.checks import Check, Result, ok, problem, run, skipped
-from voltflow.doctor.program import Program, blanked, installed, secrets_of
+from voltflow.doctor.program import GROUP, Program, blanked, installed, secrets_of
 from voltflow.settings import DEFAULT_FILES, Loaded, SettingsError, add_arguments, load
 
 
@@ -88,11 +88,13 @@ def read_env_file(path: Path, *, may_be_missing: bool = False) -> dict[str, str]
 def wanted(name: str | None, asked: Asked) -> list[str]:
     """The programs to look at: the one that is named, `all`, or those that somebody has set something of."""
     known = sorted(installed())
+    if not known:
+        raise NoSuchProgram(f"the installation names no programs ({GROUP!r}): install Voltflow again")
     if name == "all":
         return known
     if name is not None:
         if name not in known:
-            raise NoSuchProgram(f"there is no program {name!r} here; there are: {', '.join(known) or 'none'}")
+            raise NoSuchProgram(f"there is no program {name!r} here; there are: {', '.join(known)}")
         return [name]
     return [program for program in known if _is_set(program, asked)] or known[:1]
 
