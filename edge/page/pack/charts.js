@@ -60,10 +60,10 @@ export class Charts {
     }
     this.charts = SPECS.map((spec) => new Chart(uPlot, worded(spec), this.zoom));
     this.body.replaceChildren(...this.charts.map((chart) => chart.element));
-    await this.load();
   }
 
   async load() {
+    if (!this.charts.length) return;
     const answer = await get(packPath(this.name, `history?limit=${POINTS}`));
     if (this.gone) return;
     this.points = answer.points.map(withPower);

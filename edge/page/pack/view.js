@@ -1,6 +1,6 @@
 // One pack: what is wrong with it, gauges, charts, predictions beside the truth, cells, sessions, alerts, nameplate.
 
-import { follow, get, on } from "../api.js";
+import { follow, get, on, Refused } from "../api.js";
 import { AlertList } from "../alerts/list.js";
 import { allAlerts } from "../alerts/read.js";
 import { el, say, section } from "../dom.js";
@@ -18,7 +18,7 @@ const SLOW_ROUNDS = 4; // what changes slowly is asked for each so many rounds
 export function packView(root, name) {
   const gauges = new Gauges(), charts = new Charts(name), comparison = new Comparison(), cells = new Cells(name), sessions = new Sessions(name);
   const alerts = new AlertList("pack-alerts", { named: false });
-  const state = el("span", { class: "pill", id: "pack-state" }), facts = el("p", { id: "pack-facts", class: "dim" });
+  const state = el("span", { class: "pill", id: "pack-state", hidden: true }), facts = el("p", { id: "pack-facts", class: "dim" });
   const worries = el("ul", { id: "pack-worries", class: "worries" }), values = el("dl", { id: "pack-values", class: "facts" });
   const noAlerts = el("p", { class: "dim none", text: t("alerts.none") }), plate = el("dl", { class: "facts" });
   const parts = {
@@ -27,10 +27,12 @@ export function packView(root, name) {
     alerts: section("pack-alerts-section", t("alerts.title"), noAlerts, alerts.element), plate: section("plate-section", t("pack.plate"), plate),
   };
   parts.charts.head.append(charts.zoom.element);
+  const absent = el("p", { id: "pack-absent", class: "missing", role: "status", hidden: true });
+  const rest = el("div", {}, worries, gauges.element, values, parts.charts.element,
+    el("div", { class: "two" }, parts.cells.element, el("div", {}, parts.alerts.element, parts.plate.element)), parts.compare.element, parts.sessions.element);
   root.append(
     el("div", { class: "pack-head" }, el("a", { class: "back", href: "#/", text: t("pack.back") }), el("h1", { id: "pack-name", tabindex: "-1", text: name }), state, facts),
-    worries, gauges.element, values, parts.charts.element,
-    el("div", { class: "two" }, parts.cells.element, el("div", {}, parts.alerts.element, parts.plate.element)), parts.compare.element, parts.sessions.element,
+    absent, rest,
   );
   let row = null, round = 0, notes = {};
 
@@ -62,9 +64,9 @@ export function packView(root, name) {
     }),
     on("theme", () => charts.repaint()),
     on("alerts", () => showAlerts().catch(() => {})),
-    on("connection", (now) => now === "live" && charts.charts.length && charts.load().catch(() => {})),
+    on("connection", (now) => now === "live" && charts.load().catch(() => {})),
   ];
-  const started = charts.start().catch((error) => charts.body.replaceChildren(el("p", { class: "missing", text: error.message })));
+  const started = charts.start();
   follow(`?pack=${encodeURIComponent(name)}`);
 
   async function showDetail() {
@@ -92,8 +94,18 @@ export function packView(root, name) {
     round += 1;
     await started;
     const jobs = [showDetail(), showAlerts(), cells.refresh(row)];
+    if (!charts.points.length) jobs.push(charts.load());
     if (slow) jobs.push(sessions.refresh().then((found) => charts.sessions(found)));
-    for (const result of await Promise.allSettled(jobs)) if (result.status === "rejected") throw result.reason;
+    const error = (await Promise.allSettled(jobs)).find((result) => result.status === "rejected")?.reason;
+    isThere(!(error instanceof Refused && error.status === 404), error?.message);
+    if (error) throw error;
+  }
+
+  // A pack that the gateway does not know may come yet.
+  function isThere(known, why) {
+    absent.hidden = known;
+    rest.hidden = !known;
+    if (!known) say(absent, why);
   }
 
   const stop = () => { offs.forEach((off) => off()); charts.dispose(); cells.dispose(); };
