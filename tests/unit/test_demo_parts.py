@@ -119,15 +119,24 @@ def test_error_lines_are_those_that_report_an_error(tmp_path: Path) -> None:
     log.write_text(
         f"{earlier}INFO all is well, 0 errors\n2026 ERROR    a: broken\nCRITICAL b\n"
         "Traceback (most recent call last):\nthread 'router-0' panicked at routing.rs\n"
+        '{"ts":"2026","level":"info","logger":"a","message":"\\"level\\":\\"error\\""}\n'
+        '{"ts":"2026","level":"error","logger":"a","message":"broken"}\n'
     )
     found = list(error_lines(log, len(earlier)))
-    assert [line.split()[0] for line in found] == ["2026", "CRITICAL", "Traceback", "thread"]
+    assert [line.split()[0] for line in found] == [
+        "2026", "CRITICAL", "Traceback", "thread", '{"ts":"2026","level":"error","logger":"a","message":"broken"}',
+    ]  # fmt: skip
     assert list(error_lines(tmp_path / "missing")) == []
 
 
 def test_the_written_settings_are_those_of_the_programs(tmp_path: Path) -> None:
     """A setting that was renamed in a program must fail here and not in front of a user."""
-    layout = Layout(DemoSettings(state_dir=tmp_path, fleet="f" * 64, packs=7, api_port=5999), embedded=True)
+    levels = ["voltflow.mqtt=debug"]
+    settings = DemoSettings(
+        state_dir=tmp_path, fleet="f" * 64, packs=7, api_port=5999,
+        log_level="warning", log_levels=levels, log_format="json",
+    )  # fmt: skip
+    layout = Layout(settings, embedded=True)
     layout.make()
     layout.write_config("postgresql://x")
     environ = {"VOLTFLOW_CONFIG": str(layout.config)}
@@ -137,6 +146,8 @@ def test_the_written_settings_are_those_of_the_programs(tmp_path: Path) -> None:
     assert (agent.api_port, agent.broker_port, agent.gateway) == (5999, 1884, "f" * 64)
     assert (bridge.database, bridge.mqtt_port, bridge.shared) == ("postgresql://x", 1884, False)
     assert (packs.packs, packs.port, packs.fleet) == (7, 1884, "f" * 64)
+    assert (packs.log_format, packs.log_levels) == ("json", levels)
+    assert (agent.log_level, bridge.log_level, bridge.log_format) == ("warning", "warning", "json")
 
 
 def test_twins_of_an_earlier_run_are_forgotten_and_what_waits_in_its_spool_is_not(tmp_path: Path) -> None:

@@ -84,22 +84,24 @@ class Layout:
 
     def _sections(self, dsn: str) -> dict[str, dict[str, Any]]:
         s, mqtt = self.settings, self.mqtt
+        log = {"log_format": s.log_format, "log_levels": s.log_levels}
         return {
             "agent": {
                 "gateway": self.gateway, "broker_host": mqtt.host, "broker_port": mqtt.port,
                 "broker_user": mqtt.username, "api_port": s.api_port, "metrics_port": s.agent_metrics_port,
-                "state_dir": self.folder / "agent", **self._uplink(),
+                "state_dir": self.folder / "agent", "log_level": s.log_level, **log, **self._uplink(),
             },
             # Alone: see voltflow/demo/broker.py; on a broker with other bridges it would take their messages.
             "bridge": {
                 "name": self.bridge, "mqtt_host": mqtt.host, "mqtt_port": mqtt.port, "mqtt_user": mqtt.username,
                 "shared": False, "database": dsn, "metrics_port": s.bridge_metrics_port,
-                "state_dir": self.folder / "bridge",
+                "state_dir": self.folder / "bridge", "log_level": s.log_level, **log,
             },
             "sim": {
                 "host": mqtt.host, "port": mqtt.port, "username": mqtt.username, "fleet": s.fleet, "packs": s.packs,
                 "hz": s.hz, "speedup": s.speedup, "seed": s.seed,
                 "connections": "per-pack" if s.packs <= OWN_CONNECTIONS else "shared",
+                **log,  # it has a level of its own: a line for each of a thousand connections is too much
             },
         }  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from voltflow.logs import LogFormat, LogLevel, LogLevels
 from voltflow.settings import Secret
 from voltflow.topics import NAME_PATTERN
 
@@ -58,6 +59,10 @@ class DemoSettings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=1, le=3600, description="at the end, give up when no row arrives for so long, seconds"),
     ] = 20.0
+
+    log_level: LogLevel = "info"
+    log_levels: LogLevels = []
+    log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
         taken: dict[int, str] = {}
