@@ -52,7 +52,7 @@ _POSTGRES = """
 initdb --pgdata=$PGDATA --username=$POSTGRES_USER --pwfile=$POSTGRES_PASSWORD_FILE $POSTGRES_INITDB_ARGS
 echo 'host all all all scram-sha-256' >> $PGDATA/pg_hba.conf
 pg_ctl --pgdata=$PGDATA --options='-c listen_addresses= -k /var/run/postgresql' --wait start
-for file in /docker-entrypoint-initdb.d/*; do sh $file; done
+for file in /docker-entrypoint-initdb.d/*; do if [ -x $file ]; then $file; else . $file; fi; done
 pg_ctl --pgdata=$PGDATA --mode=fast --wait stop
 exec postgres -D $PGDATA -c listen_addresses='*' -k /var/run/postgresql
 """
