@@ -196,10 +196,8 @@ def _running(settings: AgentSettings) -> Iterator[Finding]:
     reasons = found.get("reasons", [])
     say = problem if found.get("status") == "unhealthy" else warning
     for reason in reasons:
-        yield say(
-            f"{reason.get('code')}: {reason.get('message')}",
-            'docs/technician.md, "What is it?", tells what to do',
-        )
+        text = f"{reason.get('code')}: {reason.get('message')}"
+        yield say(text, reason.get("fix") or 'docs/technician.md, "What is it?", tells what to do')
     if not reasons:
         yield ok(
             f"it says {found.get('status')}: {found.get('packs')} packs, {found.get('messages'):,} messages"

@@ -78,6 +78,14 @@ def bridge_state(bridge: str) -> str:
     return f"br/v1/{bridge}/state"
 
 
+DOCTOR_FILTER = "voltflow/doctor/#"
+
+
+def doctor(client_id: str) -> str:
+    """What `voltflow doctor` says to itself, to find out whether a broker passes on what it is only asked about."""
+    return f"voltflow/doctor/{client_id}"
+
+
 @lru_cache(maxsize=65536)
 def parse(topic: str) -> PackTopic | None:
     """The parts of a pack's topic, or None when it is not one (wrong depth, or a name out of `NAME_PATTERN`)."""

@@ -17,7 +17,8 @@ from tests import servers
 from tests.doctors import Authority, Report, doctor
 from tests.integration.test_sim_device import listening
 from tests.mqtt import StubBroker
-from voltflow.doctor.probe import ROOM, Probe, Where
+from voltflow.doctor.probe import Probe, Where
+from voltflow.topics import DOCTOR_FILTER
 
 Own = Callable[[AbstractContextManager[servers.Mosquitto]], servers.Mosquitto]
 
@@ -59,7 +60,7 @@ def test_a_broker_that_grants_everything_is_well_and_hears_nothing(own: Own, tmp
         assert "asked without anybody hearing it" in report.texts(UPLINK, "ok")
         with Probe(Where("127.0.0.1", broker.port)) as probe:
             probe.settle()
-        said = {topic for topic in got.by_topic if not topic.startswith(f"{ROOM}/")}
+        said = {topic for topic in got.by_topic if not topic.startswith("voltflow/doctor/")}
     assert said == set()
 
 
@@ -103,7 +104,7 @@ def with_rights(own: Own, folder: Path, rules: str) -> servers.Mosquitto:
 
 
 def test_a_topic_that_may_not_be_published_is_named(own: Own, tmp_path: Path) -> None:
-    rules = ACL.replace("topic write ev/v1/+/+/alert\n", "") + f"topic readwrite {ROOM}/#\n"
+    rules = ACL.replace("topic write ev/v1/+/+/alert\n", "") + f"topic readwrite {DOCTOR_FILTER}\n"
     broker = with_rights(own, tmp_path, rules)
     (tmp_path / "secret").write_text("secret")
     report = examine(tmp_path, broker, broker_user="gw1", broker_password_file=tmp_path / "secret")
@@ -118,7 +119,7 @@ def test_where_it_cannot_be_known_that_nobody_hears_it_nothing_is_published(own:
     broker = with_rights(own, tmp_path, ACL)
     (tmp_path / "secret").write_text("secret")
     report = examine(tmp_path, broker, broker_user="gw1", broker_password_file=tmp_path / "secret")
-    assert f"read and write {ROOM}/#" in report.texts(UPLINK, "skipped")
+    assert f"read and write {DOCTOR_FILTER}" in report.texts(UPLINK, "skipped")
     with_version = with_rights(own, tmp_path, f"{ACL}topic read $SYS/broker/version\n")
     report = examine(tmp_path, with_version, broker_user="gw1", broker_password_file=tmp_path / "secret")
     assert "it takes what is published" in report.texts(UPLINK, "ok"), "mosquitto is known to wait for PUBREL"

@@ -26,6 +26,10 @@ class Right(NamedTuple):
     topic: str
 
 
+_DOCTOR: Final = Right("readwrite", topics.DOCTOR_FILTER)
+"""With it `voltflow doctor` can ask for the other rights without anybody hearing of it."""
+
+
 def of_device(fleet: str, pack: str) -> list[Right]:
     """A battery management system speaks for itself only."""
     sends = [Right("write", kind.of(fleet, pack)) for kind in (topics.TELEMETRY, topics.CELLS, topics.STATE)]
@@ -42,7 +46,7 @@ def of_gateway(gateway: str) -> list[Right]:
     """At the cloud's broker."""
     sends = [Right("write", kind.filter) for kind in _UP]
     own = [Right("write", topics.gateway_state(gateway)), Right("read", topics.gateway_down(gateway))]
-    return [*sends, *own]
+    return [*sends, *own, _DOCTOR]
 
 
 def of_agent() -> list[Right]:
@@ -54,7 +58,13 @@ def of_bridge() -> list[Right]:
     """At the cloud's broker: it stores, publishes dead letters and requests, and says whether it is there."""
     reads = [Right("read", kind.filter) for kind in _UP]
     own = [Right("readwrite", topics.BRIDGES_FILTER), Right("write", topics.gateway_down("+"))]
-    return [*reads, *own, Right("read", topics.gateway_state("+")), Right("write", topics.DEAD.filter)]
+    return [
+        *reads,
+        *own,
+        Right("read", topics.gateway_state("+")),
+        Right("write", topics.DEAD.filter),
+        _DOCTOR,
+    ]
 
 
 def of_health_check() -> list[Right]:

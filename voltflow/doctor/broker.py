@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from voltflow import topics
 from voltflow.doctor.checks import Check, Finding, ok, problem, skipped, warning
-from voltflow.doctor.probe import ROOM, NoMqtt, NoTls, Probe, Refused, Where
+from voltflow.doctor.probe import NoMqtt, NoTls, Probe, Refused, Where
 from voltflow.flow.flow import Flow
 from voltflow.mqtt.codec import reason_text
 from voltflow.mqtt.options import tls_context
@@ -249,7 +249,7 @@ def _writing(access: Access, probe: Probe) -> Iterator[Finding]:
         fix = (
             ""
             if early
-            else f"allow {_who(access.broker)} to read and write {ROOM}/#, which nothing else uses"
+            else f"allow {_who(access.broker)} to read and write {topics.DOCTOR_FILTER}, which nothing else uses"
         )
         yield skipped(f"{why}: not asked whether it may be written to {', '.join(wanted)}", fix)
         return

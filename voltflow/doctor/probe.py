@@ -20,11 +20,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Self
 
+from voltflow import topics
 from voltflow.mqtt.codec import DISCONNECT, PUBLISH, PUBREC, SUBACK, publish_packet, varint
 
 TIMEOUT_S = 5.0
-ROOM = "voltflow/doctor"
-"""Topics below are for this probe alone; a user who may write and read there is told more."""
 MOSQUITTO = "$SYS/broker/version"
 _CONNECT, _CONNACK, _SUBSCRIBE, _PINGREQ, _PINGRESP = 0x10, 0x20, 0x82, b"\xc0\x00", 0xD0
 _EXPIRY_OF_A_SECOND = b"\x05\x02\x00\x00\x00\x01"
@@ -139,7 +138,7 @@ class Probe:
 
     def passes_on_early(self) -> bool | None:
         """Whether this broker passes a message of QoS 2 on before it is told to; None where it cannot be found out."""
-        topic = f"{ROOM}/{self.client_id}"
+        topic = topics.doctor(self.client_id)
         if self.subscribe(topic) < 0x80 and self.publish(topic) < 0x80:
             self.settle()
             return topic in self.arrived
