@@ -32,6 +32,8 @@ TOO_LATE_S = 1.0
 """A fleet that is further behind (the broker was away) goes on from there instead of sending a burst."""
 MOST_A_SECOND = 20_000.0
 """Messages of all packs together that a command for another rate can lead to."""
+FIRST_CELLS_A_SECOND = 100
+"""Packs whose first cells come at once; those of a large fleet are spread over a period."""
 OLDEST_D = 8.0 * 365.25
 FAULTY_SHARE = 0.05
 
@@ -119,8 +121,9 @@ class _CellsDue:
 
     def __init__(self, settings: Settings, now_s: float) -> None:
         self._reader, self._period_s = CellReader(settings.seed), settings.cells_s
+        spread_s = min(self._period_s, settings.packs / FIRST_CELLS_A_SECOND)
         places = range(settings.packs) if self._period_s else ()
-        self._due_s = [now_s + self._period_s * place / settings.packs for place in places]
+        self._due_s = [now_s + spread_s * place / settings.packs for place in places]
 
     def publish(self, i: int, reading: encode.Reading, outbox: Outbox) -> None:
         """Of a pack that publishes a reading just now, where they are due."""
