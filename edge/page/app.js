@@ -2,7 +2,7 @@
 
 import { alertsView } from "./alerts/view.js";
 import { activeAlerts } from "./alerts/read.js";
-import { emit, follow, get, isLive, on, token, Unauthorized } from "./api.js";
+import { emit, follow, get, isLive, on, Refused, token, Unauthorized } from "./api.js";
 import { byId, el, say } from "./dom.js";
 import { bands, clock, number } from "./format.js";
 import { fleetView } from "./fleet/view.js";
@@ -15,7 +15,7 @@ import { Wrong } from "./wrong.js";
 const POLL_MS = 3000, ALERTS_ASKED = 200;
 const shared = { health: null, links };
 const wrong = new Wrong(byId("wrong"), byId("live"));
-let view = null, locked = false, lastHeard = null, round = 0;
+let view = null, locked = false, lastHeard = null, failed = null;
 
 // -- views --------------------------------------------------------------------------------------------------------
 
@@ -63,6 +63,7 @@ function links() {
 async function showHealth() {
   const [health, alerts] = await Promise.all([get("api/health"), activeAlerts(ALERTS_ASKED)]);
   shared.health = health;
+  if (failed) health.reasons.push({ code: "request", message: t("wrong.request", { error: failed }) });
   lastHeard = Date.now();
   say(byId("gateway"), health.gateway);
   const level = { ok: "good", degraded: "fair", unhealthy: "poor" }[health.status];
@@ -81,13 +82,10 @@ function badge({ alerts, active }) {
 
 async function refresh() {
   const now = view;
-  round += 1;
-  try {
-    await Promise.all([showHealth(), view.refresh()]);
-  } catch (error) {
-    if (error instanceof Unauthorized || view !== now) return;
-    console.debug(error); // what one request could not tell comes with the next
-  }
+  const [health, shown] = await Promise.allSettled([showHealth(), view.refresh()]);
+  if (view !== now || locked) return;
+  failed = shown.reason instanceof Refused && shown.reason.status !== 404 ? shown.reason.message : null;
+  for (const { reason } of [health, shown]) if (reason) console.debug(reason); // what one request could not tell comes with the next
 }
 
 async function poll() {

@@ -13,7 +13,7 @@ export const TEXTS = {
   "login.label": "This gateway asks for its token (setting api_token)", "login.open": "Open", "login.who": "This gateway has users: log in to change something.", "login.user": "User", "login.password": "Password", "login.go": "Log in", "login.wrong": "That is not this gateway's token.",
 
   "packs.one": "1 pack", "packs.many": "{n} packs",
-  "wrong.title": "What is wrong", "wrong.nothing": "Nothing is wrong.", "wrong.fix": "What to do:", "wrong.no_message": "nothing received yet", "wrong.newest": "newest message {age} ago",
+  "wrong.title": "What is wrong", "wrong.nothing": "Nothing is wrong.", "wrong.fix": "What to do:", "wrong.request": "A part of this view cannot be shown: {error}", "wrong.no_message": "nothing received yet", "wrong.newest": "newest message {age} ago",
   "wrong.acknowledged.one": "1 alert acknowledged", "wrong.acknowledged.many": "{n} alerts acknowledged",
   "wrong.kinds.one": "1 more kind of alert", "wrong.kinds.many": "{n} more kinds of alerts",
   "wrong.more_packs.one": "and 1 more pack", "wrong.more_packs.many": "and {n} more packs",

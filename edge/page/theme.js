@@ -21,7 +21,7 @@ function apply(choice) {
 
 export function setUpTheme(button) {
   const show = (choice) => {
-    button.textContent = t(`theme.${choice}`);
+    button.textContent = `◐ ${t(`theme.${choice}`)}`;
     button.setAttribute("aria-label", t("theme.label", { now: t(`theme.${choice}`) }));
   };
   button.addEventListener("click", () => {

@@ -104,12 +104,15 @@ def test_edge_alone_runs_beside_a_broker(
 
 
 @pytest.mark.timeout(600)
-def test_wheel_brings_the_editor_along(gateway_python: Path, tmp_path: Path) -> None:
+def test_wheel_brings_editor_and_page_along(gateway_python: Path, tmp_path: Path) -> None:
     """A gateway that gets a wheel from a machine with npm needs neither npm nor a network."""
-    program = "from voltflow.admin import editor_files as files; print(files.folder(), files.installed())"
-    folder, whole = run(gateway_python, "-c", program, cwd=tmp_path).split()
+    program = (
+        "from voltflow.admin import editor_files as editor, page_files as page; from edge.page_files import PageFiles; "
+        "print(editor.folder(), editor.installed(), page.installed(), PageFiles().find('/pack/chart.js') is not None)"
+    )
+    folder, *whole = run(gateway_python, "-c", program, cwd=tmp_path).split()
     assert Path(folder).is_relative_to(gateway_python.parents[1])
-    assert whole == "True"
+    assert whole == ["True"] * 3
 
 
 def test_the_list_of_the_gateway_stays_short() -> None:
