@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -130,13 +130,13 @@ class House:
         """Messages that are a row of the history."""
         return int(run_sql(self.history)("SELECT count(*) FROM telemetry")[1][0][0])
 
-    def live(self, seconds: float, packs: int = 5) -> None:
-        """All that happens, then the end of the programs."""
+    def live(self, look: Callable[[], None], *, seconds: float, packs: int = 5) -> None:
+        """All that happens; then, while the fleet lives, `look`."""
         started = datetime.now(UTC)
-        past, half = asyncio.run(self._past()), DAYS * 2 // 3
-        self._publish(past[: self._at(past, half)])
+        past, half = self._past(), DAYS * 2 // 3
+        self._publish(past[: self._at(half)])
         self._new_model()
-        self._publish(past[self._at(past, half) :])
+        self._publish(past[self._at(half) :])
         self._outage()
         with device(
             self.edge,
@@ -153,19 +153,24 @@ class House:
             "OFF",
         ) as gone:
             finish(gone)
-        self._garbage()
-        run = ("run", "--fleet", FLEET, "--packs", str(packs), "--hz", "5", "--speedup", "60")
+        run = ("run", "--fleet", FLEET, "--packs", str(packs), "--hz", "5", "--speedup", "150")
         with device(self.edge, *run) as running:
-            self._wait(seconds)
+            self._garbage()
+            self._until(
+                f'count_over_time(battery_voltage{{pack="SIM000000"}}[1h]) >= {seconds:.0f}',
+                "live packs",
+                60 + 3 * seconds,
+            )
             self.other.stop()
             self._until('up{job="agent"} == 0', "the gateway that ended")
             end = datetime.now(UTC)
+            self.live_span = Span(max(started, end - timedelta(minutes=5)), end)
+            self.past_span = Span(end - timedelta(days=DAYS, hours=1), end + timedelta(hours=1))
+            look()
             running.terminate()
             running.wait()
-        self.live_span = Span(max(started, end - timedelta(minutes=5)), end)
-        self.past_span = Span(end - timedelta(days=DAYS, hours=1), end + timedelta(hours=1))
 
-    async def _past(self) -> list[tuple[str, bytes]]:
+    def _past(self) -> list[tuple[str, bytes]]:
         """Topics and payloads of ten days of two packs."""
         start_s = now_ms() / 1000 - DAYS * 86400
         settings = Settings(packs=2, hz=1.0, speedup=STEP_S, prefix="OLD", gaps=False)
@@ -179,12 +184,12 @@ class House:
         plant.health = replace(plant.health, q_cal=aged)
         plant._refresh_health()
         simulation.bms = Bms(plant, settings.seed, gaps=False)
+        simulation.bms.soh = plant.capacity_ah / plant.packs.capacity_rated_ah
         found = [(f"ev/v1/{FLEET}/{state.pack}/state", msgspec.json.encode(state))
                  for state in encode.birth(simulation.packs, boot, boot)]  # fmt: skip
         for step in range(round(DAYS * 86400 / STEP_S)):
             reading, _ = simulation.advance(boot)
-            sent_ms = simulation.ts_ms
-            found += [(topics.TELEMETRY.of(FLEET, pack), reading.encode(i, step, sent_ms))
+            found += [(topics.TELEMETRY.of(FLEET, pack), reading.encode(i, step, now_ms()))
                       for i, pack in enumerate(simulation.packs.id)]  # fmt: skip
             if step % 30 == 0:  # it ages 2 % in the ten days, which a real one does in a year
                 worn = np.array([0.0, 0.02 / DAYS / 24])
@@ -193,7 +198,8 @@ class House:
                 simulation.bms.soh = plant.capacity_ah / plant.packs.capacity_rated_ah
         return found
 
-    def _at(self, past: list[tuple[str, bytes]], days: float) -> int:
+    def _at(self, days: float) -> int:
+        """How many items of the past there are by then."""
         return 2 + 2 * round(days * 86400 / STEP_S)
 
     def _publish(self, items: list[tuple[str, bytes]], *, stored: bool = True) -> None:
@@ -257,19 +263,26 @@ class House:
         topic = topics.TELEMETRY.of(FLEET, "BAD000000")
         sent = [*readings[:6], impossible, *readings[12:], twice, readings[7]]
         self._publish([(topic, payload) for payload in sent], stored=False)
-        self._publish([(topic, b"\x00{"), ("plain/any", b"{")], stored=False)
-        for what in ('voltflow_repair_total{event="asked"}', "voltflow_dropped_total", "voltflow_dead_letters_total > 0",
-                     'voltflow_ledger_messages{class="unexplained"} > 0'):  # fmt: skip
+        unreadable = [(topic, b"\x00{"), (topic, impossible), ("plain/any", b"{")]
+        counted = "sum(voltflow_dead_letters_total) + sum(voltflow_dropped_total)"
+        for _ in range(3):  # with a scrape after each, so that there is a rate
+            seen = self._value(counted)
+            self._publish(unreadable, stored=False)
+            servers.wait_until(
+                lambda seen=seen: self._value(counted) > seen, "letters that are counted", 60, interval_s=0.2
+            )
+        for what in (
+            'voltflow_repair_total{event="asked"}',
+            'voltflow_ledger_messages{class="unexplained"} > 0',
+        ):
             self._until(what, what)
 
-    def _until(self, expression: str, what: str) -> None:
-        servers.wait_until(lambda: self.watcher.query(expression), what, 60, interval_s=0.2)
+    def _value(self, expression: str) -> float:
+        found = self.watcher.query(expression)
+        return float(found[0]["value"][1]) if found else 0.0
 
-    def _wait(self, seconds: float) -> None:
-        """Until the live packs have been looked at for so long."""
-        self._until(
-            f'count_over_time(battery_voltage{{pack="SIM000000"}}[1h]) >= {seconds:.0f}', "live packs"
-        )
+    def _until(self, expression: str, what: str, timeout_s: float = 60) -> None:
+        servers.wait_until(lambda: self.watcher.query(expression), what, timeout_s, interval_s=0.2)
 
 
 @contextlib.contextmanager

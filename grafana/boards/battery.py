@@ -142,10 +142,12 @@ def _history(made: build.Dashboard) -> build.Dashboard:
             unit=p.CELSIUS, marks=p.TEMPERATURE_STEPS, about="The prediction stands at the time it was made, for 10 minutes later."))
         .with_panel(p.lines("Voltage, current", sql_series(f"""
             SELECT {bucket}, avg(pack_voltage_v) AS "voltage, V", avg(pack_current_a) AS "current, A" {grouped}""")))
-        .with_panel(p.lines("Cells", sql_series(f"""
-            SELECT {bucket}, max(1000 * (cell_voltage_max_v - cell_voltage_min_v)) AS "spread, mV",
-                avg(insulation_kohm) AS "insulation, kΩ" {grouped}"""),
-            about="Spread of cell voltages and insulation."))
+        .with_panel(p.lines("Cell spread", sql_series(f"""
+            SELECT {bucket}, max(1000 * (cell_voltage_max_v - cell_voltage_min_v)) AS "spread" {grouped}"""),
+            unit="suffix: mV", low=0, marks=((None, "green"), (150, "red")), size=(6, 8), about="Highest less lowest cell voltage."))
+        .with_panel(p.lines("Insulation", sql_series(f"""
+            SELECT {bucket}, avg(1000 * insulation_kohm / nullif(pack_voltage_v, 0)) AS "insulation" {grouped}"""),
+            unit="suffix: Ω/V", low=0, marks=((None, "red"), (100, "green")), size=(6, 8), about="For each volt of the pack; ISO 6469-3 asks for 100 Ω/V."))
         .with_panel(p.rows("Charge sessions", sql(f"""
             SELECT to_timestamp((session->>'end_ms')::float8 / 1000) AS "end", (session->>'soc_start_pct')::float8 AS "from",
                 (session->>'soc_end_pct')::float8 AS "to", (session->>'charge_ah')::float8 AS "charge",

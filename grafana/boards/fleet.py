@@ -90,7 +90,7 @@ def _details(made: build.Dashboard) -> build.Dashboard:
     soh = f"""
         SELECT concat(2 * floor(soh / 2), '–', 2 * floor(soh / 2) + 2, ' %') AS "SoH", count(*) FILTER (WHERE soh < 75) AS "poor",
             count(*) FILTER (WHERE soh >= 75 AND soh < 85) AS "fair", count(*) FILTER (WHERE soh >= 85) AS "good"
-        FROM (SELECT coalesce(soh_predicted_pct, soh_bms_pct) AS soh FROM pack_now WHERE {CHOSEN}) AS packs
+        FROM (SELECT least(coalesce(soh_predicted_pct, soh_bms_pct), 99.9) AS soh FROM pack_now WHERE {CHOSEN}) AS packs
         WHERE soh IS NOT NULL GROUP BY floor(soh / 2) ORDER BY floor(soh / 2)"""
     colors = {"poor": "red", "fair": "orange", "good": "green"}
     return (
@@ -122,5 +122,5 @@ def _details(made: build.Dashboard) -> build.Dashboard:
                 count(*) FILTER (WHERE silent) AS "silent", max(cell_temp_max_c) AS "hottest", min(soh_predicted_pct) AS "SoH",
                 max(stored) AS "last heard"
             FROM pack_now WHERE {CHOSEN} AND gateway IS NOT NULL GROUP BY gateway ORDER BY 3 DESC, 2 DESC LIMIT 200"""),
-            size=(24, 8), columns=COLUMNS, about="Packs by the gateway that heard them last; SoH is the lowest of its packs."))
+            size=(24, 6), columns=COLUMNS, about="Packs by the gateway that heard them last; SoH is the lowest of its packs."))
     )  # fmt: skip

@@ -42,18 +42,18 @@ def _flow(made: build.Dashboard) -> build.Dashboard:
         f"sum by (node) (rate(voltflow_node_seconds_total{OF_ME}[$__rate_interval])) /"
         f' (sum by (node) (rate(voltflow_messages_total{{{ME},direction="in"}}[$__rate_interval])) > 0)'
     )
-    wire = f"sum by (node, type, direction) (rate(voltflow_messages_total{OF_ME}[$__rate_interval]))"
+    wire = f'sum by (node) (rate(voltflow_messages_total{{{ME},direction="in"}}[$__rate_interval]))'
     return (
         made.with_row(row("Flow"))
         .with_panel(p.lines("Throughput", prom(f"sum by (event) (rate(voltflow_mqtt_messages_total{OF_ME}[$__rate_interval]))", "{{event}}"),
                             unit="mps", low=0, about="Messages a second at the brokers of the flow."))
         .with_panel(p.lines("Latency", prom(f"voltflow_oldest_batch_seconds{OF_ME}", "oldest batch under way"), unit=p.SECONDS, low=0,
                             about="Age of the oldest batch that is not yet safe: what a message waits at most now. From device to row: board Ledger."))
-        .with_panel(p.lines("Wires", prom(wire, "{{node}} {{direction}}"), unit="mps", low=0, about="Messages a second in and out of each node."))
+        .with_panel(p.lines("Wires", prom(wire, "{{node}}"), unit="mps", low=0, about="Messages a second into each node."))
         .with_panel(p.lines("Time a message takes in each node", prom(per_message, "{{node}}"), unit=p.SECONDS, low=0,
                             about="For a sink with waiting for its far side."))
         .with_panel(p.lines("Failures, drops, dead letters a minute",
-                            prom(f"sum by (node) (rate(voltflow_node_failures_total{OF_ME}[$__rate_interval])) * 60", "failed: {{node}}"),
+                            prom(f"sum by (node) (rate(voltflow_node_failures_total{OF_ME}[$__rate_interval])) * 60 > 0", "failed: {{node}}"),
                             prom(f"sum by (reason) (rate(voltflow_dropped_total{OF_ME}[$__rate_interval])) * 60", "dropped: {{reason}}"),
                             prom(f"sum by (node) (rate(voltflow_dead_letters_total{OF_ME}[$__rate_interval])) * 60", "letters: {{node}}"), low=0))
         .with_panel(p.lines("Batches", prom(f"rate(voltflow_batches_total{OF_ME}[$__rate_interval])", "a second"),

@@ -17,13 +17,13 @@ from grafana.boards.sources import (
     sql_variable,
 )
 
-POINTS = 200
+POINTS = 100
 """Times that a panel looks at: with the packs of the sample the look-ups in the index, however long the history is."""
 
 SAMPLE = "SELECT fleet, pack FROM pack WHERE fleet IN (${fleet:sqlstring}) ORDER BY md5(pack) LIMIT ${sample}"
 STEP = "$__interval_ms * interval '1 millisecond'"
 
-# Pairs of prediction and what was measured 10 minutes later, one of each pack and step; `before` is what was measured
+# Pairs of prediction and what was measured 10 minutes later, a few of each pack and step; `before` is what was measured
 # when the prediction was made: saying that nothing will change is the baseline.
 PAIRS = f"""
     WITH chosen AS ({SAMPLE}), grid AS (
@@ -34,7 +34,7 @@ PAIRS = f"""
             SELECT (joined->'temperature'->>'predicted')::float8 AS predicted, (joined->'temperature'->>'actual')::float8 AS actual,
                 timestamptz 'epoch' + (joined->'temperature'->>'made_ms')::bigint * interval '1 millisecond' AS made
             FROM telemetry AS t WHERE t.pack = chosen.pack AND t.fleet = chosen.fleet AND t.joined IS NOT NULL
-                AND t.ts >= grid.time AND t.ts < grid.time + {STEP} ORDER BY t.ts LIMIT 1
+                AND t.ts >= grid.time AND t.ts < grid.time + {STEP} ORDER BY t.ts LIMIT 5
         ) AS found CROSS JOIN LATERAL (
             SELECT cell_temp_max_c AS before FROM telemetry AS t
             WHERE t.pack = chosen.pack AND t.fleet = chosen.fleet AND t.ts = found.made LIMIT 1
@@ -163,7 +163,7 @@ def _over_time(text: str) -> Query:
 
 def _temperature(made: build.Dashboard) -> build.Dashboard:
     return (
-        made.with_panel(p.lines("Skill over time", _over_time(f'{SKILL} AS "skill"'), unit=p.PERCENT, marks=((None, "red"), (0, "green")),
+        made.with_panel(p.lines("Skill over time", _over_time(f'{SKILL} AS "skill"'), unit=p.PERCENT, marks=((None, "red"), (0, "green")), joined=True,
                                 about="Temperature 10 minutes ahead, against saying that nothing will change (0 %).")
                         .max_data_points(POINTS))
         .with_panel(p.lines("Error against the baseline", _over_time(f'{RMSE} AS "model", {BASELINE_RMSE} AS "nothing changes"'),

@@ -37,7 +37,7 @@ FEW_ARE_BEARABLE: Steps = ((None, "green"), (1, "orange"))
 ONE_IS_GOOD: Steps = ((None, "red"), (1, "green"))
 ACCURACY_STEPS: Steps = ((None, "red"), (80, "orange"), (90, "green"))
 
-PERCENT, CELSIUS, SECONDS, BYTES, COUNT = "percent", "celsius", "s", "bytes", "short"
+PERCENT, CELSIUS, SECONDS, BYTES, COUNT = "percent", "celsius", "s", "decbytes", "short"
 
 CYCLES = "suffix: cycles"
 
@@ -63,21 +63,21 @@ def thresholds(steps: Steps) -> build.ThresholdsConfig:
 
 def lines(
     title: str, *queries: Query, about: str = "", unit: str = COUNT, size: tuple[int, int] = (12, 8), marks: Steps = (),
-    low: float | None = None, high: float | None = None, fill: int = 0, stacked: bool = False, dots: bool = False,
+    low: float | None = None, high: float | None = None, dots: bool = False, joined: bool = False,
 ) -> timeseries.Panel:  # fmt: skip
-    """Values over time. `marks` are drawn as dashed lines; a gap stays a gap."""
+    """Values over time. `marks` are drawn as dashed lines; a gap stays a gap, but where what is `joined` has no value."""
     legend = common.VizLegendOptions().display_mode(common_model.LegendDisplayMode.LIST).show_legend(True)
     legend = legend.placement(common_model.LegendPlacement.BOTTOM)
     hover = common.VizTooltipOptions().mode(common_model.TooltipDisplayMode.MULTI)
     panel: timeseries.Panel = finish(timeseries.Panel(), title, queries, about, size)
-    panel = panel.unit(unit).legend(legend).tooltip(hover).line_width(2).fill_opacity(fill)
+    panel = panel.unit(unit).legend(legend).tooltip(hover).line_width(2)
     panel = panel.show_points(
         common_model.VisibilityMode.ALWAYS if dots else common_model.VisibilityMode.AUTO
     )
     if dots:
         panel = panel.draw_style(common_model.GraphDrawStyle.POINTS).point_size(6)
-    if stacked:
-        panel = panel.stacking(common.StackingConfig().mode(common_model.StackingMode.NORMAL))
+    if joined:
+        panel = panel.span_nulls(True).show_points(common_model.VisibilityMode.ALWAYS)
     if marks:
         dashed = common.GraphThresholdsStyleConfig().mode(common_model.GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds(thresholds(marks)).thresholds_style(dashed)
