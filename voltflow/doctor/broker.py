@@ -115,7 +115,7 @@ def look(access: Access) -> Iterator[Finding]:
     try:
         with Probe(where) as probe:
             user = f" as {broker.user!r}" if broker.user else " without a user"
-            yield ok(f"{access.address} answers, speaks MQTT 5 and takes this program{user}")
+            yield ok(f"it answers, speaks MQTT 5 and takes this program{user}")
             yield from _encryption(access, probe)
             yield from _rights(access, probe)
     except (OSError, Refused, NoMqtt, NoTls) as error:
