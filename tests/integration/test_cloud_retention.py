@@ -11,11 +11,13 @@ import psycopg2
 import pytest
 
 from cloud.ledger_watch import Account, Watch
+from cloud.migrate import migrate
 from cloud.nodes.timescale_out import TimescaleOut
 from cloud.retention import LOCK_KEY, Keep, Retention, Stopped
 from tests import cloud_samples as samples
 from tests import servers
 from tests.cloud_samples import BOOT, query, run_sink, twin
+from tests.conftest import require
 from tests.programs import Bridge
 from tests.servers import wait_until
 from voltflow.ledger.ledger import Report, verify
@@ -69,13 +71,28 @@ HOLES = {
 }
 
 
+@pytest.fixture(scope="module")
+def own_timescale() -> Iterator[servers.Timescale]:
+    """Of this file's own: what other tests stored may be old."""
+    with contextlib.ExitStack() as stack:
+        server = require(stack, servers.Timescale())
+        with contextlib.closing(psycopg2.connect(server.dsn)) as conn:
+            migrate(conn)
+        yield server
+
+
+@pytest.fixture
+def chunked(own_timescale: servers.Timescale) -> str:
+    """An empty history in TimescaleDB, where all connections share one session."""
+    execute(own_timescale.dsn, "DEALLOCATE ALL")
+    execute(own_timescale.dsn, "SELECT drop_chunks('telemetry', older_than => now() + interval '10 years')")
+    execute(own_timescale.dsn, "TRUNCATE expired")
+    return own_timescale.dsn
+
+
 @pytest.fixture(params=["postgres", "timescale"])
-def dsn(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "postgres":
-        yield str(request.getfixturevalue("database"))
-        return
-    with servers.timescale() as server:  # of its own: what others stored may be old
-        yield server.dsn
+def dsn(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("database" if request.param == "postgres" else "chunked"))
 
 
 def test_old_rows_go_and_the_ledger_tells_them_from_lost_ones(dsn: str) -> None:
@@ -208,21 +225,21 @@ def looked(watch: Watch, dsn: str) -> Account:
     return found
 
 
-def test_compressed_chunks_are_read_by_the_ledger_and_keep_redelivery_harmless() -> None:
-    with servers.timescale() as server:
-        old_and_new(server.dsn)
-        retention = Retention(server.dsn, Keep(compress=7))
-        retention.run(GO_ON)
-        assert retention.compressed >= 1
-        before = retention.compressed
-        execute(server.dsn, "DEALLOCATE ALL")  # connections there share one session
-        store(server.dsn, history("SIM000001", range(30), {10, 11}))
-        report = verify(server.dsn)
-        assert (report.received, holes(report)) == (2 * 1096, HOLES)
-        retention.run(GO_ON)
-        assert retention.compressed == before
-        Retention(server.dsn, Keep(telemetry=30, compress=7)).run(GO_ON)
-        assert (verify(server.dsn).expired, holes(verify(server.dsn))) == (2 * 997, HOLES)
+def test_compressed_chunks_are_read_by_the_ledger_and_keep_redelivery_harmless(chunked: str) -> None:
+    old_and_new(chunked)
+    retention = Retention(chunked, Keep(compress=7))
+    retention.run(GO_ON)
+    assert retention.compressed >= 1
+    before = retention.compressed
+    execute(chunked, "DEALLOCATE ALL")
+    store(chunked, history("SIM000001", range(30), {10, 11}))
+    report = verify(chunked)
+    assert (report.received, holes(report)) == (2 * 1096, HOLES)
+    retention.run(GO_ON)
+    assert retention.compressed == before
+    Retention(chunked, Keep(telemetry=30, compress=7)).run(GO_ON)
+    report = verify(chunked)
+    assert (report.expired, holes(report)) == (2 * 997, HOLES)
 
 
 def test_one_at_a_time_and_stopped_between_steps(database: str) -> None:
