@@ -62,7 +62,7 @@ function calm(health, acknowledged) {
 }
 
 function list(health, groups, acknowledged, brief) {
-  const items = [...health.reasons.map(reasonItem), ...(brief ? counted(groups) : groups.slice(0, SHOWN).map(groupItem))];
+  const items = [...health.reasons.map((reason, i, all) => reasonItem(reason, all[i + 1])), ...(brief ? counted(groups) : groups.slice(0, SHOWN).map(groupItem))];
   const more = brief ? 0 : groups.length - SHOWN, rest = [];
   if (more > 0) rest.push(count(more, "wrong.kinds"));
   if (acknowledged) rest.push(count(acknowledged, "wrong.acknowledged"));
@@ -79,8 +79,9 @@ function counted(groups) {
 const item = (code, level, text) =>
   el("li", { "data-code": code, class: level }, el("span", { class: "mark", "aria-hidden": "true", text: level === "info" ? "●" : "▲" }), text);
 
-function reasonItem(reason) {
-  const fix = reason.fix ? el("p", { class: "fix" }, el("b", { text: `${t("wrong.fix")} ` }), reason.fix) : null;
+// What mends the next one, too, is said once, below that.
+function reasonItem(reason, next) {
+  const fix = reason.fix && reason.fix !== next?.fix ? el("p", { class: "fix" }, el("b", { text: `${t("wrong.fix")} ` }), reason.fix) : null;
   return item(reason.code, "", el("div", {}, el("p", { text: reason.message }), fix));
 }
 

@@ -43,6 +43,7 @@ export function fleetView(root, query) {
     const found = model.total ?? 0;
     say(note, model.search ? t("fleet.found", { n: number(found) }) : count(found, "packs"));
     empty.hidden = found > 0;
+    list.element.hidden = found === 0;
     say(empty, model.search ? t("fleet.none_found", { search: model.search }) : t("fleet.none"));
   }
 
