@@ -63,7 +63,7 @@ def _brokers(settings: BridgeSettings) -> Iterator[Check]:
     if settings.repair_after_s and settings.ledger_period_s and "timescale" in settings.active_sinks:
         publishes["letters"] = [topics.DEAD.filter, DEMANDS]
     try:
-        accesses = broker.access_of(*_flow(settings), publishes)
+        accesses = broker.access_of(*_flow(settings), publishes, subscribes={"heir": [topics.BRIDGES_FILTER]})
     except (OSError, ValueError):
         text = "the flow cannot be read, so what it needs of the broker is not known"
         yield Check("brokers", "brokers", lambda: [skipped(text, "see the flow above")])

@@ -211,7 +211,7 @@ def test_the_shared_subscription_is_left_alone(own: Own, database: str, tmp_path
     migrated(database)
     report = examine(tmp_path, database, mqtt_port=broker.port, shared="true", name="b1")
     assert report.status("broker broker") == "ok", report.by_check["broker broker"]
-    assert "ev/v1/+/+/twin" in report.texts("broker broker", "ok")
+    assert "br/v1/+/state, ev/v1/+/+/alert" in report.texts("broker broker", "ok")
     assert "$share" not in broker.log
 
 

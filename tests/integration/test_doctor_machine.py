@@ -119,6 +119,21 @@ def test_a_folder_without_the_right_to_write(tmp_path: Path) -> None:
     assert f"may not write in '{folder}' → sudo chown" in report.texts("folders", "problem")
 
 
+def test_files_that_are_not_the_owners(tmp_path: Path) -> None:
+    """As `sudo voltflow …` leaves them, and then the service cannot write them."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "users.json").touch(mode=0o600)
+    if folder.stat().st_uid != 0:
+        do_without("only root can give a file away")
+    (folder / "mine").touch()
+    shutil.chown(folder, 65534)
+    shutil.chown(folder / "mine", 65534)
+    told = doctor("agent", tmp_path, NOBODY | {"state_dir": folder}).texts("folders", "warning")
+    assert "users.json in it to somebody else: the service may not write there → sudo chown -R" in told
+    assert "mine" not in told
+
+
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     report = doctor("agent", tmp_path, NOBODY | {"state_dir": tmp_path / "file"})

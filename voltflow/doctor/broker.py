@@ -54,10 +54,14 @@ def access_of(
     env: Mapping[str, str],
     publishes: Mapping[str, Sequence[str]],
     same_as: Mapping[str, str] | None = None,
+    subscribes: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Access]:
-    """The brokers of a flow and what it does there. `publishes`: by node id, the topics of nodes that take them from the
-    message; `same_as`: the settings to name in the place of others. A shared subscription is asked for as an ordinary one:
-    as a member the doctor would be given messages."""
+    """The brokers of a flow and what it does there.
+
+    `publishes` and `subscribes`: by node id, the topics of nodes that have no property with them; `same_as`: the settings
+    to name in the place of others. A shared subscription is asked for as an ordinary one: as a member the doctor would be
+    given messages.
+    """
     built = flow.build(env)
     found = []
     for node_id, wired in built.items():
@@ -69,6 +73,7 @@ def access_of(
         reads = [
             _SHARED.sub("", topics_of[i]) for i, node in users if node.type == "mqtt in" and topics_of[i]
         ]
+        reads += [topic for i, _ in users for topic in (subscribes or {}).get(i, ())]
         writes = [topic for i, node in users if node.type != "mqtt in"
                   for topic in ([topics_of[i]] if topics_of[i] else publishes.get(i, ()))]  # fmt: skip
         tls = built.get(broker.tls) if broker.usetls and broker.tls else None
@@ -224,8 +229,8 @@ def _rights(access: Access, probe: Probe) -> Iterator[Finding]:
         yield problem(f"it does not let this program read {', '.join(refused)}",
                       f"allow {_who(broker)} to read there: the broker's access rules (acl_file)")  # fmt: skip
     elif access.reads:
-        state = topics.STATE.filter
-        if probe.subscribe(state, retained=True) < 0x80:
+        if topics.STATE.filter in access.reads:  # what is kept comes at once, and names packs
+            probe.subscribe(topics.STATE.filter, retained=True)
             probe.settle()
         if not probe.arrived:
             probe.listen(LISTEN_S)

@@ -35,14 +35,6 @@ def folder(setting: str, path: Path, needs_mb: float = 0.0) -> Iterator[Finding]
     if not there.is_dir():
         yield problem(f"{name}: '{there}' is no folder", f"set {setting} to a folder")
         return
-    owner = there.stat().st_uid
-    if os.geteuid() == 0 and owner != 0:
-        import pwd
-
-        with contextlib.suppress(KeyError):
-            user = pwd.getpwuid(owner).pw_name
-            yield warning(f"{name} belongs to {user!r}, and root may write anywhere: its rights are not checked",
-                          f"sudo -u {user} voltflow doctor …")  # fmt: skip
     try:
         with tempfile.NamedTemporaryFile(prefix=".voltflow-doctor-", dir=there) as probe:
             probe.write(b"\0" * 4096)
@@ -62,6 +54,23 @@ def folder(setting: str, path: Path, needs_mb: float = 0.0) -> Iterator[Finding]
                       "spool_protected_mb)", f"df -h '{there}'; or a smaller spool_max_mb")  # fmt: skip
     else:
         yield ok(f"{name} can be written{will}, {free_mb:,.0f} MB are free")
+    if there == path:
+        yield from _of_others(name, path)
+
+
+def _of_others(name: str, folder_: Path) -> Iterator[Finding]:
+    """Files in a folder that are not its owner's: of a command that was run as root, for instance."""
+    owner, found = folder_.stat().st_uid, []
+    for path in sorted(folder_.iterdir()):
+        with contextlib.suppress(OSError):  # it may be gone by now
+            if path.lstat().st_uid != owner:
+                found.append(path.name)
+    if found:
+        user = _user_name(owner)
+        yield warning(
+            f"{name} belongs to {user!r}, {', '.join(found[:3])} in it to somebody else: the service may not write there",
+            f"sudo chown -R {user} '{folder_}'; run commands that write there as that user",
+        )
 
 
 def _unwritable(name: str, setting: str, there: Path, error: OSError) -> Finding:
@@ -71,19 +80,19 @@ def _unwritable(name: str, setting: str, there: Path, error: OSError) -> Finding
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return problem(f"{name}: the disk is full", f"df -h '{there}'; delete something there")
     if error.errno in (errno.EACCES, errno.EPERM):
-        user = _user_name()
+        user = _user_name(os.geteuid())
         return problem(f"{name}: the user {user!r} may not write in '{there}'",
                        f"sudo chown -R {user} '{there}', or run the doctor as the user of the service")  # fmt: skip
     return problem(f"{name}: cannot be written: {error.strerror}", f"dmesg | tail; another {setting}")
 
 
-def _user_name() -> str:
+def _user_name(uid: int) -> str:
     import pwd
 
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(os.geteuid())
+        return str(uid)
 
 
 # -- clock --------------------------------------------------------------------------------------------------------

@@ -162,9 +162,10 @@ class Probe:
 
     def _ask(self, packet: bytes, answer: int) -> bytes:
         self.socket.sendall(packet)
-        deadline = time.monotonic() + self._timeout_s
         while True:
-            kind, body = self._packet(deadline)
+            kind, body = self._packet(
+                time.monotonic() + self._timeout_s
+            )  # a busy broker sends much before its answer
             if kind == answer:
                 return body
             self._take(kind, body)
