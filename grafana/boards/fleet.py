@@ -28,6 +28,7 @@ COLUMNS = {
     "SoC": p.Column(p.PERCENT, decimals=0, width=70),
     "SoH": p.Column(p.PERCENT, p.SOH_STEPS, 1, width=80),
     "hottest": p.Column(p.CELSIUS, p.TEMPERATURE_STEPS, 1, width=90),
+    "in 10 min": p.Column(p.CELSIUS, p.TEMPERATURE_STEPS, 1, width=90),
     "spread": p.Column("suffix: mV", ((None, "green"), (80, "orange"), (150, "red")), 0, width=90),
     "cycles left": p.Column(p.COUNT, p.RUL_STEPS, 0, width=100),
     "failure": p.Column(p.PERCENT, p.FAILURE_STEPS, 1, width=90),

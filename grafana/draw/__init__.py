@@ -18,7 +18,7 @@ Ask = Callable[[Mapping[str, Any], int], list[Frame]]
 ROW_PX, COLUMN_PX, DPI = 30, 54, 100
 
 
-def draw(board: Mapping[str, Any], ask: Ask, path: Path, most_rows: int = 60) -> None:
+def draw(board: Mapping[str, Any], ask: Ask, path: Path, most_rows: int = 100) -> None:
     """Write a PNG of the board's first `most_rows` grid rows."""
     import matplotlib as mpl
     from matplotlib.figure import Figure

@@ -41,7 +41,7 @@ def lines(figure: Any, box: Box, panel: Panel, frames: list[Frame]) -> None:
     known = [frame for frame in frames if frame.has_data]
     letters, columns, legend_rows = _legend([frame.name for frame in known], box.w - 60)
     legend_px = 8 + 13 * legend_rows
-    axes = figure.add_axes(box.part(62, 32, 16, 30 + legend_px))
+    axes = figure.add_axes(box.part(78 if unit.startswith("suffix") else 62, 32, 16, 30 + legend_px))
     whole = max(f.columns["time"][-1] for f in known) - min(f.columns["time"][0] for f in known)
     for place, frame in enumerate(known):
         times, values = frame.columns["time"], [math.nan if v is None else v for v in frame.columns["value"]]
@@ -237,7 +237,7 @@ def _cell(value: Any, override: Mapping[str, Any]) -> str:
     if isinstance(value, datetime):
         return f"{value:%m-%d %H:%M:%S}"
     if isinstance(value, int | float) and "unit" not in override:
-        return f"{value:.10g}" if float(value).is_integer() else f"{value:.4g}"
+        return f"{value:.15g}" if float(value).is_integer() else f"{value:.4g}"
     return shown(value, override.get("unit", "short"), override.get("decimals"), None)
 
 
@@ -284,7 +284,8 @@ def bars(figure: Any, box: Box, panel: Panel, frames: list[Frame]) -> None:
             label=name,
             color=look.COLORS.get(colors.get(name, ""), color),
         )
-    axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=0 if len(labels) < 12 else 45)
+    each = math.ceil(len(labels) / 12)
+    axes.set_xticks(range(0, len(labels), each), labels[::each], fontsize=7)
     axes.xaxis.grid(visible=False)
     axes.yaxis.set_major_formatter(lambda value, _: shown(value, _defaults(panel).get("unit", "short")))
     axes.legend(
