@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.servers import REPOSITORY
 
 COMPOSE = REPOSITORY / "docker-compose.yml"
@@ -23,8 +25,7 @@ PROFILES = ("edge", "cloud", "full")
 
 def config(profile: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The file as Docker Compose understands it, nothing from this machine's `.env`; raises AssertionError with what it says."""
-    program = Path(sysconfig.get_path("scripts")) / "docker-compose"
-    command = [str(program), "--env-file", os.devnull, "--file", str(COMPOSE), "--profile", profile]
+    command = [tool("docker-compose"), "--env-file", os.devnull, "--file", str(COMPOSE), "--profile", profile]
     known = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **(environment or {})}
     done = subprocess.run(
         [*command, "config", "--format", "json"], env=known, capture_output=True, text=True, check=False
@@ -101,3 +102,28 @@ def duration_s(text: str) -> float:
     """
     units = {"h": 3600, "m": 60, "s": 1}
     return float(sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([hms])", text)))
+
+
+@cache
+def services() -> dict[str, Any]:
+    """All services by name, as Docker Compose understands them."""
+    found: dict[str, Any] = config("full")["services"]
+    return found
+
+
+@cache
+def written() -> dict[str, Any]:
+    """The file as it stands, nothing filled in."""
+    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return found
+
+
+def tool(name: str) -> str:
+    """The path of a program that a Python package brought."""
+    return str(Path(sysconfig.get_path("scripts")) / name)
+
+
+def complaint(*command: str, cwd: Path = REPOSITORY) -> str:
+    """What a checking program complains about."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr

@@ -1,24 +1,16 @@
-"""docker-compose.yml, the Dockerfile and their files: valid for the programs that read them, safe, and true to the code."""
+"""docker-compose.yml and the files that it mounts: valid for the programs that read them, safe, and true to the code."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
-import subprocess
-import sys
-import sysconfig
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from packaging.requirements import Requirement
 
 from cloud.bridge import BridgeSettings
 from edge.settings import AgentSettings
 from sim_device.options import Settings as SimSettings
-from tests.compose import COMPOSE, DOCKERFILE, PROFILES, config, stages
+from tests.compose import COMPOSE, PROFILES, complaint, config, services, tool, written
 from tests.servers import REPOSITORY
 from voltflow import __version__
 from voltflow.cli import main
@@ -26,7 +18,7 @@ from voltflow.setting import settings_of
 
 CONTAINERS = REPOSITORY / "packaging" / "docker"
 SETTINGS = {"AGENT": AgentSettings, "BRIDGE": BridgeSettings, "SIM": SimSettings}
-SERVICES = sorted(config("full")["services"])
+SERVICES = sorted(written()["services"])
 WRITES_TO_ITS_ROOT = {"redpanda"}
 """Its start writes its configuration."""
 
@@ -44,29 +36,6 @@ FOREIGN = {
     "minio": {"MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD_FILE", "MINIO_BROWSER", "MINIO_UPDATE"},
 }  # fmt: skip
 """Variables of other programs, from their documentation."""
-
-
-@cache
-def services() -> dict[str, Any]:
-    found: dict[str, Any] = config("full")["services"]
-    return found
-
-
-@cache
-def written() -> dict[str, Any]:
-    """The file as it stands, nothing filled in."""
-    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
-    return found
-
-
-def program(name: str) -> str:
-    return str(Path(sysconfig.get_path("scripts")) / name)
-
-
-def said(*command: str, cwd: Path = REPOSITORY) -> str:
-    """What a checking program complains about."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
 # -- the files as their programs see them -----------------------------------------------------------------------------
@@ -90,30 +59,20 @@ def test_the_profiles_have_what_they_are_to_have() -> None:
 
 
 def test_the_compose_file_fits_the_specification() -> None:
-    assert said(program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(COMPOSE)) == ""
+    assert complaint(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(COMPOSE)) == ""
 
 
 def test_the_specification_refuses_what_is_wrong(tmp_path: Path) -> None:
     wrong = tmp_path / "docker-compose.yml"
     wrong.write_text(COMPOSE.read_text().replace("healthcheck:", "healthchek:", 1))
-    assert "healthchek" in said(
-        program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(wrong)
+    assert "healthchek" in complaint(
+        tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(wrong)
     )
-
-
-def test_hadolint_has_nothing_to_say() -> None:
-    assert said(program("hadolint"), "--failure-threshold", "style", str(DOCKERFILE)) == ""
-
-
-def test_hadolint_would_say_it(tmp_path: Path) -> None:
-    wrong = tmp_path / "Dockerfile"
-    wrong.write_text(DOCKERFILE.read_text().replace("--no-cache-dir", ""))
-    assert "DL3042" in said(program("hadolint"), str(wrong))
 
 
 def test_scripts_are_good_shell() -> None:
     script = CONTAINERS / "database-roles.sh"
-    assert said("sh", "-n", str(script)) == ""
+    assert complaint("sh", "-n", str(script)) == ""
     # What is not executable the image reads into its own shell, which `set -u` would change.
     assert script.stat().st_mode & 0o111 == 0o111
 
@@ -235,7 +194,7 @@ def test_nobody_has_a_login_that_is_known() -> None:
 
 def test_git_and_images_do_not_get_the_secrets() -> None:
     for name in ("secrets/influx_token", ".env"):
-        assert said("git", "check-ignore", "-q", name) == ""
+        assert complaint("git", "check-ignore", "-q", name) == ""
     ignored = (REPOSITORY / ".dockerignore").read_text().split()
     assert ignored[0] == "*", "only what is named comes into a build"
     assert "!secrets" not in ignored
@@ -291,79 +250,6 @@ def test_each_volume_is_of_one_service() -> None:
     assert sorted(used) == sorted(written()["volumes"])
 
 
-@pytest.mark.parametrize("name", [name for name in SERVICES if "build" in written()["services"][name]])
-def test_what_we_build_is_what_the_dockerfile_has(name: str) -> None:
-    service = services()[name]
-    build = service["build"]
-    assert Path(build["context"]) == REPOSITORY
-    assert REPOSITORY / build["dockerfile"] == DOCKERFILE
-    stage = stages()[build["target"]]
-    assert service["healthcheck"]["test"] == ["CMD", *stage.health]
-    assert service["user"] == stage.user
-    assert service["command"] == stage.cmd or name == "mlflow"
-    assert "org.opencontainers.image.title" in stage.label
-    assert "org.opencontainers.image.licenses" in stage.label
-    version = "RELEASE.2025-10-15T17-29-55Z" if name == "minio" else __version__
-    assert service["image"] == f"voltflow/{name}:{version}"
-    mounts = {mount["target"] for mount in service.get("volumes") or ()}
-    assert mounts == set(stage.volumes)
-
-
-def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
-    allowed = {
-        line[1:] for line in (REPOSITORY / ".dockerignore").read_text().split() if line.startswith("!")
-    }
-    sources = {source for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE.read_text(), re.MULTILINE)
-               for source in line.split()[:-1]}  # fmt: skip
-    for source in sources:
-        assert (REPOSITORY / source).exists(), source
-        assert source in allowed or str(Path(source).parent) in allowed, source
-
-
-def test_images_are_pinned_in_the_dockerfile() -> None:
-    images = re.findall(r"^ARG \w+_IMAGE=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
-    assert len(images) == 4
-    for image in images:
-        assert re.fullmatch(r"[a-z]+:\d+\.\d+\.\d+(-[\w.-]+)?", image), image
-    assert {stage.base for stage in stages().values()} - set(stages()) == {
-        "${PYTHON_IMAGE}", "${NODE_IMAGE}", "${GO_IMAGE}", "${ALPINE_IMAGE}",
-    }  # fmt: skip
-
-
-def _closure(names: list[str]) -> set[str]:
-    """The distributions that these need, as they are installed here."""
-    found: set[str] = set()
-    todo = [(Requirement(name).name, frozenset(Requirement(name).extras)) for name in names]
-    while todo:
-        name, extras = todo.pop()
-        key = re.sub(r"[-_.]+", "-", name).lower()
-        if key in found:
-            continue
-        found.add(key)
-        for text in importlib.metadata.requires(name) or ():
-            wanted = Requirement(text)
-            marks = [{"extra": extra} for extra in (extras or {""})]
-            if wanted.marker is None or any(
-                wanted.marker.evaluate({**mark, "python_version": "3.13"}) for mark in marks
-            ):
-                todo.append((wanted.name, frozenset(wanted.extras)))
-    return found
-
-
-def test_the_images_packages_are_pinned_all() -> None:
-    pinned = {
-        line.partition("==")[0]
-        for line in (CONTAINERS / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
-    own = [text for text in importlib.metadata.requires("voltflow") or ()
-           if not re.search(r"extra == .(?!edge|cloud|sim)", text) and not text.startswith("voltflow")]  # fmt: skip
-    wanted = _closure([text.partition(";")[0].strip() for text in own])
-    assert len(wanted) > 20
-    assert wanted - pinned == set()
-    assert {"mlflow", "psycopg2-binary", "boto3"} < pinned
-
-
 def test_the_example_has_every_variable_with_its_default() -> None:
     example = dict(
         line.split("=", 1) for line in (REPOSITORY / ".env.example").read_text().splitlines()
@@ -395,34 +281,3 @@ def test_the_brokers_have_the_limits_of_every_other() -> None:
     assert differ == {"listener", "allow_anonymous", "persistence_location", "certfile", "keyfile", "tls_version",
                       "password_file", "acl_file"}  # fmt: skip
     assert theirs["allow_anonymous"] == ["false"]
-
-
-def test_the_health_check_tells_what_it_sees(tmp_path: Path) -> None:
-    import http.server
-    import threading
-
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            right = self.headers["Authorization"] == "Bearer right"
-            self.send_response(200 if right else 401)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    def check(*arguments: str) -> int:
-        command = [sys.executable, str(CONTAINERS / "health.py"), *arguments]
-        return subprocess.run(command, capture_output=True, check=False).returncode
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            assert check(url) == 1
-            for word, status in (("right", 0), ("wrong", 1)):
-                token = tmp_path / "token"
-                token.write_text(f"{word}\n")
-                assert check(url, str(token)) == status
-        finally:
-            server.shutdown()
-    assert check(url) == 1
