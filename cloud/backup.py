@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace, loaded: Loaded[BridgeSettings]) -> int:
     return 0
 
 
-def backup(dsn: str, out: Path) -> None:
-    """Make the file; raises BackupError, and then there is none."""
+def backup(dsn: str, out: Path, options: Sequence[str] = ()) -> None:
+    """Make the file, with more options of pg_dump; raises BackupError, and then there is none."""
     if out.exists():
         raise BackupError(f"'{out}' is there already: name another file, or remove it")
     temporary = out.with_name(f"{out.name}.new")
@@ -87,7 +87,7 @@ def backup(dsn: str, out: Path) -> None:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with _connected(dsn):  # a wrong connection string is said better by it
             pass
-        _run("pg_dump", ["--format=custom", f"--file={temporary}"], dsn)
+        _run("pg_dump", ["--format=custom", f"--file={temporary}", *options], dsn)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.link(temporary, out)
@@ -111,19 +111,30 @@ def restore(dsn: str, source: Path) -> int:
             )
         conn.rollback()
         conn.autocommit = True
+        cursor.execute("SHOW search_path")
+        search_path = cursor.fetchone()
         cursor.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'")
         timescale = cursor.fetchone() is not None and _has_timescale(source)
         if timescale:
             cursor.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-            cursor.execute("SELECT timescaledb_pre_restore()")
+            cursor.execute(
+                "SELECT timescaledb_pre_restore()"
+            )  # of the database: later connections have it too
         options = [] if _has_reader(cursor) else ["--no-privileges"]
-        if not timescale:  # TimescaleDB's own tables are there already
-            options += ["--single-transaction", "--exit-on-error"]
-        try:
-            _run("pg_restore", ["--no-owner", *options, f"--dbname={_name(dsn)}", str(source)], dsn)
-        finally:
-            if timescale:
+    if not timescale:  # TimescaleDB's own tables are there already
+        options += ["--single-transaction", "--exit-on-error"]
+    in_path = "SELECT set_config('search_path', %s, false)"  # behind a pooler it may be pg_restore's, which is empty
+    try:
+        _run("pg_restore", ["--no-owner", *options, f"--dbname={_name(dsn)}", str(source)], dsn)
+    finally:
+        if timescale:
+            with _connected(dsn) as conn, conn.cursor() as cursor:
+                conn.autocommit = True
+                cursor.execute(in_path, search_path)
                 cursor.execute("SELECT timescaledb_post_restore()")
+    with _connected(dsn) as conn, conn.cursor() as cursor:
+        conn.autocommit = True
+        cursor.execute(in_path, search_path)
         cursor.execute("ANALYZE")
         return current_version(conn)
 
@@ -145,7 +156,7 @@ def _has_reader(with_cursor: cursor) -> bool:
 def _version_in(source: Path) -> int:
     """The schema's version in a backup."""
     text = _run("pg_restore", ["--data-only", "--table=schema_version", "--file=-", str(source)])
-    versions = re.findall(r"^(\d+)\t", text, re.MULTILINE)
+    versions = re.findall(r"^\s*\(?(\d+)[\t,]", text, re.MULTILINE)  # rows as COPY or INSERT has them
     if not versions:
         raise BackupError(f"'{source}' has no history of Voltflow in it")
     return max(map(int, versions))

@@ -1,20 +1,25 @@
 """The history in one file and back, by PostgreSQL's own programs, with a bridge that goes on afterwards."""
 
+import contextlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import paho.mqtt.client as paho
+import psycopg2
 import pytest
 
 from cloud.backup import BackupError, backup, restore
 from cloud.cli import main
 from cloud.migrate import migrations
 from cloud.nodes.timescale_out import TimescaleOut
+from cloud.retention import Keep, Retention
 from tests import cloud_samples as samples
 from tests import servers
 from tests.cloud_samples import query, run_sink, twin
+from tests.conftest import require
 from tests.programs import Bridge
 from tests.servers import wait_until
 from voltflow.ledger.ledger import verify
@@ -95,10 +100,6 @@ def test_restore_goes_into_an_empty_database_only(database: str, tmp_path: Path)
 
 
 def test_backup_of_a_newer_version_is_refused(database: str, empty: str, tmp_path: Path) -> None:
-    import contextlib
-
-    import psycopg2
-
     store(database, [twin(0)])
     with contextlib.closing(psycopg2.connect(database)) as conn, conn, conn.cursor() as cursor:
         cursor.execute("INSERT INTO schema_version (version, name) VALUES (9999, 'future')")
@@ -122,3 +123,22 @@ def test_what_is_no_backup_is_refused_and_leaves_nothing(database: str, empty: s
     with pytest.raises(BackupError, match="cannot be used"):
         backup("postgresql://nobody@127.0.0.1:1/none", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_hypertable_comes_back_as_one(tmp_path: Path) -> None:
+    """Compressed chunks too. As INSERT, because the TimescaleDB of the tests knows no `COPY … FROM STDIN`."""
+    msgs = [twin(seq, ts_ms=samples.TS_MS + 600_000 * seq) for seq in range(300) if seq != 7]
+    with contextlib.ExitStack() as stack:
+        server = require(stack, servers.Timescale())
+        store(server.dsn, msgs)
+        Retention(server.dsn, Keep(compress=1)).run(threading.Event())
+        backup(server.dsn, tmp_path / "history.backup", ["--rows-per-insert=100"])
+    with contextlib.ExitStack() as stack:
+        server = require(stack, servers.Timescale())
+        assert restore(server.dsn, tmp_path / "history.backup") == len(migrations())
+        report = verify(server.dsn)
+        assert (report.received, report.missing, report.duplicates) == (299, 1, 0)
+        found = query(server.dsn, "SELECT num_chunks FROM timescaledb_information.hypertables")
+        assert [row["num_chunks"] > 1 for row in found] == [True]
+        store(server.dsn, [*msgs[:50], twin(7, ts_ms=samples.TS_MS + 600_000 * 7)])
+        assert (verify(server.dsn).received, verify(server.dsn).duplicates) == (300, 0)
