@@ -157,6 +157,15 @@ def test_cells_follow_a_heated_one(site: Site, window: Any, renderer: str) -> No
     assert 61 <= int(said.split("Cell ")[1].split(",")[0]) <= 72  # the sixth of eight probes, of 96 cells
 
 
+def test_long_name_fits_on_a_phone(site: Site, window: Any) -> None:
+    device = Device("X" * 64)
+    site.publish(*device.history(5))
+    site.known(device.path)
+    at = pack(window(viewport={"width": 390, "height": 844}), device)
+    at.page.locator("#cells-text", has_text=device.name).wait_for()  # where its cells would come from
+    assert at.overflow() == 0
+
+
 def test_heat_map_says_cells(site: Site, window: Any, hot: Device) -> None:
     at = pack(window(), hot)
     at.page.click("#cells-by-temperature")
@@ -175,6 +184,9 @@ def test_views_fit(site: Site, window: Any, hot: Device, size: str) -> None:
         look_at(at, view, hot)
         assert at.overflow() == 0, view
         at.shot(f"page-{view}-{size}")
+    open_3d(at, hot)
+    assert at.overflow() == 0
+    at.shot(f"page-3d-{size}")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -142,14 +142,20 @@ def test_cells_have_the_colours_of_their_values(pack: Any, before: str) -> None:
 def test_one_cell_of_many_is_where_it_is_said_to_be(pack: Any, before: str) -> None:
     """Each cell that is given the highest voltage is the one that is found under its colour."""
     at = pack(before)
+    places: list[tuple[float, float]] = []
     for series, cell in ((96, 0), (96, 95), (108, 50), (14, 3)):
         voltages = [3.6] * series
         voltages[cell] = 3.7
         at.give(series, 1, voltages_v=voltages, by="voltage")
-        said = at.point_at(*middle(near(at.seen, (253, 231, 37))))
+        x, y = middle(near(at.seen, (253, 231, 37)))
+        places.append((x, y))
+        said = at.point_at(x, y)
         assert said.startswith(f"Cell {cell + 1},")
         assert "3.700 V" in said
         at.page.mouse.move(0, 0)
+    first, last = places[:2]  # behind on the left, in front on the right
+    assert first[0] < last[0]
+    assert first[1] < last[1]
 
 
 def test_words_say_what_colours_say(pack: Any) -> None:
@@ -198,7 +204,10 @@ def test_current_is_seen_to_flow_and_said(pack: Any) -> None:
     at.update(current_a=80)
     assert flow.inner_text() == "Charging: 80 A into the battery"
     at.page.wait_for_function("n => Number(box.dataset.frames) > n + 10", arg=before)
-    assert (at.seen != still).any()
+    flowing = at.seen
+    assert (flowing != still).any()
+    at.page.wait_for_function("n => Number(box.dataset.frames) > n", arg=at.frames + 3)
+    assert (at.seen != flowing).any()
     at.update(current_a=-120.5)
     assert flow.inner_text() == "Discharging: 120.5 A out of the battery"
     drawn, passed_s = at.page.evaluate(RATE)

@@ -42,6 +42,7 @@ export class Charts {
   constructor(name) {
     this.name = name;
     this.points = [];
+    this.loaded = false; // the stream may tell of the newest point before the history is here
     this.stepMs = this.periodMs = 10000;
     this.horizonMs = 600000;
     this.charts = [];
@@ -66,6 +67,7 @@ export class Charts {
     if (!this.charts.length) return;
     const answer = await get(packPath(this.name, `history?limit=${POINTS}`));
     if (this.gone) return;
+    this.loaded = true;
     this.points = answer.points.map(withPower);
     [this.stepMs, this.periodMs] = [answer.step_ms, answer.period_ms];
     this.draw();

@@ -94,7 +94,7 @@ export function packView(root, name) {
     round += 1;
     await started;
     const jobs = [showDetail(), showAlerts(), cells.refresh(row)];
-    if (!charts.points.length) jobs.push(charts.load());
+    if (!charts.loaded) jobs.push(charts.load());
     if (slow) jobs.push(sessions.refresh().then((found) => charts.sessions(found)));
     const error = (await Promise.allSettled(jobs)).find((result) => result.status === "rejected")?.reason;
     isThere(!(error instanceof Refused && error.status === 404), error?.message);

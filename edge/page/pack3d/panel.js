@@ -50,6 +50,7 @@ export class Panel {
     [this.from.textContent, this.to.textContent] = scale.map((end) => this.value(by, end));
     this.bar.style.backgroundImage = gradient(by);
     this.nothing.hidden = unknown === 0;
+    this.legend.hidden = low === null;
     this.summary.textContent = this.inWords(by, values, low, high, unknown);
     const spread = by === "temperature" && probes > 0 && probes < series;
     this.note.textContent = [
