@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from voltflow import topics
 from voltflow.doctor.checks import Check, Finding, ok, problem, skipped, warning
-from voltflow.doctor.probe import NoMqtt, NoTls, Probe, Refused, Where
+from voltflow.doctor.probe import NoMqtt, NoTls, Probe, Refused, Unanswered, Where
 from voltflow.flow.flow import Flow
 from voltflow.mqtt.codec import reason_text
 from voltflow.mqtt.options import tls_context
@@ -160,6 +160,9 @@ def _why(access: Access, error: Exception) -> Finding:
                            "a broker with MQTT 5, for instance mosquitto 2")  # fmt: skip
         case Refused():
             return problem(f"{address} refuses the connection ({error})", "its log says why")
+        case Unanswered() if broker.usetls and not (access.tls and access.tls.cert):
+            return problem(f"{address} ends the encrypted connection at once: it asks for a client certificate, as it seems",
+                           f"set {named('cert')} and {named('key')}; the broker's log says more")  # fmt: skip
         case NoMqtt() if not broker.usetls:
             return problem(f"{address} does not talk MQTT: {error}",
                            f"correct {place}; if it is a TLS port, switch {named('tls')} on")  # fmt: skip

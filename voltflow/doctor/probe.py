@@ -44,6 +44,10 @@ class NoMqtt(Exception):
     """What answers does not speak MQTT 5."""
 
 
+class Unanswered(NoMqtt):
+    """It closed the connection in the place of an answer to CONNECT."""
+
+
 class NoTls(Exception):
     """What answers ends the connection, or says nothing, where TLS begins."""
 
@@ -108,11 +112,14 @@ class Probe:
         body = _text("MQTT") + bytes([5, flags]) + (60).to_bytes(2) + b"\x00" + _text(self.client_id)
         if where.user:
             body += _text(where.user) + (_text(where.password) if where.password else b"")
-        self.socket.sendall(bytes([_CONNECT]) + varint(len(body)) + body)
         try:
+            self.socket.sendall(bytes([_CONNECT]) + varint(len(body)) + body)
             kind, packet = self._packet(time.monotonic() + self._timeout_s)
-        except ConnectionResetError:
-            raise NoMqtt("it closed the connection without an answer") from None
+        except (
+            ConnectionError,
+            ssl.SSLEOFError,
+        ):  # under TLS its reason may be lost with what it did not read
+            raise Unanswered("it closed the connection without an answer") from None
         except TimeoutError:
             raise NoMqtt("it takes the connection and says nothing") from None
         if kind != _CONNACK or len(packet) < 2:
