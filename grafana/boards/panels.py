@@ -95,8 +95,9 @@ def _last() -> common.ReduceDataOptions:
 def number(
     title: str, *queries: Query, about: str = "", unit: str = COUNT, size: tuple[int, int] = (4, 4), steps: Steps = PLAIN,
     decimals: int | None = None, words: dict[str, str] | None = None, spark: bool = False,
+    each: dict[str, Steps] | None = None,
 ) -> stat.Panel:  # fmt: skip
-    """One figure, coloured; `words` are shown in place of values."""
+    """Figures, coloured; `words` are shown in place of values; `each`: colours by the figure's name."""
     panel: stat.Panel = finish(stat.Panel(), title, queries, about, size)
     panel = panel.unit(unit).thresholds(thresholds(steps)).reduce_options(_last())
     panel = panel.color_mode(common_model.BigValueColorMode.BACKGROUND if steps is not PLAIN else common_model.BigValueColorMode.VALUE)  # fmt: skip
@@ -105,7 +106,13 @@ def number(
         panel = panel.decimals(decimals)
     if words:
         panel = panel.mappings([value_words(words)])
+    for name, own in (each or {}).items():
+        panel = panel.override_by_name(name, [_override("thresholds", thresholds(own).build())])
     return panel
+
+
+def _override(name: str, value: object) -> model.DynamicConfigValue:
+    return model.DynamicConfigValue(id_val=name, value=value)
 
 
 def value_words(words: dict[str, str], colors: dict[str, str] | None = None) -> model.ValueMapping:
@@ -155,7 +162,7 @@ class Column:
         if self.link:
             title, url = self.link
             found["links"] = [{"title": title, "url": url, "targetBlank": False}]
-        return [model.DynamicConfigValue(id_val=name, value=value) for name, value in found.items()]
+        return [_override(name, value) for name, value in found.items()]
 
 
 def rows(
@@ -188,7 +195,7 @@ def bars(
                          .placement(common_model.LegendPlacement.BOTTOM))  # fmt: skip
     for name, color in (colors or {}).items():
         fixed = {"mode": "fixed", "fixedColor": color}
-        panel = panel.override_by_name(name, [model.DynamicConfigValue(id_val="color", value=fixed)])
+        panel = panel.override_by_name(name, [_override("color", fixed)])
     return panel
 
 

@@ -118,13 +118,17 @@ def number(figure: Any, box: Box, panel: Panel, frames: list[Frame]) -> None:
     from matplotlib.patches import Rectangle
 
     config, found = _defaults(panel), _latest(frames)
+    own = {
+        item["matcher"]["options"]: item["properties"][0]["value"]["steps"]
+        for item in panel["fieldConfig"]["overrides"]
+    }
     tall = box.h > box.w * 0.8 or (len(found) > 2 and box.w < 260)
     background = panel["options"].get("colorMode") == "background"
     left, top, width, height = 8.0, 30.0, box.w - 16, box.h - 38
     cell_w, cell_h = (width, height / len(found)) if tall else (width / len(found), height)
     for place, (name, value) in enumerate(found):
         x, y = (left, top + place * cell_h) if tall else (left + place * cell_w, top)
-        color = color_of(value, _steps(config))
+        color = color_of(value, own.get(name, _steps(config)))
         if background:
             l, b, w, h = box.part(x + 1, y + 1, box.w - x - cell_w + 1, box.h - y - cell_h + 1)  # noqa: E741
             figure.add_artist(Rectangle((l, b), w, h, facecolor=color, edgecolor="none"))
