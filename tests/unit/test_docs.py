@@ -76,7 +76,7 @@ def commands(page: Path) -> Iterator[list[str]]:
         line = re.sub(r"^(\.venv/bin/|sudo |export |[A-Z_]+=\S+ )+", "", line)
         line = re.sub(r'^make demo ARGS="(.*?)"', r"voltflow demo \1", line)
         if line.split(" ")[0] in PROGRAMS and not re.match(r"\S+ \S*=", line):
-            line = re.split(r" {2,}| #| \| | && | > |…", line)[0]
+            line = re.split(r" {2,}| #| \|\|? | && | > |…", line)[0]
             yield shlex.split(line)
 
 
