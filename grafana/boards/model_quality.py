@@ -50,7 +50,7 @@ SESSIONS = """
     WITH measured AS (
         SELECT ts, fleet, pack, 100 * (session->>'capacity_est_ah')::float8 / capacity_rated_ah AS actual,
             soh_predicted_pct AS predicted, soh_bms_pct AS bms
-        FROM telemetry WHERE fleet IN (${fleet:sqlstring}) AND $__timeFilter(ts) AND session IS NOT NULL
+        FROM telemetry WHERE fleet IN (${fleet:sqlstring}) AND $__timeFilter(ts) AND session IS NOT NULL AND soh_predicted_pct IS NOT NULL
             AND session->>'capacity_est_ah' IS NOT NULL
             AND (session->>'soc_end_pct')::float8 - (session->>'soc_start_pct')::float8 >= 50
     )
