@@ -78,14 +78,15 @@ SELECT e.fleet, e.pack, e.boot, e.seq_from, e.seq_to, e.why FROM expired AS e
 JOIN unnest(%s::text[], %s::text[], %s::bigint[]) AS k(fleet, pack, boot) USING (fleet, pack, boot)
 """
 
-# The row before a boot's first one that was seen, in device time: of the same boot where that had begun before.
+# The row before one that follows a hole, in device time, where it was stored before the window: of the same boot where that
+# had begun before.
 _BEFORE = """
 SELECT k.fleet, k.pack, k.boot, r.seq
 FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::timestamptz[]) AS k(fleet, pack, boot, ts)
 CROSS JOIN LATERAL (
-    SELECT t.boot, t.seq FROM telemetry t WHERE t.pack = k.pack AND t.ts < k.ts AND t.fleet = k.fleet
+    SELECT t.boot, t.seq, t.stored FROM telemetry t WHERE t.pack = k.pack AND t.ts < k.ts AND t.fleet = k.fleet
     ORDER BY t.ts DESC, t.boot DESC, t.seq DESC LIMIT 1
-) AS r WHERE r.boot = k.boot
+) AS r WHERE r.boot = k.boot AND r.stored < %s
 """
 
 _PRESENT = """
@@ -187,13 +188,14 @@ class Watch:
         until, behind_s = self._query(_UNTIL)[0]
         if self._seen_until is not None and until < self._seen_until - SLICE:
             self._forget()  # the database's clock was set back: rows would be passed over
-        since, begins = self._seen_until or until - self._window, self._seen_until is None
+        begin = until - self._window
+        since = self._seen_until or begin
         touched: set[Key] = set()
         while since < until and go_on():
             part_end = min(since + SLICE, until)
-            touched |= set(self._read(since, part_end, begins=begins))
+            touched |= set(self._read(since, part_end, begin))
             since = self._seen_until = part_end
-        self._drop_old(until - self._window)
+        self._drop_old(begin)
         for key in touched & self._boots.keys():
             self._boots[key].settle()
         return self._account(behind_s)
@@ -232,14 +234,14 @@ class Watch:
             cursor.execute(sql, parameters)
             return cursor.fetchall()
 
-    def _read(self, since: dt.datetime, until: dt.datetime, *, begins: bool) -> Iterator[Key]:
-        """Take in what was stored in the time, and tell which boots it has changed; `begins`: nothing older was seen."""
+    def _read(self, since: dt.datetime, until: dt.datetime, window_begin: dt.datetime) -> Iterator[Key]:
+        """Take in what was stored in the time, and tell which boots it has changed."""
         times = {"since": since, "until": until}
         begun: list[tuple[Key, dt.datetime]] = []
         for fleet, pack, boot, first, last, copies, late, ts in self._query(_NEW, times):
             key = (fleet, pack, boot)
             known = self._boot(key, until)
-            if first > known.received.last + 1 and (begins or known.received.first is None):
+            if first > known.received.last + 1:
                 begun.append((key, ts))
             if not known.goes_on(first):
                 yield key
@@ -254,7 +256,7 @@ class Watch:
             if published > max(known.end, known.received.last + 1):
                 yield key
             known.end = max(known.end, published)
-        self._find_starts(begun)
+        self._find_starts(begun, window_begin)
         for fleet, pack, boot, first, last, why in self._query(_REASONS, times):
             known = self._boot((fleet, pack, boot), until)
             known.reasons.setdefault(reason_class(why), Numbers()).add(first, last)
@@ -268,13 +270,14 @@ class Watch:
         boot.touched = touched
         return boot
 
-    def _find_starts(self, begun: Sequence[tuple[Key, dt.datetime]]) -> None:
+    def _find_starts(self, begun: Sequence[tuple[Key, dt.datetime]], window_begin: dt.datetime) -> None:
         """Where numbers go on from rows that were stored before the window. Also those behind a hole: a message that was
-        missing for days and came within the window stands alone, far from what is new."""
+        missing for days and came within the window stands alone, far from what is new. A row that was stored later is
+        still to be read, or has been: what is missing before it is missing."""
         if not begun:
             return
         columns = [*_columns(key for key, _ in begun), [ts for _, ts in begun]]
-        for fleet, pack, boot, seq in self._query(_BEFORE, columns):
+        for fleet, pack, boot, seq in self._query(_BEFORE, [*columns, window_begin]):
             known = self._boots[fleet, pack, boot]
             if seq not in known.received:
                 known.start = max(known.start, seq + 1)

@@ -133,6 +133,8 @@ def query(dsn: str, sql: str, parameters: Any = None) -> list[Mapping[str, Any]]
     try:
         with connection.cursor(cursor_factory=RealDictCursor) as cursor:
             cursor.execute(sql, parameters)
-            return list(cursor.fetchall())
+            found = list(cursor.fetchall())
+        connection.commit()
     finally:
         connection.close()
+    return found

@@ -107,6 +107,18 @@ def test_look_what_came_days_late_stands_alone_in_the_window(database: str) -> N
         assert holes(watch) == {KEY: [(102, 103)]}
 
 
+def test_look_what_came_days_late_and_then_what_is_new_have_no_hole_between_them(database: str) -> None:
+    """They come in looks of their own, and what lies between them was never looked at."""
+    store(database, [twin(seq) for seq in range(100) if seq != 40])
+    query(database, "UPDATE telemetry SET stored = stored - interval '3 hours' RETURNING seq")
+    with contextlib.closing(Watch(database, window_s=3600)) as watch:
+        for seqs in [(40,), (100, 101)]:
+            store(database, [twin(seq) for seq in seqs])
+            assert holes(watch) == {}
+        store(database, [twin(104)])
+        assert holes(watch) == {KEY: [(102, 103)]}
+
+
 def test_look_rows_of_a_transaction_that_is_not_over_are_not_passed_over(database: str, watch: Watch) -> None:
     """A row's time of storing is the start of its transaction: newer ones may be there before it."""
     store(database, [twin(0)])
