@@ -1,7 +1,7 @@
 """`make pictures`: the README's pictures of the page, out of what the tests photographed.
 
 `VOLTFLOW_PICTURES=1 pytest tests/e2e/test_page_pictures.py` makes the screenshots, `python -m tests.e2e.pictures` puts
-them into docs/img with fewer colours, so that a page of documentation stays light.
+them into docs/img, as small as PNG can be without a loss.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ PICTURES = {
 }  # fmt: skip
 """By name in docs/img: which screenshot it is."""
 MOST_BYTES = 250_000
-COLOURS = 256
 
 
 def main() -> None:
     for name, shot in PICTURES.items():
         path = REPOSITORY / "docs" / "img" / f"{name}.png"
-        few = Image.open(ARTIFACTS / f"{shot}.png").convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-        few.save(path, optimize=True)
+        Image.open(ARTIFACTS / f"{shot}.png").convert("RGB").save(path, optimize=True)
         size = path.stat().st_size
         print(f"{path.relative_to(REPOSITORY)}: {size // 1000} KB")
         if size > MOST_BYTES:

@@ -76,7 +76,7 @@ export class Chart {
     });
     const n = spec.lines.length;
     this.plot = new this.uPlot({
-      width: this.box.clientWidth || 300, height: HEIGHT, padding: [8, 8, 0, 0], legend: { show: false }, pxAlign: 0,
+      width: this.box.clientWidth || 300, height: HEIGHT, padding: [8, 18, 0, 0], legend: { show: false }, pxAlign: 0,
       cursor: { sync: { key: "pack" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
       axes: [{ ...axis, size: 26, space: 70, values: (u, ticks) => ticks.map((s) => shortClock(s, ticks)) }, { ...axis, size: 48 }],
       scales: { x: { time: true }, y: { range: (u, low, high) => padded(low, high, spec) } },
