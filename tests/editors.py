@@ -24,7 +24,7 @@ from edge.twin import TwinStore
 from edge.web import WebServer
 from tests.gateway import Answer
 from tests.servers import Missing
-from voltflow.admin import editor_files, npm_files
+from voltflow.admin import editor_files, npm_files, page_files
 from voltflow.admin.users import hash_password, make_user, write_users
 from voltflow.engine.context import Contexts
 from voltflow.engine.engine import Engine
@@ -59,9 +59,10 @@ def chromium() -> str:
 
 
 def need_files() -> None:
-    """The editor's files, fetched at the first need; Missing where that is not possible here."""
+    """The editor's files and what the page draws with, fetched at the first need; Missing where that is not possible here."""
     try:
         editor_files.install(say=lambda _: None)
+        page_files.install(say=lambda _: None)
     except npm_files.NpmFilesError as error:
         raise Missing(str(error)) from None
 
