@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from edge.bands import ALERT_POINTS, BAND_POINTS, BANDS, SILENT_POINTS
@@ -79,7 +80,7 @@ def test_every_query_of_every_panel_has_data(house: House, name: str, database: 
             frames = ask(house, asking, target, int(panel.get("maxDataPoints") or POINTS))
             if not frames and "$instance" in target.get("expr", ""):
                 frames = ask(house, asker(house, database, house.other_instance), target, POINTS)
-        except QueryError as error:
+        except (QueryError, psycopg2.Error) as error:
             troubles.append(f"{where}: {error}")
             continue
         if not any(frame.has_data for frame in frames):
@@ -134,8 +135,6 @@ def test_worry_is_that_of_the_gateway(house: House, database: str) -> None:
 
 
 def test_reader_may_not_write_and_not_read_the_bytes_of_dead_letters(house: House) -> None:
-    import psycopg2
-
     ask_as_reader = run_sql(house.history, "voltflow_reader")
     for forbidden in ("SELECT payload FROM dead_letter", "DELETE FROM alert", "CREATE TABLE mine (a int)"):
         with pytest.raises(psycopg2.Error):
