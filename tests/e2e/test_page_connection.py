@@ -48,7 +48,7 @@ def test_page_opens_while_the_gateway_is_starting(site: Site, window: Any) -> No
     site.publish(device.birth(), device.reading(soc_pct=33.0))
     site.agent.start()
     page.locator(f".line[data-pack='{device.path}'] [data-col=soc]", has_text="33 %").wait_for()
-    at.expected("ERR_")
+    at.forgive("ERR_")  # where it asked while there was nobody
 
 
 @pytest.fixture
