@@ -130,12 +130,18 @@ def test_cells_are_said_every_now_and_then_by_each_pack(mosquitto: servers.Mosqu
     with listening(mosquitto.port, f"ev/v1/{unique}/#") as got:
         args = ("--packs", 2, "--seconds", 3, "--cells-s", 0.5, "--fleet", unique, "--port", mosquitto.port)
         summary = finish(start("run", *args, "--json"))
-        wait_until(lambda: got.keys() == expected_keys(summary), "every message: cells are not counted as one")
+        wait_until(
+            lambda: got.keys() == expected_keys(summary), "every message: cells are not counted as one"
+        )
         topic = f"ev/v1/{unique}/SIM000001/cells"
         wait_until(lambda: len(got.by_topic[topic]) > 1, "cells more than once")
     cells = msgspec.json.decode(got.by_topic[topic][0], type=Cells)
     birth = json.loads(got.by_topic[f"ev/v1/{unique}/SIM000001/state"][0])
-    assert (cells.pack, cells.boot, len(cells.voltages_mv)) == ("SIM000001", birth["boot"], birth["cells_series"])
+    assert (cells.pack, cells.boot, len(cells.voltages_mv)) == (
+        "SIM000001",
+        birth["boot"],
+        birth["cells_series"],
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
