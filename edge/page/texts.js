@@ -35,10 +35,11 @@ export const TEXTS = {
 
   "pack.back": "‹ Fleet", "pack.charts": "Actual and predicted", "pack.plate": "Nameplate and counters", "pack.time": "device time {at}", "pack.no_telemetry": "no telemetry yet",
   "pack.ahead": "{value} in 10 minutes", "pack.twin": "twin: {value}", "pack.failure": "a critical fault", "pack.interval": "{low} – {high}, 80 % sure", "pack.cells": "{series} in series, {parallel} in parallel",
+  "pack.clock_ahead": "{time} ahead of the gateway's", "pack.clock_behind": "{time} behind the gateway's",
   "pack.late.one": "1 late", "pack.late.many": "{n} late",
   "fact.voltage": "Voltage", "fact.current": "Current", "fact.power": "Power", "fact.temp_ahead": "Hottest in 10 min", "fact.soc_twin": "Charge by the twin",
   "fact.chemistry": "Chemistry", "fact.arrangement": "Cells", "fact.capacity": "Rated capacity", "fact.firmware": "Firmware", "fact.cycles": "Full cycles so far", "fact.isolation": "Isolation",
-  "fact.odometer": "Odometer", "fact.messages": "Messages", "fact.clock": "Its clock is ahead by",
+  "fact.odometer": "Odometer", "fact.messages": "Messages", "fact.clock": "Its clock",
 
   "charts.missing": "The charts are not installed. Where the agent runs:",
   "chart.none": "No values yet.", "chart.temperature": "Hottest cell", "chart.soc": "State of charge", "chart.soh": "State of health", "chart.rul": "Cycles to 80 % of capacity", "chart.voltage": "Voltage",

@@ -128,7 +128,12 @@ function plateOf({ nameplate, telemetry, messages, late_messages: late, skew_ms:
     found.isolation = withUnit(telemetry.insulation_kohm, 0, "kΩ");
     found.odometer = withUnit(telemetry.odometer_km, 0, "km");
   }
-  return { ...found, messages: `${number(messages)}${late ? ` (${count(late, "pack.late")})` : ""}`, clock: skew === null ? "–" : withUnit(skew / 1000, 1, "s") };
+  return { ...found, messages: `${number(messages)}${late ? ` (${count(late, "pack.late")})` : ""}`, clock: clockOf(skew) };
+}
+
+function clockOf(skew_ms) {
+  if (skew_ms === null) return "–";
+  return t(skew_ms < 0 ? "pack.clock_behind" : "pack.clock_ahead", { time: withUnit(Math.abs(skew_ms) / 1000, 1, "s") });
 }
 
 function pairs(list, facts) {
