@@ -109,10 +109,7 @@ class Acknowledgements:
         with self._lock:
             if key in self._known:
                 self._replace({known: item for known, item in self._known.items() if known != key})
-                twin = self._store.by_name[key.fleet, key.pack]
-                twin.acknowledged = {
-                    code: since for code, since in twin.acknowledged.items() if code != key.code
-                }
+                self._tell_twin(key, seen=False)
 
     def _replace(self, known: dict[AlertKey, Acknowledgement]) -> None:
         """What is of no alert that can still be asked for is forgotten."""
@@ -128,8 +125,9 @@ class Acknowledgements:
             yield from map(AlertKey.of, list(twin.alerts.values()))
         yield from map(AlertKey.of, list(self._store.recent_alerts))
 
-    def _tell_twin(self, key: AlertKey) -> None:
-        """The twin's is replaced as a whole: the event loop reads it."""
+    def _tell_twin(self, key: AlertKey, *, seen: bool = True) -> None:
+        """The twin's is replaced as a whole: the event loop reads it. An alert may be older than what is known of its pack."""
         twin = self._store.by_name.get((key.fleet, key.pack))
         if twin is not None:
-            twin.acknowledged = {**twin.acknowledged, key.code: key.since_ms}
+            others = {code: since for code, since in twin.acknowledged.items() if code != key.code}
+            twin.acknowledged = {**others, key.code: key.since_ms} if seen else others

@@ -141,6 +141,17 @@ def test_what_can_no_longer_be_asked_for_is_forgotten(lives: Lives) -> None:
     assert [entry["note"] for entry in json.loads(lives.file.read_text())["acknowledged"]] == ["new"]
 
 
+def test_it_is_taken_back_of_an_alert_whose_pack_is_not_known(lives: Lives) -> None:
+    """Its alert is among the recent ones, as after a state that has not the pack any more."""
+    alert = lives.alert
+    lives.acknowledge()
+    lives.gateway.store.packs.clear()
+    lives.gateway.store.by_name.clear()
+    lives.gateway.state.acknowledgements.remove(alert)
+    assert [entry["acknowledged"] for entry in lives.entries("?state=recent")] == [None]
+    assert json.loads(lives.file.read_text())["acknowledged"] == []
+
+
 def test_no_more_than_so_many_are_kept(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.acknowledgements.KEPT", 3)
     kept = Acknowledgements(lives.gateway.store, None)
