@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud.bridge import BridgeSettings
+from voltflow import kept_file
 from voltflow.settings import Loaded, SettingsError, add_arguments
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def backup(dsn: str, out: Path, options: Sequence[str] = ()) -> None:
         _run("pg_dump", ["--format=custom", f"--file={temporary}", *options], dsn)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.link(temporary, out)
+        kept_file.put_new(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ Each step makes the next version of an older one; before the first a copy stays 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -18,6 +19,9 @@ from typing import Any
 from voltflow import finite_json
 
 log = logging.getLogger(__name__)
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+"""What file systems without hard links answer: vfat, exFAT, some network shares."""
 
 Step = Callable[[Any], Any]
 """Makes a document of one version from one of the version before."""
@@ -70,6 +74,22 @@ def _keep_owner(fd: int, path: Path) -> None:
         known = path.stat() if path.exists() else path.parent.stat()
         with contextlib.suppress(OSError):
             os.fchown(fd, known.st_uid, known.st_gid)
+
+
+def put_new(temporary: Path, path: Path) -> None:
+    """Give a file that is whole its name, durably, where nothing has that name; raises FileExistsError and OSError.
+
+    `temporary` lies in the same folder; where it is still there afterwards the caller removes it.
+    """
+    try:
+        os.link(temporary, path)  # unlike a renaming it replaces nothing
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.rename(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A real gateway in one file, and back; what is refused, and changes nothing."""
 
+import errno
 import io
 import re
 import stat
@@ -119,6 +120,30 @@ def test_backup_does_not_replace_a_file(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="is there already"):
         write(folder_of_a_gateway(tmp_path), tmp_path / "gw.backup")
     assert (tmp_path / "gw.backup").read_text() == "mine"
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_file_system_without_hard_links_takes_a_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, taken: bool
+) -> None:
+    """As a USB stick with vfat answers, which cannot be had everywhere; what came there meanwhile stays."""
+    out = tmp_path / "gw.backup"
+
+    def link(source: Path, target: Path) -> None:
+        if taken:
+            out.write_text("of somebody else")
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(source), None, str(target))
+
+    places = folder_of_a_gateway(tmp_path)
+    monkeypatch.setattr("os.link", link)
+    if taken:
+        with pytest.raises(FileExistsError):
+            write(places, out)
+        assert out.read_text() == "of somebody else"
+    else:
+        write(places, out)
+        restore(out, places)
+    assert not out.with_name("gw.backup.new").exists()
 
 
 def repacked(source: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> None:

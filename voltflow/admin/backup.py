@@ -23,7 +23,7 @@ from typing import IO
 
 import msgspec
 
-from voltflow import __version__
+from voltflow import __version__, kept_file
 from voltflow.folder_lock import FolderInUse, FolderLock
 from voltflow.state import file as state_file
 
@@ -114,7 +114,7 @@ def write(
                 _fill(packed, places, manifest)
             raw.flush()
             os.fsync(raw.fileno())
-        os.link(temporary, out)  # unlike a renaming it replaces nothing
+        kept_file.put_new(temporary, out)
     finally:
         lock.release()
         temporary.unlink(missing_ok=True)
