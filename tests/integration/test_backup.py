@@ -1,6 +1,7 @@
 """A real gateway in one file, and back; what is refused, and changes nothing."""
 
 import errno
+import gzip
 import io
 import re
 import stat
@@ -120,6 +121,20 @@ def test_backup_does_not_replace_a_file(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="is there already"):
         write(folder_of_a_gateway(tmp_path), tmp_path / "gw.backup")
     assert (tmp_path / "gw.backup").read_text() == "mine"
+
+
+def test_a_backup_has_no_earlier_one_in_it(tmp_path: Path) -> None:
+    """In a container the state folder is the only one that takes a file."""
+    places = folder_of_a_gateway(tmp_path)
+    (places.state / "log.gz").write_bytes(gzip.compress(b"no backup"))
+    (places.state / ".before-20260301T120000Z").mkdir()
+    (places.state / ".before-20260301T120000Z" / "state.bin").write_bytes(b"put aside by a restore")
+    first, second = (
+        [entry.name for entry in write(places, places.state / name).files] for name in ("gw.backup", "2")
+    )
+    assert first == second
+    assert "state/log.gz" in first
+    assert not any("before" in name for name in first)
 
 
 @pytest.mark.parametrize("taken", [False, True])

@@ -17,6 +17,7 @@ import io
 import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -32,6 +33,8 @@ HEAD, MANIFEST = "voltflow.backup", "manifest.json"
 _CHUNK_BYTES = 1 << 20
 _NEVER = frozenset({"lock", "tokens.json"})
 """Locks, and who is logged in at the moment."""
+OF_RESTORING = (".restoring", ".before-")
+"""Beginnings of names at the top of a folder: what a restore has there, and what it has put aside."""
 _NOT_LIVE = ("spool", "held")
 """Beginnings of names in the state folder that a running gateway changes bit by bit."""
 _CREDENTIALS = ("credential_secret", "flows_cred", ".flows_cred", "users")
@@ -136,7 +139,9 @@ def _found(places: Places, manifest: Manifest) -> Iterator[tuple[str, Path]]:
     """Every file that belongs in it."""
     for relative, path in _files_of(places.state):
         first = relative.parts[0]
-        if relative.name in _NEVER or relative.suffix in {".new", ".tmp"}:
+        if relative.name in _NEVER or relative.suffix in {".new", ".tmp"} or first.startswith(OF_RESTORING):
+            continue
+        if len(relative.parts) == 1 and is_backup(path):  # in a container only this folder takes one
             continue
         if manifest.live and first.startswith(_NOT_LIVE):
             continue
@@ -146,11 +151,24 @@ def _found(places: Places, manifest: Manifest) -> Iterator[tuple[str, Path]]:
         if not manifest.credentials and place in {"users", "settings"}:
             continue
         if place == "files":
-            yield from ((f"files/{relative}", found) for relative, found in _files_of(path))
+            yield from (
+                (f"files/{relative}", found)
+                for relative, found in _files_of(path)
+                if not relative.parts[0].startswith(OF_RESTORING)
+            )
             continue
         for found in _with_companions(place, path):
             if manifest.credentials or not found.name.startswith(_companion_names(path)):
                 yield f"{place}/{found.name}", found
+
+
+def is_backup(path: Path) -> bool:
+    """Whether a file is what `write` makes, whatever it is called."""
+    try:
+        with gzip.open(path) as packed:
+            return packed.read(len(HEAD)) == HEAD.encode()
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _companion_names(flow: Path) -> tuple[str, ...]:
