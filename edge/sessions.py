@@ -21,6 +21,9 @@ SILENCE_MS: Final = 1_800_000
 """After so long without a message it is not the same session any more."""
 SHORTEST_MS: Final = 60_000
 """Shorter ones are not kept: a contactor that closes, a car that is moved."""
+TURN_MS: Final = 60_000
+"""Of a pack of which only the current is known, a session of the other kind begins when its current has flowed the other way for so
+long: until then it may be the recuperation of a drive."""
 FLOWS_A: Final = 1.0
 """A smaller current is what control units draw."""
 INTEGRATED_MS: Final = 60_000
@@ -32,6 +35,7 @@ _CHARGE, _DISCHARGE = 1.0, -1.0
 (_KIND, _START, _LAST, _SOC_FROM, _SOC_TO, _ENERGY, _AH, _TEMP, _SOH, _AT, _COUNTER) = range(11)
 _WIDTH: Final = 9
 """Numbers of a session that has ended; one that goes on has two more: the last point's time and counter."""
+_OPEN: Final = _WIDTH + 2
 
 
 class SessionRow(NamedTuple):
@@ -50,14 +54,19 @@ class SessionRow(NamedTuple):
 
 
 class SessionLog:
-    """A pack's sessions, the newest last."""
+    """A pack's sessions, the newest last. `turn` is not empty while the current flows the other way and it is not known why: the
+    session as it was before, then the one that has begun if it goes on so."""
 
-    __slots__ = ("current", "ended")
+    __slots__ = ("current", "ended", "turn")
 
-    def __init__(self, ended: bytes = b"", current: Sequence[float] = ()) -> None:
-        """From what `ended.tobytes()` and `current` gave; raises ValueError for what they did not give."""
-        self.ended, self.current = array("d", ended), list(current)
-        if len(self.ended) % _WIDTH or len(self.current) not in {0, _WIDTH + 2}:
+    def __init__(self, ended: bytes = b"", current: Sequence[float] = (), turn: Sequence[float] = ()) -> None:
+        """From what `ended.tobytes()`, `current` and `turn` gave; raises ValueError for what they did not give."""
+        self.ended, self.current, self.turn = array("d", ended), list(current), list(turn)
+        if (
+            len(self.ended) % _WIDTH
+            or len(self.current) not in {0, _OPEN}
+            or len(self.turn) not in {0, 2 * _OPEN}
+        ):
             raise ValueError("sessions of another format")
 
     def __eq__(self, other: object) -> bool:
@@ -65,7 +74,7 @@ class SessionLog:
 
     def _bytes(self) -> bytes:
         """By these two are compared: in them NaN is the same as NaN."""
-        return self.ended.tobytes() + array("d", self.current).tobytes()
+        return self.ended.tobytes() + array("d", [*self.current, *self.turn]).tobytes()
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
@@ -74,19 +83,41 @@ class SessionLog:
         kind, now = _kind(telemetry), self.current
         if now:
             silent_ms = telemetry.ts_ms - now[_LAST]
-            if kind == now[_KIND] and silent_ms <= SILENCE_MS:
-                _go_on(now, telemetry, soc_pct)
+            if kind and silent_ms <= SILENCE_MS:
+                if kind == now[_KIND]:
+                    self.turn = []
+                    _go_on(now, telemetry, soc_pct)
+                else:
+                    self._turn(kind, telemetry, soc_pct)
                 return
+            self.turn = []
             if not kind and silent_ms <= PAUSE_MS:
                 return
             self._end()
         if kind:
             self.current = _begun(kind, telemetry, soc_pct)
 
+    def _turn(self, kind: float, telemetry: Telemetry, soc_pct: float | None) -> None:
+        """Charge flows the other way: where nobody says that it is another session, the point is of both until it has lasted."""
+        if self.turn:
+            before, after = self.turn[:_OPEN], self.turn[_OPEN:]
+            _go_on(after, telemetry, soc_pct)
+        else:
+            before, after = self.current.copy(), _begun(kind, telemetry, soc_pct)
+        if not _is_told(telemetry) and after[_LAST] - after[_START] < TURN_MS:
+            self.turn = before + after
+            _go_on(self.current, telemetry, soc_pct)
+            return
+        self.current, self.turn = before, []
+        self._end()
+        self.current = after
+
     def measured(self, start_ms: int, end_ms: int, soh_pct: float) -> None:
         """Note what the estimator made of a charge session, at the newest one here that was at that time."""
         if self.current and _was(self.current, 0, start_ms, end_ms):
             self.current[_SOH] = soh_pct
+            if self.turn:
+                self.turn[_SOH] = soh_pct
             return
         for first in range(len(self.ended) - _WIDTH, -1, -_WIDTH):
             if _was(self.ended, first, start_ms, end_ms):
@@ -116,6 +147,11 @@ def _kind(telemetry: Telemetry) -> float:
     if telemetry.vehicle_state == "driving" or current_a < -FLOWS_A:
         return _DISCHARGE
     return _CHARGE if telemetry.charging_state is None and current_a > FLOWS_A else 0.0
+
+
+def _is_told(telemetry: Telemetry) -> bool:
+    """Whether the device says more than its current of what it does."""
+    return telemetry.charging_state is not None or telemetry.vehicle_state is not None
 
 
 def _begun(kind: float, telemetry: Telemetry, soc_pct: float | None) -> list[float]:

@@ -35,6 +35,7 @@ class _Sessions(msgspec.Struct, omit_defaults=True, gc=False):
     ended: bytes = b""
     current: list[float] = []
     version: int = 1
+    turn: list[float] = []
 
 
 class _Pack(msgspec.Struct, omit_defaults=True, gc=False):
@@ -97,8 +98,12 @@ def _copy_pack(twin: PackTwin) -> _Pack:
         None if twin.state is None else msgspec.structs.replace(twin.state), twin.telemetry, twin.received_ms,
         twin.skew_ms, twin.late, twin.messages, twin.estimate, twin.session, twin.wide_session, twin.predictions.copy(),
         twin.joined.copy(), twin.alerts.copy(), twin.pending.tobytes(), msgspec.Raw(_encode(twin.sequence)),
-        _Sessions(twin.sessions.ended.tobytes(), twin.sessions.current.copy()), twin.after_crash, twin.hole_ms,
+        _copy_sessions(twin.sessions), twin.after_crash, twin.hole_ms,
     )  # fmt: skip
+
+
+def _copy_sessions(log: SessionLog) -> _Sessions:
+    return _Sessions(log.ended.tobytes(), log.current.copy(), turn=log.turn.copy())
 
 
 def _pieces(fleet: _Fleet, packs: list[_Pack]) -> Iterator[bytes]:
@@ -159,7 +164,9 @@ def _fill(twin: PackTwin, record: memoryview) -> None:
 
 
 def _sessions(kept: _Sessions | None) -> SessionLog:
-    return SessionLog(kept.ended, kept.current) if kept is not None and kept.version == 1 else SessionLog()
+    if kept is None or kept.version != 1:
+        return SessionLog()
+    return SessionLog(kept.ended, kept.current, kept.turn)
 
 
 def _sequence(data: msgspec.Raw) -> Sequence:

@@ -82,6 +82,42 @@ def test_recuperation_is_taken_off_and_does_not_end_a_drive() -> None:
     assert row.charge_ah == pytest.approx((50 * 60 - 10 * 30) / 360, abs=0.01)
 
 
+def test_recuperation_does_not_end_a_drive_of_which_only_the_current_is_known() -> None:
+    log = SessionLog()
+    for second in range(0, 1201, 10):
+        log.see(point(START_MS + second * 1000, 30.0 if second % 60 >= 40 else -60.0), 60.0)
+    (drive,) = log.rows(5)
+    assert (drive.kind, drive.start_ms, drive.end_ms) == ("discharge", START_MS, None)
+    assert drive.charge_ah == pytest.approx(20 * (40 * 60 - 20 * 30) / 3600, abs=0.2)
+
+
+def test_current_that_goes_on_the_other_way_is_another_session_from_where_it_turned() -> None:
+    log = SessionLog()
+    for second in range(0, 301, 10):
+        log.see(point(START_MS + second * 1000, -60.0), 60.0)
+    turned_ms = START_MS + 310_000
+    for second in range(0, 61, 10):
+        assert [row.kind for row in log.rows(5)] == ["discharge"], "it may be recuperation"
+        log.see(point(turned_ms + second * 1000, 50.0), 55.0 + second / 60)
+    charge, drive = log.rows(5)
+    assert (charge.kind, charge.start_ms, charge.soc_from_pct, charge.soc_to_pct) == (
+        "charge", turned_ms, 55.0, 56.0,
+    )  # fmt: skip
+    assert charge.charge_ah == pytest.approx(50 / 60, abs=0.01)
+    assert (drive.end_ms, drive.charge_ah, drive.soc_to_pct) == (START_MS + 300_000, 5.0, 60.0)
+
+
+def test_current_that_turns_is_another_session_at_once_where_the_device_says_so() -> None:
+    log = SessionLog()
+    log.see(point(START_MS, -60.0), 60.0)
+    log.see(point(START_MS + 60_000, -60.0), 60.0)
+    log.see(point(START_MS + 70_000, 50.0), 60.0)
+    log.see(point(START_MS + 80_000, 50.0, charging_state="charging"), 60.0)
+    assert [(row.kind, row.start_ms, row.end_ms) for row in log.rows(5)] == [
+        ("charge", START_MS + 70_000, None), ("discharge", START_MS, START_MS + 60_000),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("gap_ms", "sessions"), [(SILENCE_MS, 1), (SILENCE_MS + 1, 2)], ids=["a gap", "long silence"]
 )
@@ -97,7 +133,7 @@ def test_a_charge_that_follows_a_drive_at_once_is_one_of_its_own_and_short_ones_
     log.see(point(START_MS, -50.0), 80.0)
     log.see(point(START_MS + 90_000, -50.0), 79.0)
     log.see(point(START_MS + 100_000, 50.0, charging_state="charging"), 79.0)  # plugged in for a moment
-    log.see(point(START_MS + 110_000, -50.0), 79.0)
+    log.see(point(START_MS + 110_000, -50.0, charging_state="not_charging"), 79.0)
     assert [row.kind for row in log.rows(5)] == ["discharge", "discharge"]
     assert [row.end_ms for row in log.rows(5)] == [None, START_MS + 90_000]
 
@@ -122,8 +158,12 @@ def test_what_was_measured_goes_to_the_charge_it_was_measured_in() -> None:
     assert [(row.kind, row.soh_pct) for row in log.rows(5)] == [
         ("charge", None), ("discharge", None), ("charge", 91.23),
     ]  # fmt: skip
-    log.measured(START_MS + 24 * HOUR_MS, START_MS + 25 * HOUR_MS, 90.0)
+    end_ms = START_MS + 25 * HOUR_MS
+    log.see(point(end_ms + 10_000, -50.0), 70.0)
+    log.measured(START_MS + 24 * HOUR_MS, end_ms, 90.0)
     assert log.rows(1)[0].soh_pct == 90.0, "also in the one that has not been ended here yet"
+    log.see(point(end_ms + 70_000, -50.0), 70.0)
+    assert [(row.kind, row.soh_pct) for row in log.rows(2)] == [("discharge", None), ("charge", 90.0)]
 
 
 def test_a_restart_changes_nothing() -> None:
@@ -180,3 +220,5 @@ def test_history_has_intervals_and_says_what_lies_between_points(tmp_path: Path)
 def test_what_are_no_sessions_is_refused() -> None:
     with pytest.raises(ValueError, match="sessions of another format"):
         SessionLog(b"12345678")
+    with pytest.raises(ValueError, match="sessions of another format"):
+        SessionLog(turn=[1.0])
