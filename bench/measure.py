@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from bench import sink, source, wire
 from bench.board import Board
@@ -235,17 +236,20 @@ def _alive(process: Process) -> bool:
     return True
 
 
+def cpu_s(process: psutil.Process) -> float:
+    """User and system time of one process so far, without its children."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 class _Broker:
     """The broker as one of the processes that are watched."""
 
     def __init__(self, broker: servers.Mosquitto) -> None:
-        import psutil
-
         self._process = psutil.Process(broker.pid)
 
     def cpu_s(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+        return cpu_s(self._process)
 
 
 class _Reading(msgspec.Struct):

@@ -25,7 +25,7 @@ import msgspec
 import psutil
 
 from bench.loss_report import put_into, shared
-from bench.measure import say
+from bench.measure import cpu_s, say
 from bench.report import _table as table
 from bench.report import machine
 from tests import servers
@@ -187,19 +187,14 @@ def _look(agent: Agent, process: psutil.Process, path: str, clients: int, second
         stream.start()
     time.sleep(3.0)  # the first event, which has all rows
     messages = agent.get("/api/health")["messages"]
-    before, before_s, started_s = sum(stream.bytes for stream in streams), _used_s(process), time.monotonic()
+    before, before_s, started_s = sum(stream.bytes for stream in streams), cpu_s(process), time.monotonic()
     time.sleep(seconds)
     took_s = time.monotonic() - started_s
-    got, used_s = sum(stream.bytes for stream in streams) - before, _used_s(process) - before_s
+    got, used_s = sum(stream.bytes for stream in streams) - before, cpu_s(process) - before_s
     messages = agent.get("/api/health")["messages"] - messages
     for stream in streams:
         stream.close()
     return Looked(bytes_s=got / took_s / max(1, clients), messages_s=messages / took_s, share=used_s / took_s)
-
-
-def _used_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def render(found: Figures, here: dict[str, str]) -> str:

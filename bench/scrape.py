@@ -20,7 +20,7 @@ import msgspec
 import psutil
 
 from bench.loss_report import put_into, shared
-from bench.measure import say
+from bench.measure import cpu_s, say
 from bench.report import _table as table
 from bench.report import machine
 from edge.settings import AgentSettings
@@ -79,14 +79,14 @@ def measure(packs: int, limit: int, scrapes: int) -> Figures:
             _fill(broker, agent, packs)
             process = psutil.Process(agent.pid)
             idle = _idle_share(process)
-            text, took_s, again_s, began_s, before_s = "", [], [], time.monotonic(), _used_s(process)
+            text, took_s, again_s, began_s, before_s = "", [], [], time.monotonic(), cpu_s(process)
             for _ in range(scrapes):
                 until_s = time.monotonic() + EVERY_S
                 text, seconds = _scrape(agent)
                 took_s.append(seconds)
                 again_s.append(_scrape(agent)[1])
                 time.sleep(max(0.0, until_s - time.monotonic()))
-            used_s, rss_mb = _used_s(process) - before_s - idle * (time.monotonic() - began_s), agent.rss_mb
+            used_s, rss_mb = cpu_s(process) - before_s - idle * (time.monotonic() - began_s), agent.rss_mb
             agent.kill()  # its state of many packs is of no use to anybody
             return Figures(
                 packs=packs, limit=limit, bytes=len(text.encode()),
@@ -118,16 +118,11 @@ def _scrape(agent: Agent) -> tuple[str, float]:
     return text, time.perf_counter() - started_s
 
 
-def _used_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def _idle_share(process: psutil.Process) -> float:
     """What share of a core it uses by itself."""
-    before_s, began_s = _used_s(process), time.monotonic()
+    before_s, began_s = cpu_s(process), time.monotonic()
     time.sleep(EVERY_S)
-    return (_used_s(process) - before_s) / (time.monotonic() - began_s)
+    return (cpu_s(process) - before_s) / (time.monotonic() - began_s)
 
 
 def render(found: Sequence[Figures], here: dict[str, str]) -> str:
