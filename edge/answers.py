@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.bands import Band, acknowledged_count, is_silent, predicted, worries, worry
+from edge.bands import Band, acknowledged_count, is_silent, worries, worry
 from edge.comparison import Compared, compare, device_time, soh_actual
+from edge.quantities import power_w, predicted
 from edge.roster import FleetCounts
 from edge.twin import PackTwin
 from voltflow.clock import receive_clock
@@ -273,8 +274,8 @@ class Models(msgspec.Struct):
 
 def power_kw(telemetry: Telemetry) -> float | None:
     """Power into the battery; null where voltage or current is."""
-    volt, ampere = telemetry.pack_voltage_v, telemetry.pack_current_a
-    return None if volt is None or ampere is None else round(volt * ampere / 1000, 3)
+    power = power_w(telemetry)
+    return None if power is None else round(power / 1000, 3)
 
 
 def row(twin: PackTwin, now_s: float | None = None) -> PackRow:

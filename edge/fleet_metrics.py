@@ -98,10 +98,15 @@ def _by_fleet(survey: Survey, column: str) -> Iterator[tuple[str, Column]]:
         yield fleet, of_fleet[~np.isnan(of_fleet)]
 
 
+def _sizes(survey: Survey) -> list[int]:
+    """How many packs each fleet has."""
+    return [int(size) for size in np.bincount(survey.fleet_of, minlength=len(survey.fleets))]
+
+
 def _packs(survey: Survey) -> Metric:
     family = GaugeMetricFamily("battery_fleet_packs", "Packs this gateway knows.", labels=["fleet"])
-    for place, fleet in enumerate(survey.fleets):
-        family.add_metric([fleet], int((survey.fleet_of == place).sum()))
+    for fleet, size in zip(survey.fleets, _sizes(survey), strict=True):
+        family.add_metric([fleet], size)
     return family
 
 
@@ -121,8 +126,8 @@ def _bands(survey: Survey) -> Metric:
         labels=["fleet", "quantity", "band"],
     )
     for quantity, band in BANDS.items():
-        for place, (fleet, known) in enumerate(_by_fleet(survey, quantity)):
-            counts = [*_graded(known, band), int((survey.fleet_of == place).sum()) - len(known)]
+        for size, (fleet, known) in zip(_sizes(survey), _by_fleet(survey, quantity), strict=True):
+            counts = [*_graded(known, band), size - len(known)]
             for grade, count in zip(GRADES, counts, strict=True):
                 family.add_metric([fleet, quantity, grade], count)
     return family
