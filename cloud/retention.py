@@ -110,7 +110,7 @@ SELECT name, greatest(0, sum(reltuples))::bigint, sum(pg_total_relation_size(par
 ) AS parts GROUP BY name
 """
 
-TABLES = ("telemetry", "alert", "dead_letter", "loss", "expired", "pack", "pack_boot")
+TABLES = ("telemetry", "alert", "alert_now", "dead_letter", "loss", "expired", "pack", "pack_boot")
 
 
 class Keep(msgspec.Struct, frozen=True):

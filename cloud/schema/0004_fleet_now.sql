@@ -1,9 +1,10 @@
 -- What a fleet operator looks at: each pack as it is now, with points of worry, and who may look. Views cost nothing
 -- until they are asked. This file may be run again by psql, for instance by a role that may make roles.
 
--- Health and remaining life are predicted at the end of charge sessions only, so the newest one lies far from the newest
--- row. Few rows have them: these indexes are small and cost an insert nearly nothing. Making them reads the whole table and
--- writes wait meanwhile, so on a big one it is the operator's choice when; without them `pack_now` is slow.
+-- Health and remaining life are predicted at the end of charge sessions only, failure once a minute, so the newest one lies
+-- some way from the newest row, and where there is no model there is none. Few rows have them: these indexes are small and
+-- cost an insert nearly nothing. Making them reads the whole table and writes wait meanwhile, so on a big one it is the
+-- operator's choice when; without them `pack_now` is slow.
 DO $$
 DECLARE
     rows_about double precision;
@@ -14,19 +15,62 @@ BEGIN
     IF rows_about < 2e7 THEN
         CREATE INDEX IF NOT EXISTS telemetry_soh ON telemetry (pack, ts, fleet) WHERE soh_predicted_pct IS NOT NULL;
         CREATE INDEX IF NOT EXISTS telemetry_rul ON telemetry (pack, ts, fleet) WHERE rul_predicted_efc IS NOT NULL;
+        CREATE INDEX IF NOT EXISTS telemetry_failure ON telemetry (pack, ts, fleet) WHERE failure_predicted_pct IS NOT NULL;
     ELSE
-        RAISE WARNING 'telemetry has about % rows: two indexes of the fleet''s views are not made now; see docs/grafana.md', rows_about::bigint;
+        RAISE WARNING 'telemetry has about % rows: three indexes of the fleet''s views are not made now; see docs/grafana.md', rows_about::bigint;
     END IF;
 END
 $$;
 
+-- The newest message of each alert: one row for a pack and code that ever alerted, however long the history of alerts is.
+-- A trigger keeps it, whoever inserts; in the order of the keys, so that bridges that insert at once do not deadlock.
+CREATE TABLE IF NOT EXISTS alert_now (
+    fleet text NOT NULL,
+    pack text NOT NULL,
+    code text NOT NULL,
+    boot bigint NOT NULL,
+    seq bigint NOT NULL,
+    state text NOT NULL,
+    severity text NOT NULL,
+    since timestamptz NOT NULL,
+    ts timestamptz NOT NULL,
+    stored timestamptz NOT NULL,
+    value double precision,
+    limit_value double precision,
+    unit text,
+    text text NOT NULL,
+    PRIMARY KEY (pack, code, fleet)
+);
+
+CREATE OR REPLACE FUNCTION keep_alert_now() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO alert_now AS known
+        (fleet, pack, code, boot, seq, state, severity, since, ts, stored, value, limit_value, unit, text)
+    SELECT DISTINCT ON (pack, code, fleet)
+        fleet, pack, code, boot, seq, state, severity, since, ts, stored, value, limit_value, unit, text
+    FROM arrived ORDER BY pack, code, fleet, ts DESC, boot DESC, seq DESC
+    ON CONFLICT (pack, code, fleet) DO UPDATE SET
+        boot = excluded.boot, seq = excluded.seq, state = excluded.state, severity = excluded.severity,
+        since = excluded.since, ts = excluded.ts, stored = excluded.stored, value = excluded.value,
+        limit_value = excluded.limit_value, unit = excluded.unit, text = excluded.text
+    WHERE (excluded.ts, excluded.boot, excluded.seq) > (known.ts, known.boot, known.seq);
+    RETURN NULL;
+END
+$$;
+
+-- First the trigger, then those that are there: none is passed over between the two.
+CREATE OR REPLACE TRIGGER alert_now AFTER INSERT ON alert REFERENCING NEW TABLE AS arrived
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_alert_now();
+INSERT INTO alert_now (fleet, pack, code, boot, seq, state, severity, since, ts, stored, value, limit_value, unit, text)
+SELECT DISTINCT ON (pack, code, fleet)
+    fleet, pack, code, boot, seq, state, severity, since, ts, stored, value, limit_value, unit, text
+FROM alert ORDER BY pack, code, fleet, ts DESC, boot DESC, seq DESC
+ON CONFLICT DO NOTHING;
+
 -- The alerts that stand: of each code the newest message of the pack, where it raised the alert.
 CREATE OR REPLACE VIEW alert_open AS
-SELECT * FROM (
-    SELECT DISTINCT ON (fleet, pack, code)
-        fleet, pack, code, state, severity, since, ts, stored, value, limit_value, unit, text
-    FROM alert ORDER BY fleet, pack, code, ts DESC, boot DESC, seq DESC
-) AS newest WHERE state = 'raised';
+SELECT fleet, pack, code, state, severity, since, ts, stored, value, limit_value, unit, text
+FROM alert_now WHERE state = 'raised';
 
 -- The newest row of each pack that has told of itself, and its newest predictions: a few look-ups in indexes for each,
 -- however long the history is. The points are those of the gateway (edge/bands.py): alerts, bands, silence for a minute.
@@ -92,7 +136,7 @@ $$;
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'voltflow_reader') THEN
-        GRANT SELECT ON telemetry, alert, loss, pack, pack_boot, alert_open, pack_now TO voltflow_reader;
+        GRANT SELECT ON telemetry, alert, alert_now, loss, pack, pack_boot, alert_open, pack_now TO voltflow_reader;
         GRANT SELECT (id, fleet, gateway, node, error, topic, truncated, size_bytes, sha256, received, stored, pack,
             boot, seq, replayed, dropped) ON dead_letter TO voltflow_reader;
     END IF;

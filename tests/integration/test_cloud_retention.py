@@ -185,6 +185,7 @@ def test_nothing_goes_unless_it_is_wanted(database: str) -> None:
     assert {
         "telemetry",
         "alert",
+        "alert_now",
         "dead_letter",
         "loss",
         "expired",
