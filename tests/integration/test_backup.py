@@ -3,17 +3,23 @@
 import errno
 import gzip
 import io
+import os
 import re
+import shutil
 import stat
+import subprocess
+import sys
 import tarfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import servers
 from tests.programs import Agent, device, finish
-from voltflow.admin.backup import FORMAT, BackupError, Places, restore, write
+from voltflow.admin.backup import FORMAT, BackupError, Places, write
+from voltflow.admin.restoring import restore
 from voltflow.admin.users import make_user, write_users
 from voltflow.cli import main
 from voltflow.state.file import CLEAN_FILE, FILE
@@ -72,7 +78,7 @@ def test_gateway_goes_on_from_its_backup(quiet: Path, mosquitto: servers.Mosquit
     assert main(["restore", "--state-dir", str(state), str(out)]) == 0
     assert (state / FILE).is_file()
     assert not (state / CLEAN_FILE).exists(), "the gateway may have gone on after the backup"
-    (before,) = quiet.glob("state.before-*")
+    (before,) = state.glob(".before-*")
     assert (before / CLEAN_FILE).read_bytes() == b"spoilt"
     with Agent(mosquitto, state) as agent:
         assert re.search(r"state of \d+ packs ", agent.log)
@@ -90,11 +96,112 @@ def test_everything_comes_back_where_it_was(tmp_path: Path) -> None:
     other = Places(new / "state", etc / "flows.json", etc / "users.json", settings=etc / "voltflow.toml")
     restore(tmp_path / "gw.backup", other)
     found = content(tmp_path / "new")
+    found.pop("state/lock")
     assert found.pop("state/state.bin") == wanted.pop("state/state.clean.bin")
     for name in ("state/tokens.json", "state/lock"):
         wanted.pop(name)
     assert found == wanted
     assert stat.S_IMODE((other.state / "credential_secret").stat().st_mode) == 0o600
+
+
+@pytest.fixture
+def other_disk() -> Iterator[Path]:
+    """A folder on another file system than pytest's."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_what_lies_on_another_disk_is_restored_there(tmp_path: Path, other_disk: Path) -> None:
+    assert other_disk.stat().st_dev != tmp_path.stat().st_dev
+    folder_of_a_gateway(tmp_path)
+    (tmp_path / "state").rename(tmp_path / "here")
+    shutil.move(tmp_path / "etc", other_disk)
+    shutil.move(tmp_path / "here" / "files", other_disk)
+    etc = other_disk / "etc"
+    places = Places(tmp_path / "here", etc / "flows.json", etc / "users.json", other_disk / "files")
+    write(places, tmp_path / "gw.backup")
+    wanted = content(other_disk)
+    for path in (etc / "flows.json", etc / "users.json", other_disk / "files" / "a" / "b.csv"):
+        path.write_text("changed since")
+    _, done = restore(tmp_path / "gw.backup", places)
+    found = content(other_disk)
+    assert {name: found[name] for name in wanted} == wanted
+    kept = sorted(name for name in found if found[name] == b"changed since")
+    assert [re.sub(r"\.before-\w+", ".before", name) for name in kept] == [
+        "etc/flows.json.before", "etc/users.json.before", "files/.before/a/b.csv",
+    ]  # fmt: skip
+    assert len(done) == len(
+        {"here", "files", "flows.json", "flows_cred.json", ".flows.json.backup", "users.json"}
+    )
+    assert not [path for path in (*tmp_path.rglob("*"), *other_disk.rglob("*")) if ".restoring" in path.name]
+
+
+def in_container(folder: Path, *writable: Path) -> subprocess.CompletedProcess[str]:
+    """`voltflow restore` where nothing but these can be written, each a mount point, as in a container."""
+    mounts = [part for path in writable for part in ("--bind", str(path), str(path))]
+    etc = folder / "etc"
+    etc.mkdir(exist_ok=True)
+    config = etc / "gateway.toml"
+    config.write_text(f'[agent]\nflow = "{etc / "flows.json"}"\nusers_file = "{etc / "users.json"}"\n')
+    command = [sys.executable, "-m", "voltflow.cli", "restore", "-", "--config", str(config), "--state-dir"]
+    sandbox = [servers.program("bwrap", "bubblewrap"), "--ro-bind", "/", "/", "--dev", "/dev", *mounts]
+    with (folder / "gw.backup").open("rb") as file:
+        return subprocess.run(
+            [*sandbox, *command, str(folder / "state")],
+            stdin=file,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def test_restore_into_a_volume_of_a_container(tmp_path: Path) -> None:
+    """It is a mount point and nothing beside it can be written."""
+    places = folder_of_a_gateway(tmp_path)
+    shutil.rmtree(tmp_path / "etc")
+    write(places, tmp_path / "gw.backup")
+    shutil.copy(tmp_path / "gw.backup", places.state / "an-earlier.backup")
+    (places.state / "held.sqlite").write_bytes(b"since")
+    done = in_container(tmp_path, places.state)
+    assert done.returncode == 0, done.stderr
+    found = content(places.state)
+    assert found["held.sqlite"] == b"held"
+    assert found["files/a/b.csv"] == b"1,2"
+    assert (places.state / "an-earlier.backup").is_file()
+    (before,) = places.state.glob(".before-*")
+    assert (before / "held.sqlite").read_bytes() == b"since"
+    assert not (places.state / ".restoring").exists()
+
+
+def test_restore_that_fails_half_way_is_taken_back(tmp_path: Path) -> None:
+    """The users' file is a mount point of its own, so it cannot be renamed: the last thing but one."""
+    places = folder_of_a_gateway(tmp_path)
+    write(places, tmp_path / "gw.backup")
+    for name in ("state/held.sqlite", "etc/flows.json", "etc/users.json"):
+        (tmp_path / name).write_text("changed since")
+    before = content(tmp_path)
+    done = in_container(tmp_path, places.state, tmp_path / "etc", tmp_path / "etc" / "users.json")
+    assert done.returncode == 2
+    assert "everything is as it was" in done.stderr
+    after = content(tmp_path)
+    after["state/lock"] = before["state/lock"]
+    del after["etc/gateway.toml"]
+    assert after == before
+    assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_restored_files_belong_to_whom_the_folder_belongs(tmp_path: Path, other_disk: Path) -> None:
+    """`sudo voltflow restore` on a new machine, where the service's user owns the folders and nothing is in them."""
+    write(folder_of_a_gateway(tmp_path), tmp_path / "gw.backup")
+    new, etc = other_disk / "state", other_disk / "etc"
+    for folder in (new, etc):
+        folder.mkdir()
+        os.chown(folder, 12345, 12346)
+    restore(tmp_path / "gw.backup", Places(new, etc / "flows.json", etc / "users.json"))
+    owners = {(path.name, path.stat().st_uid, path.stat().st_gid) for path in other_disk.rglob("*")}
+    assert ("lock", 12345, 12346) in owners
+    assert {owner[1:] for owner in owners} == {(12345, 12346)}
 
 
 def test_settings_of_this_machine_stay(tmp_path: Path) -> None:

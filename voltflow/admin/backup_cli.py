@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from voltflow.admin.backup import Places, restore, write
+from voltflow.admin.backup import Places, write
+from voltflow.admin.restoring import restore
 from voltflow.settings import DEFAULT_FILES, peek
 
 _STATE_DIR: Final = ".voltflow/agent"
@@ -35,8 +36,8 @@ examples:
   voltflow restore depot-3.backup
   sudo voltflow restore depot-3.backup --config /etc/voltflow/voltflow.toml --state-dir /var/lib/voltflow
 
-The gateway must be stopped. What is there is kept as NAME.before-TIME. A settings file that is there stays; the one of the
-backup is put beside it.
+The gateway must be stopped. What is there is kept: that of the state folder in its .before-TIME, files elsewhere beside the
+new ones as NAME.before-TIME. A settings file that is there stays; the one of the backup is put beside it.
 """
 
 
@@ -62,7 +63,9 @@ def add_parser(commands: Any) -> None:
         "restore", help="put a gateway's backup back", epilog=RESTORE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    back.add_argument("file", type=Path, metavar="FILE", help="what `voltflow backup` made")
+    back.add_argument(
+        "file", type=Path, metavar="FILE", help="what `voltflow backup` made; - for standard input"
+    )
     back.set_defaults(run=_restore)
     for parser in (backup, back):
         parser.add_argument(
