@@ -250,6 +250,20 @@ def test_each_volume_is_of_one_service() -> None:
     assert sorted(used) == sorted(written()["volumes"])
 
 
+def test_what_asks_for_no_login_is_not_opened_with_the_pages() -> None:
+    found = config("full", {"BIND_PAGES": "0.0.0.0"})["services"]
+    opened = {
+        name
+        for name, service in found.items()
+        for port in service.get("ports") or ()
+        if port["host_ip"] == "0.0.0.0"
+    }
+    assert opened == {"agent", "grafana"}
+    unguarded = config("full", {"BIND_UNGUARDED": "192.0.2.1"})["services"]
+    for name in ("mlflow", "prometheus"):
+        assert [port["host_ip"] for port in unguarded[name]["ports"]] == ["192.0.2.1"]
+
+
 def test_the_example_has_every_variable_with_its_default() -> None:
     example = dict(
         line.split("=", 1) for line in (REPOSITORY / ".env.example").read_text().splitlines()
