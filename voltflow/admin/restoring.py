@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from voltflow import __version__
+from voltflow import __version__, release
 from voltflow.admin.backup import (
     FORMAT,
     HEAD,
@@ -140,19 +140,11 @@ def _opened(source: Path) -> tarfile.TarFile:
 
 
 def _check_version(head: Head) -> None:
-    if head.format > FORMAT or _numbers(head.program) > _numbers(__version__):
+    if head.format > FORMAT or release.numbers(head.program) > release.numbers(__version__):
         raise BackupError(
             f"the backup was made by Voltflow {head.program}, this is {__version__}: upgrade first, older programs cannot "
             "read what newer ones keep"
         )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """
-    >>> _numbers("0.10.1") > _numbers("0.9")
-    True
-    """
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from voltflow import __version__
+from voltflow import __version__, release
 from voltflow.access import address_of
 from voltflow.clock import RELEASED_MS, kernel_synchronised
 from voltflow.doctor.checks import Check, Finding, ok, problem, skipped, warning
@@ -185,17 +185,12 @@ def fits(version: str, wanted: str) -> bool:
         "!=": lambda order: order != 0, ">": lambda order: order > 0, "<": lambda order: order < 0,
     }  # fmt: skip
     for sign, limit in re.findall(r"(>=|<=|==|!=|>|<)\s*([0-9][^,\s]*)", wanted):
-        one, other = _numbers(version), _numbers(limit)
+        one, other = release.numbers(version), release.numbers(limit)
         width = max(len(one), len(other))
         padded = [numbers + (0,) * (width - len(numbers)) for numbers in (one, other)]
         if not compare[sign]((padded[0] > padded[1]) - (padded[0] < padded[1])):
             return False
     return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(map(int, match[0].split("."))) if match else ()
 
 
 # -- ports --------------------------------------------------------------------------------------------------------
