@@ -248,6 +248,13 @@ class Container:
         return path
 
 
+@contextlib.contextmanager
+def project(folder: Path, profile: str, environment: Mapping[str, str]) -> Iterator[House]:
+    """The project under way; raises `servers.Missing` where something that it takes is not here."""
+    with House(folder, profile, environment) as house:
+        yield house
+
+
 class House:
     """The project under way: `with House(folder, "full", variables) as house: house["agent"].run("id")`."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import containers, servers
-from tests.conftest import do_without, require
+from tests.conftest import require
 from voltflow.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -33,12 +33,8 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def house(secrets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[containers.House]:
     with ExitStack() as stack:
-        try:
-            environment = {**ENVIRONMENT, "SECRETS": str(secrets)}
-            made = containers.House(tmp_path_factory.mktemp("house"), "full", environment)
-        except servers.Missing as reason:
-            do_without(reason)
-        yield require(stack, made)
+        environment = {**ENVIRONMENT, "SECRETS": str(secrets)}
+        yield require(stack, containers.project(tmp_path_factory.mktemp("house"), "full", environment))
 
 
 def query(house: containers.House, sql: str) -> str:

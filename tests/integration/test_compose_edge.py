@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import containers, servers
-from tests.conftest import do_without, require
+from tests import containers
+from tests.conftest import require
 from voltflow.cli import main
 
 pytestmark = pytest.mark.timeout(900)
@@ -30,11 +30,7 @@ def house(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[co
             "UPLINK_HOST": "mosquitto",
             "SIM_PACKS": "2",
         }
-        try:
-            made = containers.House(tmp_path_factory.mktemp("house"), "edge", variables)
-        except servers.Missing as reason:
-            do_without(reason)
-        yield require(stack, made)
+        yield require(stack, containers.project(tmp_path_factory.mktemp("house"), "edge", variables))
 
 
 def test_what_the_agent_finds_is_published_at_its_own_broker(house: containers.House, folder: Path) -> None:
