@@ -14,7 +14,7 @@ import datetime as dt
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -94,9 +94,26 @@ DELETE FROM loss WHERE ctid = ANY(ARRAY(SELECT ctid FROM loss WHERE stored < %(u
 RETURNING fleet, pack, boot, seq_from, seq_to, 'dropped: ' || reason
 """
 
+# Ranges of one reason do not overlap, so what touches a new one begins within it or is the one before.
 _TOUCHING = """
-DELETE FROM expired WHERE fleet = %s AND pack = %s AND boot = %s AND why = %s AND seq_from <= %s AND seq_to >= %s
-RETURNING seq_from, seq_to
+DELETE FROM expired WHERE ctid = ANY(ARRAY(
+    SELECT found.at FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[])
+        AS new (fleet, pack, boot, seq_from, seq_to, why)
+    CROSS JOIN LATERAL (
+        SELECT e.ctid AS at FROM expired AS e WHERE e.pack = new.pack AND e.boot = new.boot AND e.fleet = new.fleet
+            AND e.why = new.why AND e.seq_from > new.seq_from AND e.seq_from <= new.seq_to + 1
+        UNION ALL
+        SELECT before.at FROM (
+            SELECT e.ctid AS at, e.seq_to FROM expired AS e WHERE e.pack = new.pack AND e.boot = new.boot
+                AND e.fleet = new.fleet AND e.why = new.why AND e.seq_from <= new.seq_from ORDER BY e.seq_from DESC LIMIT 1
+        ) AS before WHERE before.seq_to >= new.seq_from - 1
+    ) AS found
+)) RETURNING fleet, pack, boot, seq_from, seq_to, why
+"""
+
+_REMEMBER = """
+INSERT INTO expired (fleet, pack, boot, seq_from, seq_to, why)
+SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[])
 """
 
 _SIZES = """
@@ -219,10 +236,12 @@ class Retention:
             return
         runs = self._query(conn, _CHUNK_RUNS, within)
         with _transaction(conn):
+            self._remember(conn, ((*run, EXPIRED) for run in runs))
+            # Only now: bridges wait from here to the end of the transaction.
             self._query(conn, "LOCK TABLE telemetry IN SHARE ROW EXCLUSIVE MODE")
             if self._query(conn, _CHUNK_NEW, {**within, "read": read}):
-                return  # a message came that is that late: the next round reads the chunk again
-            self._remember(conn, ((*run, EXPIRED) for run in runs))
+                conn.rollback()  # a message came that is that late: the next round reads the chunk again
+                return
             self._query(
                 conn,
                 "SELECT drop_chunks('telemetry', older_than => %(end)s, newer_than => %(start)s)",
@@ -254,20 +273,17 @@ class Retention:
             _pause(stop, time.monotonic() - started if count else 0.0)
 
     def _remember(self, conn: connection, runs: Iterable[Sequence[Any]]) -> None:
-        """Ranges of numbers with the reason they are gone for, joined with those beside them."""
+        """Ranges of numbers with the reason they are gone for, joined with those beside them; in two statements, however many."""
         by_key: dict[tuple[Key, str], Numbers] = {}
-        for fleet, pack, boot, first, last, why in runs:
-            by_key.setdefault(((fleet, pack, boot), why), Numbers()).add(first, last)
-        for (key, why), numbers in by_key.items():
-            for first, last in list(numbers.ranges()):
-                for known in self._query(conn, _TOUCHING, (*key, why, last + 1, first - 1)):
-                    numbers.add(*known)
-            rows = [(*key, first, last, why) for first, last in numbers.ranges()]
-            with conn.cursor() as cursor:
-                cursor.executemany(
-                    "INSERT INTO expired (fleet, pack, boot, seq_from, seq_to, why) VALUES (%s, %s, %s, %s, %s, %s)",
-                    rows,
-                )
+
+        def add(found: Iterable[Sequence[Any]]) -> None:
+            for fleet, pack, boot, first, last, why in found:
+                by_key.setdefault(((fleet, pack, boot), why), Numbers()).add(first, last)
+
+        add(runs)
+        if by_key:
+            add(self._query(conn, _TOUCHING, _columns(by_key)))
+            self._query(conn, _REMEMBER, _columns(by_key))
 
     def _is_hypertable(self, conn: connection) -> bool:
         if not self._query(conn, "SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
@@ -288,11 +304,18 @@ class Retention:
             found["telemetry"] = Size(rows, size)
         return found
 
-    @staticmethod
-    def _query(conn: connection, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    def _query(self, conn: connection, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         with conn.cursor() as cursor:
             cursor.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
+
+
+def _columns(by_key: Mapping[tuple[Key, str], Numbers]) -> list[list[Any]]:
+    """Fleets, packs, boots, first numbers, last numbers, reasons."""
+    rows = [
+        (*key, first, last, why) for (key, why), numbers in by_key.items() for first, last in numbers.ranges()
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 @contextlib.contextmanager

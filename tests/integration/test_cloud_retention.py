@@ -6,9 +6,11 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.extensions import connection
 
 from cloud.ledger_watch import Account, Watch
 from cloud.migrate import migrate
@@ -40,6 +42,11 @@ def execute(dsn: str, sql: str) -> None:
     """A statement that stays (`query` takes back what it did)."""
     with contextlib.closing(psycopg2.connect(dsn)) as conn, conn, conn.cursor() as cursor:
         cursor.execute(sql)
+
+
+def migrated(dsn: str) -> None:
+    with contextlib.closing(psycopg2.connect(dsn)) as conn:
+        migrate(conn)
 
 
 def age(dsn: str, table: str = "telemetry", where: str = "true") -> None:
@@ -76,8 +83,7 @@ def own_timescale() -> Iterator[servers.Timescale]:
     """Of this file's own: what other tests stored may be old."""
     with contextlib.ExitStack() as stack:
         server = require(stack, servers.Timescale())
-        with contextlib.closing(psycopg2.connect(server.dsn)) as conn:
-            migrate(conn)
+        migrated(server.dsn)
         yield server
 
 
@@ -241,6 +247,71 @@ def test_compressed_chunks_are_read_by_the_ledger_and_keep_redelivery_harmless(c
     Retention(chunked, Keep(telemetry=30, compress=7)).run(GO_ON)
     report = verify(chunked)
     assert (report.expired, holes(report)) == (2 * 997, HOLES)
+
+
+class Noting(Retention):
+    """Notes the statements it sends."""
+
+    sent: list[str]
+
+    def _query(self, conn: connection, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        self.sent.append(sql)
+        return super()._query(conn, sql, parameters)
+
+
+def test_inserts_wait_for_the_drop_of_a_chunk_alone_however_many_numbers_go(chunked: str) -> None:
+    """Each statement after the lock is a round trip for which all bridges wait."""
+    store(chunked, [twin(seq, ts_ms=OLD_MS + seq) for seq in range(0, 400, 2)])
+    age(chunked)
+    retention = Noting(chunked, Keep(telemetry=30))
+    retention.sent = []
+    retention.run(GO_ON)
+    assert len(query(chunked, "SELECT FROM expired")) == 200
+    locked = next(place for place, sql in enumerate(retention.sent) if sql.startswith("LOCK TABLE"))
+    after = retention.sent[locked + 1 :]
+    dropped = next(place for place, sql in enumerate(after) if "drop_chunks" in sql)
+    assert not any("expired" in sql for sql in after[:dropped])
+    assert sum("expired" in sql for sql in retention.sent) == 2
+
+
+def test_a_chunk_that_grew_stays_with_its_numbers(chunked: str) -> None:
+    """A message that is that late comes between the look at the chunk and the lock."""
+
+    class Late(Noting):
+        def _query(self, conn: connection, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+            if sql.startswith("LOCK TABLE"):
+                with conn.cursor() as cursor:
+                    cursor.execute("INSERT INTO telemetry (fleet, pack, boot, seq, ts, gateway, flow_rev, late, replay, stored) "
+                                   "SELECT fleet, pack, boot, 900, ts, gateway, flow_rev, late, replay, now() FROM telemetry "
+                                   "LIMIT 1")  # fmt: skip
+            return super()._query(conn, sql, parameters)
+
+    store(chunked, [twin(seq, ts_ms=OLD_MS + seq) for seq in range(10)])
+    age(chunked)
+    retention = Late(chunked, Keep(telemetry=30))
+    retention.sent = []
+    retention.run(GO_ON)
+    assert (retention.removed["telemetry"], verify(chunked).received) == (0, 10)
+    assert query(chunked, "SELECT FROM expired") == []
+
+
+def test_ranges_join_with_those_on_both_sides_and_with_none_of_another_reason(database: str) -> None:
+    migrated(database)
+    execute(database, "INSERT INTO expired (fleet, pack, boot, seq_from, seq_to, why) VALUES ('demo', 'SIM000001', 1, 0, 4, 'expired'), "
+                      "('demo', 'SIM000001', 1, 8, 8, 'expired'), ('demo', 'SIM000001', 1, 10, 20, 'expired'), ('demo', 'SIM000001', 1, 30, 40, "
+                      "'expired'), ('demo', 'SIM000001', 1, 5, 5, 'dropped: quota'), ('demo', 'SIM000001', 2, 5, 9, 'expired'), "
+                      "('other', 'SIM000001', 1, 5, 9, 'expired')")  # fmt: skip
+    store(database, [twin(seq, boot=1) for seq in [*range(5, 10), 12, 28, *range(42, 45)]])
+    age(database)
+    execute(database, "UPDATE telemetry SET ts = ts - interval '5 years'")
+    Retention(database, Keep(telemetry=30)).run(GO_ON)
+    rows = query(
+        database, "SELECT fleet, boot, seq_from, seq_to, why FROM expired ORDER BY fleet, boot, why, seq_from"
+    )
+    assert [tuple(row.values()) for row in rows] == [
+        ("demo", 1, 5, 5, "dropped: quota"), ("demo", 1, 0, 20, "expired"), ("demo", 1, 28, 28, "expired"), ("demo", 1, 30, 40, "expired"),
+        ("demo", 1, 42, 44, "expired"), ("demo", 2, 5, 9, "expired"), ("other", 1, 5, 9, "expired"),
+    ]  # fmt: skip
 
 
 def test_one_at_a_time_and_stopped_between_steps(database: str) -> None:
