@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.bands import Band, acknowledged_count, is_silent, worries, worry
+from edge.bands import Band, Grade, acknowledged_count, is_silent, worries, worry
 from edge.comparison import Compared, compare, device_time, soh_actual
 from edge.quantities import power_w, predicted
-from edge.roster import FleetCounts
+from edge.roster import FleetCounts, grade_of
 from edge.twin import PackTwin
 from voltflow.clock import receive_clock
 from voltflow.telemetry import Alert, Estimate, Prediction, Session, State, Telemetry
@@ -34,7 +34,7 @@ class Error(msgspec.Struct):
 
 
 class PackRow(msgspec.Struct):
-    """One pack in one line. `age_s` is by the gateway's clock, `ts_ms` is the device's. `soh_predicted_pct`, `rul_efc` and
+    """One pack in one line. `grade` is what `fleet` counts it as; `age_s` is by the gateway's clock, `ts_ms` is the device's. `soh_predicted_pct`, `rul_efc` and
     `failure_pct` are the models' answers; `acknowledged` counts those of the `alerts` that somebody has seen to."""
 
     name: str
@@ -43,6 +43,7 @@ class PackRow(msgspec.Struct):
     online: bool | None
     silent: bool
     worry: int
+    grade: Grade
     worries: list[str]
     alerts: int
     acknowledged: int
@@ -281,9 +282,11 @@ def power_kw(telemetry: Telemetry) -> float | None:
 def row(twin: PackTwin, now_s: float | None = None) -> PackRow:
     """A pack in one line."""
     now_s = receive_clock.now_s() if now_s is None else now_s
+    points = worry(twin, now_s)
     result = PackRow(
         name=twin.name, fleet=twin.fleet, pack=twin.pack, online=online(twin), silent=is_silent(twin, now_s),
-        worry=worry(twin, now_s), worries=worries(twin, now_s), alerts=len(twin.alerts), acknowledged=acknowledged_count(twin),
+        worry=points, grade=grade_of(points), worries=worries(twin, now_s),
+        alerts=len(twin.alerts), acknowledged=acknowledged_count(twin),
         soh_predicted_pct=predicted(twin, "soh"), temp_predicted_c=predicted(twin, "temperature"),
         rul_efc=predicted(twin, "rul"), failure_pct=predicted(twin, "failure"),
     )  # fmt: skip

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
 
-from edge.bands import BAND_POINTS, acknowledged_count, is_silent, worry
+from edge.bands import BAND_POINTS, Grade, acknowledged_count, is_silent, worry
 from edge.twin import PackTwin, TwinStore
 from voltflow.clock import receive_clock
 
@@ -30,6 +31,11 @@ class FleetCounts(msgspec.Struct, frozen=True):
     offline: int = 0
     alerts: int = 0
     acknowledged: int = 0
+
+
+def grade_of(points: int) -> Grade:
+    """What a pack with so many points of worry counts as."""
+    return "poor" if points >= BAND_POINTS["poor"] else "fair" if points >= BAND_POINTS["fair"] else "good"
 
 
 class Roster:
@@ -70,13 +76,12 @@ class Roster:
 
 
 def _counted(points: list[int], packs: list[PackTwin], now_s: float) -> FleetCounts:
-    poor = sum(value >= BAND_POINTS["poor"] for value in points)
-    fair = sum(BAND_POINTS["fair"] <= value < BAND_POINTS["poor"] for value in points)
+    grades = Counter(map(grade_of, points))
     return FleetCounts(
         packs=len(packs),
-        poor=poor,
-        fair=fair,
-        good=len(packs) - poor - fair,
+        poor=grades["poor"],
+        fair=grades["fair"],
+        good=grades["good"],
         silent=sum(is_silent(twin, now_s) for twin in packs),
         offline=sum(twin.state is not None and not twin.state.online for twin in packs),
         alerts=sum(len(twin.alerts) for twin in packs),

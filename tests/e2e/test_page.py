@@ -60,6 +60,22 @@ def test_list_shows_what_comes(site: Site, window: Any) -> None:
     row.locator("[data-col=soc]", has_text="48 %").wait_for()
 
 
+def test_dots_are_as_red_as_the_counts_say(site: Site, window: Any, hot: Device) -> None:
+    """Also of a pack with no more than a warning."""
+    device = Device("SPREAD1")
+    site.publish(
+        device.birth(), *[device.reading(now_ms() + i * STEP_MS, cell_voltage_min_v=3.4) for i in range(5)]
+    )
+    at = window().open()
+    at.page.locator(f".line[data-pack='{device.path}'] .dot.poor").wait_for()
+    (row,) = [row for row in site.agent.get("/api/packs")["packs"] if row["name"] == device.path]
+    assert 200 <= row["worry"] < 1000
+    at.page.wait_for_function(
+        "() => Number(document.querySelector('[data-count=poor] b').textContent) === "
+        "document.querySelectorAll('.rows .dot.poor').length"
+    )
+
+
 def test_charts_move_with_live_data(site: Site, window: Any) -> None:
     device = Device("CHART1")
     site.publish(*device.history(30))

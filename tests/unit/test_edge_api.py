@@ -231,8 +231,9 @@ def test_counts_of_the_fleet(fleet: Gateway) -> None:
     fleet.alert("depot/P1")
     fleet.birth("north/P2", online=False)
     fleet.store.find("north/P2").received_ms = 1000  # type: ignore[union-attr]
-    counts = ask(fleet.state, lambda server: request(server, "/api/packs")).json()["fleet"]
-    assert counts == {  # depot/P2 has a hot cell, north/P2 is silent
+    answer = ask(fleet.state, lambda server: request(server, "/api/packs")).json()
+    assert [row["grade"] for row in answer["packs"]] == ["poor", "poor", "fair"]
+    assert answer["fleet"] == {  # depot/P2 has a hot cell, north/P2 is silent
         "packs": 3, "poor": 2, "fair": 1, "good": 0, "silent": 1, "offline": 1, "alerts": 1, "acknowledged": 0,
     }  # fmt: skip
 

@@ -72,9 +72,5 @@ export class PackLine {
   }
 }
 
-// How the dot before the name looks: what the order of worry says in points.
-function levelOf(row) {
-  if (row.worry >= 1000) return "poor";
-  if (row.worry >= 40) return "fair";
-  return row.online === false || row.silent ? "" : "good";
-}
+// How the dot before the name looks: what the pack is counted as above the list.
+const levelOf = (row) => (row.grade === "good" && (row.online === false || row.silent) ? "" : row.grade);
