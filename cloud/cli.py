@@ -17,6 +17,7 @@ from voltflow import __version__
 from voltflow.flow.flow import FlowError
 from voltflow.log_levels import LogLevels
 from voltflow.node import ConfigError
+from voltflow.options import Parser
 from voltflow.program import give_large_buffers_back, set_up_logging, stop_on_signals
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load
 
@@ -66,7 +67,7 @@ def _complain(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="cloud-bridge",
         description="Takes what gateways publish from MQTT to PostgreSQL/TimescaleDB, Kafka and InfluxDB: "
         "every message exactly one row.",

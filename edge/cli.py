@@ -12,6 +12,7 @@ from edge.settings import AgentSettings
 from voltflow import __version__
 from voltflow.flow.flow import FlowError
 from voltflow.node import ConfigError
+from voltflow.options import Parser
 from voltflow.program import give_large_buffers_back, set_up_logging
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load
 
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="edge-agent",
         description="The Voltflow gateway agent: telemetry in, digital twins and predictions out.",
         epilog=EXAMPLES,

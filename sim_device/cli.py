@@ -18,6 +18,7 @@ from sim_device.publish import Summary
 from sim_device.replay import replay
 from sim_device.run import run
 from voltflow.battery.chemistry import CHEMISTRIES
+from voltflow.options import Parser
 from voltflow.program import set_up_logging, stop_on_signals
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sim-device", description=__doc__)
+    parser: argparse.ArgumentParser = Parser(prog="sim-device", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_replay(commands)

@@ -21,6 +21,7 @@ from voltflow.lab import cases_cli as flow_test_cli
 from voltflow.lab import record_cli as flow_record_cli
 from voltflow.ledger import cli as ledger_cli
 from voltflow.node import REGISTRY, NodeSpec, load_installed_nodes, process_env
+from voltflow.options import Parser
 from voltflow.schemas import json_schemas
 
 EXAMPLES = """\
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="voltflow",
         description="Voltflow, the edge gateway for EV batteries.",
         epilog=EXAMPLES,

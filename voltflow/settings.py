@@ -36,9 +36,10 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
+from voltflow.options import SecretFile
 from voltflow.setting import RawValue, Setting, SettingsError, settings_of, toml_value
 
-__all__ = ["Loaded", "Secret", "SettingsError", "add_arguments", "explain", "load", "peek"]
+__all__ = ["ConfigFileError", "Loaded", "Secret", "SettingsError", "add_arguments", "explain", "load", "peek"]
 
 SECTIONS = ("agent", "bridge", "sim", "train", "demo")
 """The tables that a configuration file may have, one for each program; a file serves all of them."""
@@ -49,6 +50,10 @@ Secret = Annotated[str, Meta(extra={"secret": True})]
 """A text that is never shown and not accepted on the command line."""
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+
+class ConfigFileError(SettingsError):
+    """The configuration file is not there, or cannot be read at all."""
 
 
 def _nothing_to_read() -> Any:
@@ -79,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type[S]) -> None:
         text = item.help_text().replace("%", "%%")
         if item.secret:
             option, text = f"{option}-file", f"file that holds: {text}"
-            group.add_argument(option, metavar="FILE", default=argparse.SUPPRESS, help=text)
+            group.add_argument(
+                option, action=SecretFile, metavar="FILE", default=argparse.SUPPRESS, help=text
+            )
         elif item.is_bool:
             action = argparse.BooleanOptionalAction
             group.add_argument(option, action=action, default=argparse.SUPPRESS, help=text)
@@ -209,13 +216,14 @@ def _unknown(what: str, raw: RawValue, known: list[str]) -> SettingsError:
 
 
 def _read_secret(raw: RawValue) -> RawValue:
-    """The content of the file that `raw` names."""
+    """The content of the file that `raw` names; where that fails its name is not told, it may be the secret itself."""
     path = Path(str(raw.value))
     try:
         text = path.read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
+        reason = _reason(error) if isinstance(error, OSError) else "it is not a file of text in UTF-8"
         raise SettingsError(
-            f"{raw.key} = '{path}' cannot be read: {_reason(error)} (from {raw.origin})"
+            f"{raw.key} must name a file that holds the secret, and what it names cannot be read: {reason} (from {raw.origin})"
         ) from None
     return RawValue(raw.key, text, f"{path}, named by {raw.key} from {raw.origin}")
 
@@ -230,7 +238,7 @@ def _config_file(option: str | None, environ: Mapping[str, str]) -> Path | None:
     if not named:
         return next((path for path in DEFAULT_FILES if path.is_file()), None)
     if not Path(named).is_file():
-        raise SettingsError(f"configuration file '{named}' is not there (from {origin})")
+        raise ConfigFileError(f"configuration file '{named}' is not there (from {origin})")
     return Path(named)
 
 
@@ -239,7 +247,7 @@ def _table(file: Path, section: str) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"configuration file '{file}' cannot be read: {_reason(error)}") from None
+        raise ConfigFileError(f"configuration file '{file}' cannot be read: {_reason(error)}") from None
     for name, table in content.items():
         if not isinstance(table, dict):
             raise SettingsError(f"{name} stands outside a table (from {file}): put it below [{section}]")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from cloud.training.errors import TrainError
 from cloud.training.settings import TrainSettings
+from voltflow.options import Parser
 from voltflow.settings import Loaded, SettingsError, add_arguments, explain, load
 
 MAIN_EXAMPLES = """\
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         "cloud-train", description="Train Voltflow's four models.", epilog=MAIN_EXAMPLES, formatter_class=form
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

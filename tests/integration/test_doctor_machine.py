@@ -33,7 +33,19 @@ def test_settings_that_are_wrong_are_named_with_where_they_come_from(tmp_path: P
         in report.texts("settings", "problem")
     )
     assert list(report.by_check) == ["settings"]
-    assert "no option --nonsense" in doctor("agent", tmp_path, {"nonsense": 1}).texts("settings", "problem")
+    told = doctor("agent", tmp_path, {"brokr_port": "hunter2"}).texts("settings", "problem")
+    assert "the agent has no setting brokr_port (from --set): did you mean broker_port?" in told
+    assert "hunter2" not in told
+
+
+def test_a_configuration_file_that_cannot_be_read_has_a_remedy_that_works(tmp_path: Path) -> None:
+    """`edge-agent config` would end with the same complaint."""
+    (tmp_path / "voltflow.toml").write_text("[agent\n")
+    for more, said in (([], "cannot be read"), (["--config", "none.toml"], "'none.toml' is not there")):
+        told = doctor("agent", tmp_path, {}, more=more).texts("settings", "problem")
+        assert said in told
+        assert "--config FILE or VOLTFLOW_CONFIG" in told
+        assert "edge-agent config" not in told
 
 
 def test_settings_come_from_the_unit_of_the_service(tmp_path: Path) -> None:

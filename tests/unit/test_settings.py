@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from voltflow import settings
+from voltflow.options import Parser
 from voltflow.settings import Loaded, Secret, SettingsError, add_arguments, explain, load
 
 Port = Annotated[int, Meta(ge=1, le=65535, description="port of the REST API")]
@@ -142,9 +144,15 @@ def test_load_refusal_names_setting_value_allowed_and_source(argv: str, message:
         ),
         pytest.param(
             {"VOLTFLOW_AGENT_TOKEN_FILE": "/nowhere"},
-            "VOLTFLOW_AGENT_TOKEN_FILE = '/nowhere' cannot be read: No such file or directory"
-            " (from VOLTFLOW_AGENT_TOKEN_FILE)",
+            "VOLTFLOW_AGENT_TOKEN_FILE must name a file that holds the secret, and what it names cannot be read:"
+            " No such file or directory (from VOLTFLOW_AGENT_TOKEN_FILE)",
             id="no secret file",
+        ),
+        pytest.param(
+            {"VOLTFLOW_AGENT_TOKEN_FILE": "hunter2\0"},
+            "VOLTFLOW_AGENT_TOKEN_FILE must name a file that holds the secret, and what it names cannot be read:"
+            " it is not a file of text in UTF-8 (from VOLTFLOW_AGENT_TOKEN_FILE)",
+            id="no name of a file",
         ),
     ],
 )
@@ -212,11 +220,58 @@ def test_load_secret_of_the_wrong_type_is_not_shown(tmp_path: Path) -> None:
 
 def test_add_arguments_takes_no_secret_itself(capsys: pytest.CaptureFixture[str]) -> None:
     """Any user of the machine can read another's command line."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser = Parser()
+    commands = parser.add_subparsers(metavar="COMMAND")
+    add_arguments(commands.add_parser("run"), Settings)
+    for words in (
+        ["run", "--password", "hunter2"], ["run", "--password=hunter2"], ["--password", "hunter2", "run"], ["hunter2", "--password"],
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            parser.parse_args(words)
+        said = capsys.readouterr().err
+        assert "--password: secrets cannot be options" in said
+        assert "use --password-file, password_file in the configuration file" in said
+        assert "VOLTFLOW_…_PASSWORD" in said
+        assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("option", ["--passwor", "--passwor=hunter2", "--passwords", "--pass"])
+def test_an_option_that_is_nearly_a_secret_is_not_taken_for_one_and_its_value_not_shown(
+    capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    parser = Parser()
     add_arguments(parser, Settings)
     with pytest.raises(SystemExit):
-        parser.parse_args(["--password", "x"])
-    assert "unrecognized arguments: --password" in capsys.readouterr().err
+        parser.parse_args([option, "hunter2"])
+    said = capsys.readouterr().err
+    assert f"unrecognized arguments: {option.partition('=')[0]}\n" in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("cloud.cli", ["check", "--database", "postgresql://u:hunter2@h/d"]),
+        ("cloud.cli", ["dead", "list", "--database=postgresql://u:hunter2@h/d"]),
+        ("cloud.cli", ["backup", "--database", "postgresql://u:hunter2@h/d"]),
+        ("edge.cli", ["check", "--broker-password", "hunter2"]),
+        ("edge.cli", ["config", "--api-token", "hunter2"]),
+        ("edge.cli", ["run", "--api_token", "hunter2"]),
+        ("sim_device.cli", ["run", "--password", "hunter2"]),
+        ("voltflow.cli", ["demo", "--broker-password", "hunter2"]),
+        ("voltflow.cli", ["doctor", "--set", "database=postgresql://u:hunter2@h/d"]),
+        ("voltflow.cli", ["support-bundle", "bridge", "--set", "database=postgresql://u:hunter2@h/d"]),
+        ("voltflow.cli", ["support-bundle", "--set", "postgresql://u:hunter2@h/d"]),
+    ],
+)
+def test_no_program_of_the_house_repeats_a_secret_of_its_command_line(
+    capsys: pytest.CaptureFixture[str], program: str, words: list[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module(program).main(words)
+    said = capsys.readouterr().err
+    assert "hunter2" not in said
+    assert "secrets cannot be options" in said or "NAME=VALUE" in said
 
 
 def test_add_arguments_help_has_range_choices_and_default() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from voltflow import __version__
 from voltflow.doctor.checks import Check, Result, exit_code
 from voltflow.doctor.examine import Asked, as_unit, patient, read_env_file, wanted
+from voltflow.doctor.program import secret_settings
+from voltflow.options import SECRETS_ARE_NO_OPTIONS
 
 SIGNS = {"ok": "ok", "warning": "WARNING", "problem": "PROBLEM", "skipped": "skipped"}
 WIDTH = 110
@@ -54,10 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _option(text: str) -> str:
-    """`state_dir=/x` as `--state-dir=/x`; true and false as the program's options have them."""
+    """`state_dir=/x` as `--state-dir=/x`; true and false as the program's options have them. Values are not repeated: what is
+    wrong may be a secret."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+        raise argparse.ArgumentTypeError("it must be NAME=VALUE, for instance state_dir=/var/lib/voltflow")
+    if name in secret_settings():
+        raise argparse.ArgumentTypeError(
+            f"{name}: {SECRETS_ARE_NO_OPTIONS}: use --set {name}_file=FILE, the configuration file or the environment (--env-file)"
+        )
     option = name.replace("_", "-")
     return {"true": f"--{option}", "false": f"--no-{option}"}.get(value, f"--{option}={value}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import shlex
 import subprocess
@@ -15,7 +16,8 @@ from typing import Any
 from voltflow.doctor.blank import Blanker
 from voltflow.doctor.checks import Check, Result, ok, problem, run, skipped
 from voltflow.doctor.program import GROUP, Program, blanked, installed, secrets_of
-from voltflow.settings import DEFAULT_FILES, Loaded, SettingsError, add_arguments, load
+from voltflow.options import Parser, without_values
+from voltflow.settings import DEFAULT_FILES, ConfigFileError, Loaded, SettingsError, add_arguments, load
 
 
 class NoSuchProgram(ValueError):
@@ -29,6 +31,8 @@ class Asked:
     config: str | None = None
     options: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    given_by: str = "--set"
+    """Where the options come from."""
 
 
 def as_unit(unit: str, asked: Asked) -> Asked:
@@ -45,7 +49,7 @@ def as_unit(unit: str, asked: Asked) -> Asked:
             environ |= dict(word.partition("=")[::2] for word in shlex.split(value))
         elif key == "EnvironmentFile":
             environ |= read_env_file(Path(value.removeprefix("-")), may_be_missing=value.startswith("-"))
-    return replace(asked, options=options, environ=environ)
+    return replace(asked, options=options, environ=environ, given_by=f"{unit} or --set")
 
 
 def _service_lines(unit: str) -> Iterator[tuple[str, str]]:
@@ -112,19 +116,26 @@ def _is_set(program: str, asked: Asked) -> bool:
 
 def loaded(program: Program[Any], asked: Asked) -> Loaded[Any]:
     """The settings that the program would run with; raises SettingsError."""
-    parser = argparse.ArgumentParser(
-        prog=f"voltflow doctor {program.name} --", add_help=False, exit_on_error=False
-    )
+    parser = Parser(prog=f"voltflow doctor {program.name} --", add_help=False, exit_on_error=False)
     add_arguments(parser, program.settings)
     try:
         args, rest = parser.parse_known_args(list(asked.options))
     except argparse.ArgumentError as error:
         raise SettingsError(str(error)) from None
     if rest:
-        raise SettingsError(f"the program has no option {rest[0]}")
+        raise SettingsError(_unknown(program, rest[0], asked.given_by))
     if asked.config:
         args.config = asked.config
     return load(program.settings, program.name, args, asked.environ)
+
+
+def _unknown(program: Program[Any], option: str, given_by: str) -> str:
+    """What to say of an option that is no setting; of its value nothing, it may be a secret."""
+    name = "".join(without_values([option])).removeprefix("--").removeprefix("no-").replace("-", "_")
+    known = [item.name for item in program.items]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"`{program.unit} run --help` lists those that there are"
+    return f"the {program.name} has no setting {name} (from {given_by}): {hint}"
 
 
 @dataclass
@@ -168,10 +179,18 @@ def patient(name: str, asked: Asked) -> Patient:
     try:
         found = loaded(program, asked)
     except SettingsError as error:
-        text = str(error)
-        said = problem(text, f"correct it where it comes from; `{program.unit} config` shows all settings")
+        said = problem(str(error), _remedy(program, error))
         return Patient(name, program, why_not=Check("settings", "settings", lambda: [said]))
     return Patient(name, program, found, blanker=Blanker(secrets_of(program, found.values, asked.environ)))
+
+
+def _remedy(program: Program[Any], error: SettingsError) -> str:
+    """`config` of the program shows nothing while its settings cannot be loaded, so it is no help here."""
+    if isinstance(error, ConfigFileError):
+        return "correct the file, or name another: --config FILE or VOLTFLOW_CONFIG; without one the defaults hold"
+    return (
+        f"correct it where it comes from; `{program.unit} run --help` lists all settings with what is allowed"
+    )
 
 
 def _extra(name: str) -> str:

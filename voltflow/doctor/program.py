@@ -17,7 +17,7 @@ from voltflow.doctor.blank import Blanker, is_secret_name
 from voltflow.doctor.checks import Check, Finding, ok, problem, warning
 from voltflow.flow.environment import Hidden, hide_secrets
 from voltflow.flow.flow import Flow, FlowError
-from voltflow.setting import settings_of
+from voltflow.setting import Setting, settings_of
 
 S = TypeVar("S", bound=msgspec.Struct)
 GROUP = "voltflow.doctor"
@@ -51,6 +51,10 @@ class Program(Generic[S]):
     secrets: Callable[[S], Iterable[str]] = lambda _: ()
     """Secrets beside those of the settings."""
 
+    @property
+    def items(self) -> tuple[Setting, ...]:
+        return settings_of(self.settings)
+
 
 def installed() -> dict[str, Program[Any] | str]:
     """The programs that are installed here by name; where one's libraries are missing, what is missing."""
@@ -63,10 +67,16 @@ def installed() -> dict[str, Program[Any] | str]:
     return found
 
 
+def secret_settings() -> set[str]:
+    """The settings of the programs of this machine that are secrets, by name."""
+    programs = [program for program in installed().values() if not isinstance(program, str)]
+    return {item.name for program in programs for item in program.items if item.secret}
+
+
 def secrets_of(program: Program[S], settings: S, environ: Mapping[str, str]) -> set[str]:
     """All that is known to be secret about a program: settings, credentials of its flow, variables."""
     values = msgspec.structs.asdict(settings)
-    found = {str(values[item.name]) for item in settings_of(program.settings) if item.secret}
+    found = {str(values[item.name]) for item in program.items if item.secret}
     found |= {
         value
         for name, value in hide_secrets(environ).items()
