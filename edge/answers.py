@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.bands import Band, Grade, acknowledged_count, is_silent, worries, worry
+from edge.bands import Band, Grade, acknowledged_count, is_silent, predicted, worries, worry
 from edge.comparison import Compared, compare, device_time, soh_actual
-from edge.quantities import power_w, predicted
+from edge.quantities import power_w
 from edge.roster import FleetCounts, grade_of
 from edge.twin import PackTwin
 from voltflow.clock import receive_clock
