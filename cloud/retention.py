@@ -1,7 +1,8 @@
 """How long the history is kept: takes out what is old in small steps, and remembers its numbers for the ledger.
 
 `Retention(dsn, keep).run(stop)` goes through all tables once. Of `telemetry` a row goes when both its device time and the
-time it was stored are older: a device whose clock is wrong loses nothing for it. On plain PostgreSQL rows are deleted pack by
+time it was stored are older: a device whose clock is wrong loses nothing for it. Where the device time is more than a day
+ahead of the database's, the time it was stored decides alone: otherwise it would stay for ever. On plain PostgreSQL rows are deleted pack by
 pack along the unique index, a transaction for some thousand; with TimescaleDB whole chunks are dropped, and older ones
 compressed before that where it is wanted. The numbers that go are written to `expired` in the same transaction. One
 bridge at a time does this, an advisory lock sees to it.
@@ -30,13 +31,15 @@ STEP_ROWS = 10_000
 """Rows that one transaction deletes: a fraction of a second."""
 CONNECT_TIMEOUT_S = 5
 LONGEST_PAUSE_S = 1.0
+AHEAD = dt.timedelta(days=1)
+"""A device time further ahead of the database's is a wrong clock."""
 
 # Along the unique index, from where the step before ended: what it deleted is not passed again.
 _STEP = """
 WITH gone AS (
     DELETE FROM telemetry WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM telemetry
-        WHERE pack = %(pack)s AND ts >= %(since)s::timestamptz AND ts < %(until)s AND stored < %(until)s
+        WHERE pack = %(pack)s AND ts >= %(since)s::timestamptz AND ts < %(before)s::timestamptz AND stored < %(until)s
         ORDER BY ts LIMIT %(rows)s
     )) RETURNING fleet, pack, boot, seq, ts
 ), numbers AS (SELECT DISTINCT fleet, pack, boot, seq FROM gone
@@ -49,7 +52,8 @@ FROM runs GROUP BY fleet, pack, boot, island
 
 _CHUNKS = """
 SELECT range_start, range_end, is_compressed, format('%%I.%%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks
-WHERE hypertable_name = 'telemetry' AND hypertable_schema = current_schema() AND range_end <= %s ORDER BY range_start
+WHERE hypertable_name = 'telemetry' AND hypertable_schema = current_schema() AND (range_end <= %s OR range_start > %s)
+ORDER BY range_start
 """
 
 _CHUNK = "SELECT max(stored), count(*), now() FROM telemetry WHERE ts >= %(start)s AND ts < %(end)s"
@@ -77,7 +81,7 @@ ALTER TABLE telemetry SET (
 # An alert that stands is the newest of its code; it stays however old it is.
 _ALERTS = """
 DELETE FROM alert WHERE ctid = ANY(ARRAY(
-    SELECT old.ctid FROM alert AS old WHERE old.ts < %(until)s AND old.stored < %(until)s AND EXISTS (
+    SELECT old.ctid FROM alert AS old WHERE (old.ts < %(until)s OR old.ts > %(ahead)s) AND old.stored < %(until)s AND EXISTS (
         SELECT FROM alert AS newer WHERE newer.pack = old.pack AND newer.fleet = old.fleet AND newer.code = old.code
             AND (newer.ts, newer.boot, newer.seq) > (old.ts, old.boot, old.seq)
     ) LIMIT %(rows)s
@@ -157,6 +161,7 @@ class Retention:
     def __init__(self, dsn: str, keep: Keep, step_rows: int = STEP_ROWS) -> None:
         self._dsn, self._keep, self._step_rows = dsn, keep, step_rows
         self._conn: connection | None = None
+        self._ahead = dt.datetime.max.replace(tzinfo=dt.UTC)
         self.removed: Counter[str] = Counter()
         self.compressed = 0
         self.sizes: dict[str, Size] = {}
@@ -166,7 +171,8 @@ class Retention:
         with self._connected() as conn:
             if not self._query(conn, "SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,))[0][0]:
                 return False
-            now = self._query(conn, "SELECT now()")[0][0]
+            now: dt.datetime = self._query(conn, "SELECT now()")[0][0]
+            self._ahead = now + AHEAD
             if self._keep.telemetry:
                 self._telemetry(conn, now - dt.timedelta(days=self._keep.telemetry), stop)
             if self._keep.compress and self._is_hypertable(conn):
@@ -205,25 +211,26 @@ class Retention:
 
     def _telemetry(self, conn: connection, until: dt.datetime, stop: threading.Event) -> None:
         if self._is_hypertable(conn):
-            for start, end, _, _ in self._query(conn, _CHUNKS, (until,)):
+            for start, end, _, _ in self._query(conn, _CHUNKS, (until, self._ahead)):
                 self._drop_chunk(conn, start, end, until)
                 _pause(stop, 0.0)
             return
         for (pack,) in self._query(conn, PACKS):
-            since, count = "-infinity", self._step_rows
-            while count == self._step_rows:
-                started = time.monotonic()
-                count, since = self._delete_step(conn, pack, since, until)
-                _pause(stop, time.monotonic() - started if count else 0.0)
+            for first, before in (("-infinity", until), (self._ahead.isoformat(), "infinity")):
+                since, count = first, self._step_rows
+                while count == self._step_rows:
+                    started = time.monotonic()
+                    values = {"pack": pack, "since": since, "before": before, "until": until}
+                    count, since = self._delete_step(conn, values)
+                    _pause(stop, time.monotonic() - started if count else 0.0)
 
-    def _delete_step(self, conn: connection, pack: str, since: str, until: dt.datetime) -> tuple[int, str]:
+    def _delete_step(self, conn: connection, values: dict[str, Any]) -> tuple[int, str]:
         """How many rows went, and the device time of the last one."""
-        values = {"pack": pack, "since": since, "until": until, "rows": self._step_rows}
         with _transaction(conn):
-            runs = self._query(conn, _STEP, values)
+            runs = self._query(conn, _STEP, {**values, "rows": self._step_rows})
             self._remember(conn, ((*run[:5], EXPIRED) for run in runs))
         if not runs:
-            return 0, since
+            return 0, ""
         count, last = runs[0][5:]
         self.removed["telemetry"] += count
         return count, last
@@ -250,7 +257,7 @@ class Retention:
         self.removed["telemetry"] += count
 
     def _compress(self, conn: connection, until: dt.datetime, stop: threading.Event) -> None:
-        chunks = [name for _, _, done, name in self._query(conn, _CHUNKS, (until,)) if not done]
+        chunks = [name for _, _, done, name in self._query(conn, _CHUNKS, (until, "infinity")) if not done]
         if chunks:
             self._query(conn, _COMPRESS)
         for name in chunks:
@@ -265,7 +272,7 @@ class Retention:
         while count == self._step_rows:
             started = time.monotonic()
             with _transaction(conn), conn.cursor() as cursor:
-                cursor.execute(sql, {"until": until, "rows": self._step_rows})
+                cursor.execute(sql, {"until": until, "ahead": self._ahead, "rows": self._step_rows})
                 count = cursor.rowcount
                 if cursor.description:
                     self._remember(conn, (row for row in cursor.fetchall() if None not in row))

@@ -150,6 +150,30 @@ def test_a_device_whose_clock_is_far_behind_keeps_what_it_stored_today(dsn: str)
     assert (retention.removed["telemetry"], verify(dsn).received) == (0, 10)
 
 
+def test_a_device_whose_clock_is_years_ahead_does_not_keep_its_rows_for_ever(dsn: str) -> None:
+    """They go by the time they were stored (with TimescaleDB a day's chunk at a time); a simulated pack that is some hours ahead is as any other."""
+    far_ms = now_ms() + 1000 * DAY_MS
+    msgs = [twin(seq, ts_ms=far_ms + seq) for seq in range(10)]
+    msgs += [twin(seq, "SIM000002", ts_ms=far_ms + 2 * DAY_MS + seq) for seq in range(5)]
+    msgs += [twin(seq, "SIM000003", ts_ms=now_ms() + 12 * 3_600_000 + seq) for seq in range(3)]
+    store(dsn, msgs)
+    age(dsn, where="pack <> 'SIM000002'")
+    retention = Retention(dsn, Keep(telemetry=30), step_rows=4)
+    retention.run(GO_ON)
+    assert retention.removed["telemetry"] == 10
+    assert (verify(dsn).received, verify(dsn).expired, verify(dsn).missing) == (8, 10, 0)
+
+
+def test_an_alert_of_a_clock_that_is_years_ahead_goes_unless_it_stands(database: str) -> None:
+    store(database, [samples.alert(1), samples.alert(2, state="cleared"), samples.alert(3)])
+    execute(
+        database,
+        "UPDATE alert SET stored = now() - interval '40 days', ts = now() + interval '10 years' + seq * interval '1 s'",
+    )
+    Retention(database, Keep(alert=30)).run(GO_ON)
+    assert [row["seq"] for row in query(database, "SELECT seq FROM alert")] == [3]
+
+
 def test_reasons_of_losses_and_letters_stay_when_their_records_go(database: str) -> None:
     store(database, [twin(seq) for seq in range(20) if seq not in {5, 6, 7, 9}])
     store(database, [samples.loss(5, 6), samples.dead(seq=9)])
