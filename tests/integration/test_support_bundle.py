@@ -78,7 +78,7 @@ def flow_with(planted: Planted) -> list[dict[str, Any]]:
     }
     ask = {
         "id": "ask", "type": "http request", "z": "tab", "name": "ask", "method": "GET", "ret": "txt",
-        "url": f"http://ann:{planted.plain('url property')}@127.0.0.1:1/x?token={planted.plain('query property')}",
+        "url": f"http://ann:{planted.plain('url property')}@127.0.0.1:1/{planted.plain('path')}?t={planted.plain('query property')}",
         "headers": [{"keyType": "other", "keyValue": "X-Api-Key", "valueType": "other", "valueValue": planted("header")}],
         "wires": [["note"]],
     }  # fmt: skip
@@ -216,7 +216,7 @@ def check_contents(files: dict[str, bytes], said: str) -> None:
     assert settings["gateway"] == {"value": "test", "from": "VOLTFLOW_AGENT_GATEWAY"}
     nodes = {node["id"]: node for node in json.loads(files["agent/flow.json"])}
     assert nodes["in"]["topic"] == "ev/v1/+/+/telemetry"
-    assert nodes["ask"]["url"].startswith("http://***@127.0.0.1:1/x")
+    assert nodes["ask"]["url"] == "http://***@127.0.0.1:1/…"
     assert nodes["note"]["template"].endswith(" characters)")
     assert b"flows_cred.json" in files["agent/files.txt"]
     assert files["log-1.txt"].count(b"***") > 10

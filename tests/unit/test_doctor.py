@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.servers import REPOSITORY
 from voltflow.cli import main
 from voltflow.doctor import machine
 from voltflow.doctor.blank import Blanker
+from voltflow.doctor.bundle import flow_without_texts
 from voltflow.doctor.checks import Check, Finding, exit_code, ok, problem, run, skipped, warning
 from voltflow.doctor.examine import read_env_file
 from voltflow.doctor.program import GROUP, secrets_of
@@ -144,6 +147,61 @@ def test_a_known_secret_is_found_in_base64_wherever_it_begins(before: str) -> No
 
 def test_short_secrets_are_blanked_as_words_only() -> None:
     assert Blanker(["abc"]).text("abc abcdef abc") == "*** abcdef ***"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "connected as u with p@GEHEIM", "sim-device run --password GEHEIM --packs 3", "--api-token 'GEHEIM a'", "psk=GEHEIM",
+        "wifi_psk: GEHEIM", "passcode = GEHEIM", "simPin=GEHEIM", "tokens: ['GEHEIM', 'GEHEIM']", '{\\"apiToken\\": \\"GEHEIM\\"}',
+        "POST https://hooks.example.org/services/T0/B0/GEHEIM0a1b2c3d4e5f6a7b8c 403",
+        "https://api.example.org/bot123:GEHEIM0a1b2c3d4e5f6a7b8c/send", "https://fn.example.org/api/x?code=GEHEIM&a=1",
+        "GET /hook?a=1&sig=GEHEIM 200", "http://ann:a/GEHEIM@h/x",
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_secret_is_blanked(text: str) -> None:
+    shown = Blanker(["postgresql://u:p%40GEHEIM@h/db"]).text(text)
+    assert "GEHEIM" not in shown
+    assert "***" in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GET http://127.0.0.1:5002/api/packs/SIM000001 200", "spinning: 3", "voltflow doctor --verbose agent",
+        "topic ev/v1/north/WVWZZZ1KZAW0000010001/telemetry", "docs: https://example.org/some-words-that-are-long-enough",
+    ],
+)  # fmt: skip
+def test_what_helps_is_not_blanked(text: str) -> None:
+    assert Blanker([]).text(text) == text
+
+
+def test_secret_names_in_documents_hide_lists_and_numbers() -> None:
+    document = {
+        "pin": 1234,
+        "tokens": ["a", 5],
+        "password": {"from": "file", "value": ""},
+        "use_token": True,
+        "n": [1],
+    }
+    assert Blanker([]).tree(document) == document | {"pin": "***", "tokens": ["***", "***"]}
+
+
+def test_addresses_in_a_flow_are_shown_as_far_as_their_host() -> None:
+    urls = {
+        "https://hooks.example.org/services/T/B/geheim": "https://hooks.example.org/…", "https://h?code=geheim": "https://h/…",
+        "http://ann:geheim@h:8": "http://***@h:8", "http://ann:gehe/im@h/x": "http://***", "/orders": "/orders",
+        "${HOOK}": "${HOOK}", "{{{hook}}}": "(10 characters)", "": "", "ws://${HOST}:1/x": "ws://${HOST}:1/…",
+    }  # fmt: skip
+    nodes = [{"id": "a", "type": "http request", "url": url} for url in urls]
+    assert [node["url"] for node in flow_without_texts(nodes)] == list(urls.values())
+
+
+@pytest.mark.parametrize("part", ["a-", "token-", "://a:", "http://a1/", "--a ", "Cookie: \n", "token='\\"])
+def test_blanking_a_line_of_any_length_ends(part: str) -> None:
+    """In a program of its own: a pattern that tries everything with everything cannot be stopped in this one."""
+    code = "import sys; from voltflow.doctor.blank import *; t = sys.argv[1] * 60_000; Blanker(['x' * 9]).text(t); is_secret_name(t)"
+    subprocess.run([sys.executable, "-c", code, part], check=True, timeout=200)
 
 
 def test_names_of_variables_that_are_places_are_no_secrets(tmp_path: Path) -> None:

@@ -14,24 +14,40 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 BLANK = "***"
 LEAST_ANYWHERE = 4
 """Characters from which on a secret is looked for within words, too; a shorter one would take ordinary words apart."""
 
-_NAMES = (
-    r"[\w.-]*(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|authorization"
-    r"|cookie|sessionid)[\w.-]*"
+_WORDS = (
+    r"(?:passw(?:or)?d|passphrase|passcode|pwd|psk|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential"
+    r"|authorization|cookie|sessionid|(?<![a-z])pin(?![a-z])|(?-i:(?<=[a-z])P(?:in|IN)(?![a-z])))"
 )
-_SECRET_NAME = re.compile(rf"(?:{_NAMES}|key|auth|pass|sasl_plain_password)", re.IGNORECASE)
-_USER_INFO = re.compile(r"(?<=://)[^\s/@'\"<>]*(?::[^\s@'\"<>]*)?@")
+_SECRET_WORD = re.compile(_WORDS, re.IGNORECASE)
+_WHOLE_NAMES = frozenset({"key", "auth", "pass"})
+"""Names that say it only where nothing else stands in them."""
+# Every repetition below is bounded or cannot begin again within itself: a log may have a line of any length and letters.
+_USER_INFO = re.compile(r"(?<=://)[^\s/@:'\"<>]{0,256}(?::[^\s@'\"<>]{0,2048})?@")
+_QUERY = re.compile(
+    r"(://[^\s?'\"<>]{1,2048}\?)[^\s'\"<>]+|(?<=[?&])((?:code|sig|signature|key|auth|pass)=)[^\s&'\"<>]+",
+    re.IGNORECASE,
+)
+_LONG_PART = re.compile(
+    r"(?<=/)(?=[^\s/?#'\"<>]{0,128}?\d)(?=[^\s/?#'\"<>]{0,128}?[A-Za-z])[\w:.~%-]{20,}(?=[\s/?#'\"<>]|\Z)"
+)
+"""A part of an address's path that nobody would type: services take tokens there."""
+_ADDRESS = re.compile(r"https?://[^\s'\"<>]+")
 _BEARER = re.compile(r"\b(?:Bearer|Basic|Token)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 _HEADER = re.compile(r"\b((?:Proxy-)?Authorization|(?:Set-)?Cookie)\s*:\s*[^\r\n\"']+", re.IGNORECASE)
 """Nearly all that such a header says is secret, whatever its parts are called."""
+_VALUE = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|\[[^\]\r\n]{0,4096}\]|[^\s,;&)}\]]+"
 _ASSIGNED = re.compile(
-    rf"(?P<name>[\"']?\b{_NAMES}[\"']?\s*(?:=>|[:=])\s*)(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s,;&)}}\]]+)",
+    rf"(?P<name>{_WORDS}[\w.-]{{0,128}}\\{{0,3}}[\"']?\s{{0,64}}(?:=>|[:=])\s{{0,64}})(?P<value>{_VALUE})",
     re.IGNORECASE,
+)
+_OPTION = re.compile(
+    rf"(?<![\w-])(?P<name>--?(?P<of>[A-Za-z][\w-]{{0,128}})\s{{1,64}})(?!-)(?P<value>{_VALUE})"
 )
 _KEY_BLOCK = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
@@ -43,8 +59,13 @@ def is_secret_name(name: str) -> bool:
 
     >>> [is_secret_name(name) for name in ("apiToken", "X-Api-Key", "broker_key", "password2", "topic")]
     [True, True, False, True, False]
+    >>> [
+    ...     is_secret_name(name)
+    ...     for name in ("wifi_psk", "passcode", "simPin", "sim_pin", "spinning", "Shipping")
+    ... ]
+    [True, True, True, True, False, False]
     """
-    return _SECRET_NAME.fullmatch(name) is not None
+    return _SECRET_WORD.search(name) is not None or name.lower() in _WHOLE_NAMES
 
 
 class Blanker:
@@ -61,8 +82,13 @@ class Blanker:
             text = self._known.sub(BLANK, text)
         text = _KEY_BLOCK.sub(BLANK, text)
         text = _USER_INFO.sub(f"{BLANK}@", text)
+        text = _QUERY.sub(rf"\1\2{BLANK}", text)
+        text = _ADDRESS.sub(lambda match: _LONG_PART.sub(BLANK, match[0]), text)
         text = _HEADER.sub(rf"\1: {BLANK}", text)
         text = _BEARER.sub(BLANK, text)
+        text = _OPTION.sub(
+            lambda match: _without_value(match) if is_secret_name(match["of"]) else match[0], text
+        )
         return _ASSIGNED.sub(_without_value, text)
 
     def tree(self, value: Any) -> Any:
@@ -74,9 +100,17 @@ class Blanker:
         return self.text(value) if isinstance(value, str) else value
 
     def _item(self, name: str, value: Any) -> Any:
-        if isinstance(value, str) and value and is_secret_name(name) and not is_reference(value):
-            return BLANK
-        return self.tree(value)
+        return self._blanked(value) if is_secret_name(name) else self.tree(value)
+
+    def _blanked(self, value: Any) -> Any:
+        """What a secret name stands for. What is in an object is judged by its own names; true, false and nothing tell nothing."""
+        if isinstance(value, list | tuple):
+            return [self._blanked(item) for item in value]
+        if isinstance(value, Mapping):
+            return self.tree(value)
+        if value in ("", None) or isinstance(value, bool) or (isinstance(value, str) and is_reference(value)):
+            return value
+        return BLANK
 
 
 def is_reference(text: str) -> bool:
@@ -104,7 +138,7 @@ def _within(secret: str) -> Iterator[str]:
         except ValueError:
             password = None
         if password:
-            yield password
+            yield from {password, unquote(password)}
     yield from (match[1] for match in re.finditer(r"password\s*=\s*'?([^\s']+)", secret))
 
 

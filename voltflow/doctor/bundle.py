@@ -12,6 +12,7 @@ import io
 import json
 import os
 import platform
+import re
 import tarfile
 import time
 from collections import deque
@@ -37,7 +38,7 @@ LISTED_LIMIT = 5000
 LOG_LINES = 5000
 
 STAYS = frozenset({
-    "id", "type", "z", "g", "label", "name", "topic", "broker", "port", "host", "url", "model", "models", "folder", "field",
+    "id", "type", "z", "g", "label", "name", "topic", "broker", "port", "host", "model", "models", "folder", "field",
     "property", "qos", "tls", "usetls", "ca", "cert", "key_file", "clientid", "server", "units", "unit", "datatype", "action",
     "birthTopic", "closeTopic", "willTopic", "bootstrap", "org", "bucket", "only", "icon", "color", "category", "version",
 })  # fmt: skip
@@ -127,11 +128,36 @@ def _node(raw: RawNode) -> dict[str, Any]:
             continue
         if name in secret:
             shown[name] = value if isinstance(value, str) and is_reference(value) else BLANK
+        elif name == "url" and isinstance(value, str):
+            shown[name] = _host_of(value)
         elif name == "wires" or name in harmless or (name in STAYS and isinstance(value, str)):
             shown[name] = value
         else:
             shown[name] = _without_texts(value)
     return shown
+
+
+def _host_of(url: str) -> str:
+    """An address as far as its host: what follows may be a token. A path alone is one of our own and stays.
+
+    >>> (
+    ...     _host_of("https://hooks.example.org/services/T0/B0/geheim"),
+    ...     _host_of("http://ann:a/b@h/"),
+    ...     _host_of("/orders"),
+    ... )
+    ('https://hooks.example.org/…', 'http://***', '/orders')
+    """
+    if url.startswith("/") or not url or is_reference(url):
+        return url
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return f"({len(url)} characters)"
+    host = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    if "@" in rest[len(host) :]:  # a password with such a letter in it, perhaps
+        return f"{scheme}://{BLANK}"
+    user, at, host_alone = host.rpartition("@")
+    shown = f"{scheme}://{BLANK if at else user}{at}{host_alone}"
+    return shown if host == rest else f"{shown}/…"
 
 
 def _without_texts(value: Any) -> Any:
