@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from edge.acknowledgements import Acknowledgement, AlertKey
+from edge.bands import is_silent
+from edge.quantities import alerted
 from edge.queries import AlertsQuery, ApiError, find_pack
 from edge.state import AppState
 from edge.writing import MAY_NOT, Change
@@ -26,11 +28,16 @@ AlertId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$", description="`id` of an 
 
 class AlertEntry(Alert, kw_only=True, rename={"schema_": "schema"}):
     """An alert that was raised or cleared. `id` is the same for both; `active`: it is raised and not cleared; `acknowledged`
-    says who has seen to it."""
+    says who has seen to it. `value` is that of the moment in which it was raised or cleared; of an active one `now` is what the
+    pack was heard to have last, `worst` the worst since it was raised, as far as this run of the gateway has heard; `silent`: the
+    pack has not been heard of for a while, so `now` is old. All in `unit`."""
 
     id: str
     active: bool
     acknowledged: Acknowledgement | None
+    now: float | None = None
+    worst: float | None = None
+    silent: bool = False
 
 
 class Alerts(msgspec.Struct):
@@ -109,12 +116,23 @@ def _wanted(state: AppState, path: Mapping[str, str]) -> tuple[Alert, dict[Alert
 
 def _entry(state: AppState, alert: Alert, active: Mapping[AlertKey, Alert]) -> AlertEntry:
     key = AlertKey.of(alert)
-    return AlertEntry(
+    entry = AlertEntry(
         **{name: getattr(alert, name) for name in Alert.__struct_fields__},
         id=key.id,
         active=key in active,
         acknowledged=state.acknowledgements.of(alert),
     )
+    twin = state.store.by_name.get((alert.fleet, alert.pack))
+    if twin is not None and entry.active:
+        now, worst = alerted(twin, alert.code), twin.worst.get(alert.code)
+        entry.now, entry.worst = _rounded(now), _rounded(worst)
+        entry.silent = is_silent(twin)
+    return entry
+
+
+def _rounded(value: float | None) -> float | None:
+    """With the digits of `value`."""
+    return None if value is None else round(value, 3)
 
 
 def _not_kept(error: OSError) -> ApiError:

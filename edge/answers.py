@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.bands import Band, Grade, acknowledged_count, is_silent, predicted, worries, worry
+from edge.bands import Band, acknowledged_count, is_silent, worries, worry
 from edge.comparison import Compared, compare, device_time, soh_actual
-from edge.quantities import power_w
-from edge.roster import FleetCounts, grade_of
+from edge.quantities import power_w, predicted
+from edge.roster import FleetCounts, Level, level_of
 from edge.twin import PackTwin
 from voltflow.clock import receive_clock
 from voltflow.telemetry import Alert, Estimate, Prediction, Session, State, Telemetry
@@ -43,7 +43,7 @@ class PackRow(msgspec.Struct):
     online: bool | None
     silent: bool
     worry: int
-    grade: Grade
+    grade: Level
     worries: list[str]
     alerts: int
     acknowledged: int
@@ -285,7 +285,7 @@ def row(twin: PackTwin, now_s: float | None = None) -> PackRow:
     points = worry(twin, now_s)
     result = PackRow(
         name=twin.name, fleet=twin.fleet, pack=twin.pack, online=online(twin), silent=is_silent(twin, now_s),
-        worry=points, grade=grade_of(points), worries=worries(twin, now_s),
+        worry=points, grade=level_of(twin, points), worries=worries(twin, now_s),
         alerts=len(twin.alerts), acknowledged=acknowledged_count(twin),
         soh_predicted_pct=predicted(twin, "soh"), temp_predicted_c=predicted(twin, "temperature"),
         rul_efc=predicted(twin, "rul"), failure_pct=predicted(twin, "failure"),

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from edge.quantities import predicted
 from edge.twin import PackTwin
 from voltflow.clock import receive_clock
 from voltflow.telemetry import Alert
@@ -58,6 +59,9 @@ WORDS = {
 ALERT_POINTS = {"critical": 1000, "warning": 300, "info": 10}
 BAND_POINTS = {"good": 0, "fair": 40, "poor": 200}
 SILENT_POINTS = 100
+UNKNOWN_POINTS = 39
+"""A pack of which no value is known stands above the good ones."""
+SEVERITIES = tuple(ALERT_POINTS)
 
 
 def values_of(twin: PackTwin) -> dict[str, float | None]:
@@ -70,12 +74,6 @@ def values_of(twin: PackTwin) -> dict[str, float | None]:
         "rul": predicted(twin, "rul"),
         "failure": predicted(twin, "failure"),
     }
-
-
-def predicted(twin: PackTwin, model: str) -> float | None:
-    """A model's last answer for the pack; None where there is none."""
-    prediction = twin.predictions.get(model)
-    return prediction.value if prediction is not None else None
 
 
 def is_silent(twin: PackTwin, now_s: float | None = None) -> bool:
@@ -107,7 +105,13 @@ def points(
     for quantity in ("temperature", "soh", "rul", "failure"):
         total += BAND_POINTS[BANDS[quantity].of(values[quantity]) or "good"]
     total += int(values["failure"] or 0)
+    total += 0 if is_known(values) else UNKNOWN_POINTS
     return total + (SILENT_POINTS if is_silent else 0)
+
+
+def is_known(values: Mapping[str, float | None]) -> bool:
+    """Whether there is anything to grade a pack by."""
+    return any(value is not None for value in values.values())
 
 
 def is_acknowledged(alert: Alert, acknowledged: Mapping[str, int]) -> bool:
@@ -122,12 +126,11 @@ def acknowledged_count(twin: PackTwin) -> int:
 
 
 def worries(twin: PackTwin, now_s: float | None = None) -> list[str]:
-    """The same in words."""
-    found = [
-        f"{alert.severity}: {alert.text or alert.code}"
-        + (" (acknowledged)" if is_acknowledged(alert, twin.acknowledged) else "")
-        for alert in list(twin.alerts.values())
-    ]
+    """The same in words: alerts that nobody has seen to, the worst first, grades, silence, then the other alerts."""
+    alerts = list(twin.alerts.values())  # in one call: the flow goes on
+    alerts.sort(key=lambda alert: SEVERITIES.index(alert.severity))
+    seen = [alert for alert in alerts if is_acknowledged(alert, twin.acknowledged)]
+    found = [_in_words(alert) for alert in alerts if alert not in seen]
     values = values_of(twin)
     for quantity in ("temperature", "soh", "rul", "failure"):
         value, band = values[quantity], BANDS[quantity]
@@ -135,4 +138,10 @@ def worries(twin: PackTwin, now_s: float | None = None) -> list[str]:
             found.append(f"{WORDS[quantity]} {value:.4g} {band.unit}".replace(" EFC", ""))
     if is_silent(twin, now_s):
         found.append(f"silent for more than {SILENT_S:.0f} s")
-    return found
+    if not is_known(values):
+        found.append("no value is known")
+    return [*found, *(f"{_in_words(alert)} (acknowledged)" for alert in seen)]
+
+
+def _in_words(alert: Alert) -> str:
+    return f"{alert.severity}: {alert.text or alert.code}"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from edge.bands import predicted
+from edge.quantities import predicted
 from edge.twin import WIDE_SESSION_PCT, PackTwin
 
 UNITS = {"soh": "%", "temperature": "°C", "rul": "EFC", "failure": "%"}

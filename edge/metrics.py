@@ -16,13 +16,13 @@ from prometheus_client.registry import Collector
 
 from edge import comparison
 from edge.answers import age_s, online
-from edge.bands import is_silent, predicted, worry
+from edge.bands import is_silent, worry
 from edge.clock_metrics import ClockCollector
 from edge.fleet_metrics import FleetCollector
 from edge.gaps import EVENTS
 from edge.health_metrics import HealthCollector
 from edge.model_metrics import ModelCollector
-from edge.quantities import insulation_ohm_per_v, power_w, spread_v
+from edge.quantities import insulation_ohm_per_v, power_w, predicted, spread_v
 from edge.state import AppState
 from edge.stream import Streams
 from edge.survey import Survey

@@ -6,10 +6,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
-from edge.bands import BAND_POINTS, Grade, acknowledged_count, is_silent, worry
+from edge.bands import BAND_POINTS, acknowledged_count, is_known, is_silent, values_of, worry
 from edge.twin import PackTwin, TwinStore
 from voltflow.clock import receive_clock
 
@@ -19,23 +20,30 @@ SHARE = 100
 3.5 s)."""
 
 
+Level = Literal["poor", "fair", "good", "unknown"]
+
+
 class FleetCounts(msgspec.Struct, frozen=True):
-    """All packs, by the points of their worry (`poor` from 200 on, `fair` from 40), and how many are silent, said to be
-    offline, or have alerts; `alerts` counts those that are active, `acknowledged` of them somebody has seen to."""
+    """All packs, by the points of their worry (`poor` from 200 on, `fair` from 40; `unknown`: below that, and no value of it is
+    known), and how many are silent, said to be offline, or have alerts; `alerts` counts those that are active, `acknowledged`
+    of them somebody has seen to."""
 
     packs: int = 0
     poor: int = 0
     fair: int = 0
     good: int = 0
+    unknown: int = 0
     silent: int = 0
     offline: int = 0
     alerts: int = 0
     acknowledged: int = 0
 
 
-def grade_of(points: int) -> Grade:
+def level_of(twin: PackTwin, points: int) -> Level:
     """What a pack with so many points of worry counts as."""
-    return "poor" if points >= BAND_POINTS["poor"] else "fair" if points >= BAND_POINTS["fair"] else "good"
+    if points >= BAND_POINTS["fair"]:
+        return "poor" if points >= BAND_POINTS["poor"] else "fair"
+    return "good" if is_known(values_of(twin)) else "unknown"
 
 
 class Roster:
@@ -76,12 +84,13 @@ class Roster:
 
 
 def _counted(points: list[int], packs: list[PackTwin], now_s: float) -> FleetCounts:
-    grades = Counter(map(grade_of, points))
+    levels = Counter(map(level_of, packs, points))
     return FleetCounts(
         packs=len(packs),
-        poor=grades["poor"],
-        fair=grades["fair"],
-        good=grades["good"],
+        poor=levels["poor"],
+        fair=levels["fair"],
+        good=levels["good"],
+        unknown=levels["unknown"],
         silent=sum(is_silent(twin, now_s) for twin in packs),
         offline=sum(twin.state is not None and not twin.state.online for twin in packs),
         alerts=sum(len(twin.alerts) for twin in packs),

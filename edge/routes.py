@@ -14,8 +14,9 @@ import msgspec
 
 from edge import alert_views, answers, health, log_api, pack_views
 from edge.answers import Detailed, Flow, History, Models, ModelState, Packs, Status
-from edge.bands import BANDS, predicted
+from edge.bands import BANDS
 from edge.comparison import Comparison, compare
+from edge.quantities import predicted
 from edge.queries import (
     AlertsQuery,
     ApiError,

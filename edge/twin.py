@@ -65,6 +65,8 @@ class PackTwin:
     predictions: dict[str, Prediction] = field(default_factory=dict)
     joined: dict[str, Joined] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
+    worst: dict[str, float] = field(default_factory=dict)
+    """The worst value since an active alert was raised, by its code; not in the state: after a restart since that."""
     acknowledged: dict[str, int] = field(default_factory=dict)
     """Alerts that somebody has seen to: when the one that was acknowledged was raised, by code."""
     pending: array[float] = field(default_factory=lambda: array("d"))
@@ -192,6 +194,7 @@ class TwinStore:
             twin.alerts[alert.code] = alert
         else:
             twin.alerts.pop(alert.code, None)
+            twin.worst.pop(alert.code, None)
         self.recent_alerts.append(alert)
         self.alert_changes += 1
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edge.quantities import insulation_ohm_per_v, spread_v
+from edge.quantities import alerted, predicted
 from edge.reading import Reading, twins_of
 from edge.twin import PackTwin, TwinStore
 from voltflow import topics
@@ -30,7 +29,6 @@ class Rule:
     unit: str
     above: bool
     text: str
-    value: Callable[[TwinPrediction], float | None]
 
     def state(self, value: float, *, active: bool) -> bool:
         """Whether the alert stands at this value."""
@@ -104,19 +102,22 @@ class Alert(Transform):
         )
 
     def _is_bad_ahead(self, twin: TwinPrediction) -> bool:
-        temp, failure = _predicted(twin, "temperature"), _predicted(twin, "failure")
+        temp, failure = predicted(twin, "temperature"), predicted(twin, "failure")
         return (temp is not None and temp >= self.temp_predicted_c) or (
             failure is not None and failure >= self.failure_pct
         )
 
     def _look(self, msg: Msg, twin: TwinPrediction, pack: PackTwin, alerts: list[Msg]) -> None:
         for rule in self._rules:
-            value = rule.value(twin)
+            value = alerted(twin, rule.code)
             if value is None:
                 continue
             active = rule.code in pack.alerts
             if rule.state(value, active=active) != active:
                 alerts.append(self._change(msg, rule, twin, pack, value, raised=not active))
+            if rule.code in pack.alerts:
+                worst = pack.worst.get(rule.code, value)
+                pack.worst[rule.code] = max(worst, value) if rule.above else min(worst, value)
 
     def _change(
         self, msg: Msg, rule: Rule, twin: TwinPrediction, pack: PackTwin, value: float, *, raised: bool
@@ -133,36 +134,22 @@ class Alert(Transform):
     def _make_rules(self) -> tuple[Rule, ...]:
         return (
             Rule("cell_temp_warning", "warning", self.temp_warning_c, 2.0, "c", True,
-                 "the hottest cell is warm", lambda twin: twin.telemetry.cell_temp_max_c),
+                 "the hottest cell is warm"),
             Rule("cell_temp_critical", "critical", self.temp_critical_c, 2.0, "c", True,
-                 "the hottest cell is too hot: stop and keep away", lambda twin: twin.telemetry.cell_temp_max_c),
+                 "the hottest cell is too hot: stop and keep away"),
             Rule("cell_temp_predicted", "warning", self.temp_predicted_c, 2.0, "c", True,
-                 "the hottest cell will be hot in 10 minutes", lambda twin: _predicted(twin, "temperature")),
+                 "the hottest cell will be hot in 10 minutes"),
             Rule("cell_spread", "warning", self.spread_mv, 30.0, "mv", True,
-                 "cell voltages differ widely: balance or inspect", _spread_mv),
+                 "cell voltages differ widely: balance or inspect"),
             Rule("soc_low", "info", self.soc_low_pct, 2.0, "pct", False,
-                 "nearly empty", lambda twin: twin.telemetry.soc_pct),
+                 "nearly empty"),
             Rule("insulation_low", "critical", self.insulation_ohm_per_v, 50.0, "ohm_per_v", False,
-                 "insulation is too low: do not touch, have it inspected", _insulation),
+                 "insulation is too low: do not touch, have it inspected"),
             Rule("failure_likely", "critical", self.failure_pct, 10.0, "pct", True,
-                 "a critical fault within 7 days is likely", lambda twin: _predicted(twin, "failure")),
+                 "a critical fault within 7 days is likely"),
             Rule("bms_alarm", "critical", float(self.bms_alarm_level), 0.5, "level", True,
-                 "the battery management system reports an alarm", lambda twin: twin.telemetry.alarm_level),
+                 "the battery management system reports an alarm"),
         )  # fmt: skip
 
     def status(self) -> dict[str, Any]:
         return {"active": sum(len(pack.alerts) for pack in self._store.packs)}
-
-
-def _predicted(twin: TwinPrediction, model: str) -> float | None:
-    prediction = twin.predictions.get(model)
-    return prediction.value if prediction else None
-
-
-def _spread_mv(twin: TwinPrediction) -> float | None:
-    spread = spread_v(twin.telemetry)
-    return None if spread is None else spread * 1000
-
-
-def _insulation(twin: TwinPrediction) -> float | None:
-    return insulation_ohm_per_v(twin.telemetry)

@@ -17,6 +17,16 @@ export function measured(value, unit) {
   return unit === "level" ? `${unit} ${text}` : `${text} ${unitOf(unit)}`.trim();
 }
 
+// What an active alert is about, as it is now and as it was when it was raised: only the first is what somebody walks up to.
+export function valueOf({ active, value, now, worst, unit, silent }) {
+  const then = measured(value, unit), present = measured(now, unit), most = measured(worst, unit);
+  if (!active || !present) return active && then ? t("alerts.then", { then }) : then;
+  const parts = [t(silent ? "alerts.heard" : "alerts.now", { now: present })];
+  if (most && most !== present && most !== then) parts.push(t("alerts.worst", { worst: most }));
+  if (then) parts.push(t("alerts.then", { then }));
+  return parts.join(", ");
+}
+
 export const withUnit = (value, digits, unit) => (known(value) ? `${number(value, digits)}${unit ? ` ${unit}` : ""}` : "–");
 
 const SYMBOLS = { c: "°C", pct: "%", mv: "mV", ohm_per_v: "Ω/V", EFC: "cycles", efc: "cycles" }; // how messages spell units

@@ -29,7 +29,8 @@ export const TEXTS = {
   "column.failure": "Failure 7 d", "column.power": "Power", "column.why": "Why it is up here",
   "short.soh": "SoH", "short.failure": "fault",
   "state.offline": "offline", "state.silent": "silent",
-  "counts.label": "How the packs are", "counts.poor": "poor", "counts.fair": "fair", "counts.good": "good", "counts.silent": "silent", "counts.offline": "offline", "counts.alerts": "alerts",
+  "counts.label": "How the packs are", "counts.poor": "poor", "counts.fair": "fair", "counts.good": "good", "counts.unknown": "not known", "counts.of_them": "of them",
+  "counts.silent": "silent", "counts.offline": "offline", "counts.alerts": "open alerts",
   "quantity.soc": "Charge", "quantity.temperature": "Hottest cell", "quantity.soh": "Health, predicted", "quantity.rul": "Cycles left", "quantity.failure": "Failure in 7 days",
   "grade.good": "good", "grade.fair": "fair", "grade.poor": "poor", "grade.unknown": "not known",
 
@@ -41,6 +42,7 @@ export const TEXTS = {
   "fact.chemistry": "Chemistry", "fact.arrangement": "Cells", "fact.capacity": "Rated capacity", "fact.firmware": "Firmware", "fact.cycles": "Full cycles so far", "fact.isolation": "Isolation",
   "fact.odometer": "Odometer", "fact.messages": "Messages", "fact.clock": "Its clock",
 
+  "charts.away": "The charts did not come: the gateway was not reached. They are asked for again when it is.",
   "charts.missing": "The charts are not installed. Where the agent runs:",
   "chart.none": "No values yet.", "chart.temperature": "Hottest cell", "chart.soc": "State of charge", "chart.soh": "State of health", "chart.rul": "Cycles to 80 % of capacity", "chart.voltage": "Voltage",
   "chart.failure": "Failure in 7 days", "chart.current": "Current, positive into the battery", "chart.power": "Power, positive into the battery",
@@ -52,11 +54,11 @@ export const TEXTS = {
   "compare.accuracy": "Accuracy", "compare.note": "Note", "compare.soh": "State of health", "compare.temperature": "Hottest cell, 10 min ahead", "compare.rul": "Cycles to 80 %", "compare.failure": "Failure in 7 days",
   "cells.title": "Cells", "cells.view": "View of the cells", "cells.by": "Coloured by", "cells.map": "Map", "cells.3d": "3D", "cells.voltage": "Voltage", "cells.temperature": "Temperature", "cells.charge": "Charge",
   "cells.none": "No values of single cells yet.", "cells.summary": "Lowest is cell {low} with {low_value}, highest cell {high} with {high_value}.", "cells.spread": "Spread {spread} mV.", "cells.at": "Device time {at}.",
-  "cells.keys": "Arrow keys go from cell to cell.", "cells.cell": "Cell {n}: {value}", "cells.no_3d": "The 3D view cannot be shown: {error}",
+  "cells.keys": "Arrow keys go from cell to cell.", "cells.cell": "Cell {n}: {value}", "cells.no_3d": "The 3D view cannot be shown: {error}", "cells.away": "The 3D view did not come: the gateway was not reached. It is asked for again.",
   "sessions.title": "Sessions", "sessions.none": "No session yet.", "sessions.kind": "Kind", "sessions.start": "Began", "sessions.length": "Took", "sessions.soc": "Charge", "sessions.energy": "Energy",
   "sessions.hottest": "Hottest", "sessions.soh": "Health measured", "sessions.note": "Note", "sessions.running": "running", "kind.charge": "charge", "kind.discharge": "discharge",
 
-  "alerts.title": "Alerts", "alerts.none": "No alerts.", "alerts.active": "{n} active", "alerts.cleared": "Over", "alerts.value": "{value}, limit {limit}", "alerts.since": "since {from}",
+  "alerts.title": "Alerts", "alerts.none": "No alerts.", "alerts.active": "{n} active", "alerts.cleared": "Over", "alerts.value": "{value}, limit {limit}", "alerts.now": "{now} now", "alerts.heard": "{now} when last heard", "alerts.worst": "{worst} at the worst", "alerts.then": "{then} when raised", "alerts.since": "since {from}",
   "alerts.from_to": "{from} to {to}", "alerts.acknowledge": "Acknowledge", "alerts.take_back": "Take back", "alerts.note": "Note: what you found or did", "alerts.cancel": "Cancel",
   "alerts.cannot": "This gateway cannot keep acknowledgements, or the alert is over.", "alerts.seen_by": "Acknowledged by {by}, {at}", "alerts.seen": "Acknowledged {at}",
   "alerts.filter": "Which alerts", "alerts.only_all": "all", "alerts.only_open": "nobody has seen", "alerts.only_critical": "critical",
@@ -80,7 +82,7 @@ export const TEXTS = {
     quantity: { voltage: "Voltage", charge: "Charge", temperature: "Temperature" }, units: { voltage: "V", charge: "%", temperature: "°C" },
     arrangement: "{series} cells in series, {parallel} in parallel, drawn in modules of {perModule}; the real arrangement may be another.",
     probes: "{probes} probes for {series} cells: each cell has the value of the probe for its part of the pack.", charge_of_pack: "The charge is the pack's: that of single cells is not measured.",
-    no_webgl: "This browser has no WebGL: seen from above.", charge: "The pack is charged to {value}.", unknown: "Cells without a value: {count}.",
+    not_installed: "The 3D view is not installed (voltflow page install): seen from above.", no_webgl: "This browser has no WebGL: seen from above.", charge: "The pack is charged to {value}.", unknown: "Cells without a value: {count}.",
     summary: {
       voltage: "Lowest is cell {low} with {low_value}, highest cell {high} with {high_value}: spread {spread}.",
       temperature: "Coolest is cell {low} with {low_value}, hottest cell {high} with {high_value}: spread {spread}.",

@@ -1,7 +1,7 @@
 // What is wrong, in words, first on every view: the gateway's own reasons with what to do, then alerts, the worst first.
 
 import { el, say } from "./dom.js";
-import { count, duration, measured, packHash } from "./format.js";
+import { count, duration, packHash, valueOf } from "./format.js";
 import { t } from "./texts.js";
 
 const SHOWN = 4;
@@ -49,7 +49,7 @@ function grouped(alerts) {
   for (const alert of alerts) {
     const key = `${alert.severity} ${alert.code}`;
     if (!groups.has(key)) groups.set(key, { severity: alert.severity, code: alert.code, text: alert.text || alert.code, alerts: [] });
-    groups.get(key).alerts.push({ name: `${alert.fleet}/${alert.pack}`, value: alert.value, unit: alert.unit });
+    groups.get(key).alerts.push({ name: `${alert.fleet}/${alert.pack}`, value: valueOf(alert) });
   }
   return [...groups.values()].sort((a, b) => RANK[a.severity] - RANK[b.severity] || b.alerts.length - a.alerts.length);
 }
@@ -87,7 +87,7 @@ function reasonItem(reason, next) {
 
 function groupItem(group) {
   const [first, ...others] = group.alerts;
-  const value = ` ${measured(first.value, first.unit)}`;
+  const value = first.value && `, ${first.value}`;
   const where = el("a", { href: packHash(first.name), text: first.name });
   const text = el("p", {}, el("b", { text: t(`severity.${group.severity}`) }), ` ${group.text}: `, where, value);
   if (others.length) text.append(" ", el("a", { href: "#/alerts", text: count(others.length, "wrong.more_packs") }));

@@ -234,7 +234,7 @@ def test_counts_of_the_fleet(fleet: Gateway) -> None:
     answer = ask(fleet.state, lambda server: request(server, "/api/packs")).json()
     assert [row["grade"] for row in answer["packs"]] == ["poor", "poor", "fair"]
     assert answer["fleet"] == {  # depot/P2 has a hot cell, north/P2 is silent
-        "packs": 3, "poor": 2, "fair": 1, "good": 0, "silent": 1, "offline": 1, "alerts": 1, "acknowledged": 0,
+        "packs": 3, "poor": 2, "fair": 1, "good": 0, "unknown": 0, "silent": 1, "offline": 1, "alerts": 1, "acknowledged": 0,
     }  # fmt: skip
 
 

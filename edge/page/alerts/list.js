@@ -2,7 +2,7 @@
 
 import { emit, logIn, Refused, send, Unauthorized } from "../api.js";
 import { el } from "../dom.js";
-import { measured, packHash, when } from "../format.js";
+import { measured, packHash, valueOf, when } from "../format.js";
 import { t } from "../texts.js";
 
 const RANK = { critical: 0, warning: 1, info: 2 };
@@ -30,7 +30,7 @@ export class AlertList {
   item(alert) {
     const cleared = alert.state === "cleared", name = `${alert.fleet}/${alert.pack}`;
     const level = cleared ? "over" : { critical: "poor", warning: "fair", info: "info" }[alert.severity];
-    const value = measured(alert.value, alert.unit), limit = measured(alert.limit, alert.unit === "level" ? "" : alert.unit);
+    const value = valueOf(alert), limit = measured(alert.limit, alert.unit === "level" ? "" : alert.unit);
     const facts = [value && limit ? t("alerts.value", { value, limit }) : value, t(cleared ? "alerts.from_to" : "alerts.since", { from: when(alert.since_ms), to: when(alert.ts_ms) })];
     const item = el("li", { class: `${level}${alert.acknowledged ? " seen" : ""}`, "data-alert": alert.id, "data-testid": "alert" },
       el("span", { class: `pill ${level}`, text: cleared ? t("alerts.cleared") : t(`severity.${alert.severity}`) }),

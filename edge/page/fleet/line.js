@@ -73,4 +73,4 @@ export class PackLine {
 }
 
 // How the dot before the name looks: what the pack is counted as above the list.
-const levelOf = (row) => (row.grade === "good" && (row.online === false || row.silent) ? "" : row.grade);
+const levelOf = (row) => (row.grade === "good" && (row.online === false || row.silent) ? "" : row.grade); // grey too where nothing is known

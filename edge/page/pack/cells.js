@@ -6,6 +6,7 @@ import { clock, number, packPath } from "../format.js";
 import { colourOf, gradient } from "../pack3d/colours.js";
 import { extremes, scaleOf, valuesOf } from "../pack3d/readings.js";
 import { TEXTS, t } from "../texts.js";
+import { Away, arriving } from "../vendored.js";
 
 const BY = ["voltage", "temperature", "charge"];
 const DIGITS = { voltage: 3, temperature: 1, charge: 0 }, UNITS = { voltage: "V", temperature: "°C", charge: "%" };
@@ -40,6 +41,7 @@ export class Cells {
     this.answer = await getOrNull(packPath(this.name, "cells"));
     if (this.answer && !this.built) this.build();
     this.show();
+    if (this.view === "3d" && this.failed) this.open("3d");
   }
 
   build() {
@@ -108,16 +110,18 @@ export class Cells {
     this.show();
     if (view !== "3d" || this.pack || this.opening) return;
     this.opening = true;
+    this.failed = false;
     this.space.textContent = t("fleet.loading");
     try {
-      const { createPack3D } = await import("../pack3d/pack3d.js");
+      const { createPack3D } = await arriving(import("../pack3d/pack3d.js"));
       this.space.replaceChildren();
       this.pack = await createPack3D(this.space, { texts: TEXTS });
       if (this.gone) return this.pack.dispose();
       this.pack.setLayout({ series: this.answer?.series ?? this.built ?? 96, parallel: this.answer?.parallel ?? 1 });
       this.show();
     } catch (error) {
-      this.space.textContent = t("cells.no_3d", { error: error.message });
+      this.failed = error instanceof Away;
+      this.space.textContent = this.failed ? t("cells.away") : t("cells.no_3d", { error: error.message });
     } finally {
       this.opening = false;
     }

@@ -4,6 +4,7 @@ import { get } from "../api.js";
 import { el } from "../dom.js";
 import { packPath } from "../format.js";
 import { t } from "../texts.js";
+import { NotInstalled, styleSheet, vendored } from "../vendored.js";
 import { Chart } from "./chart.js";
 import { Zoom } from "./zoom.js";
 
@@ -22,20 +23,9 @@ const SPECS = [
   { key: "failure", unit: "%", digits: 2, least: 1, floor: 0, ceiling: 100, lines: [["predicted", "failure_pct", "--b"]] },
 ];
 
-// uPlot, or null where it is not installed.
 async function library() {
-  try {
-    const [{ default: uPlot }] = await Promise.all([import("../vendor/uplot/dist/uPlot.esm.js"), style()]);
-    return uPlot;
-  } catch {
-    return null;
-  }
-}
-
-function style() {
-  const href = "vendor/uplot/dist/uPlot.min.css";
-  if (document.querySelector(`link[href="${href}"]`)) return null;
-  return new Promise((done, failed) => document.head.append(el("link", { rel: "stylesheet", href, on: { load: done, error: failed } })));
+  const [{ default: uPlot }] = await Promise.all([vendored("uplot/dist/uPlot.esm.js"), styleSheet("vendor/uplot/dist/uPlot.min.css")]);
+  return uPlot;
 }
 
 export class Charts {
@@ -52,18 +42,30 @@ export class Charts {
     this.body = el("div", { id: "charts", class: "charts" });
   }
 
-  async start() {
-    const uPlot = await library();
-    if (this.gone) return;
-    if (!uPlot) {
-      this.body.replaceChildren(el("p", { class: "missing", id: "charts-missing" }, t("charts.missing"), " ", el("code", { text: INSTALL })));
+  // Load what draws them, where it is not there yet.
+  start() {
+    this.starting ??= this.begin().finally(() => { this.starting = null; });
+    return this.starting;
+  }
+
+  async begin() {
+    if (this.charts.length || this.missing) return;
+    let uPlot;
+    try {
+      uPlot = await library();
+    } catch (error) {
+      this.missing = error instanceof NotInstalled;
+      const told = this.missing ? [t("charts.missing"), " ", el("code", { text: INSTALL })] : [t("charts.away")];
+      this.body.replaceChildren(el("p", { class: "missing", id: "charts-missing", role: "status" }, told));
       return;
     }
+    if (this.gone) return;
     this.charts = SPECS.map((spec) => new Chart(uPlot, worded(spec), this.zoom));
     this.body.replaceChildren(...this.charts.map((chart) => chart.element));
   }
 
   async load() {
+    await this.start();
     if (!this.charts.length) return;
     const answer = await get(packPath(this.name, `history?limit=${POINTS}`));
     if (this.gone) return;

@@ -66,7 +66,7 @@ export function packView(root, name) {
     on("alerts", () => showAlerts().catch(() => {})),
     on("connection", (now) => now === "live" && charts.load().catch(() => {})),
   ];
-  const started = charts.start();
+  charts.start();
   follow(`?pack=${encodeURIComponent(name)}`);
 
   async function showDetail() {
@@ -92,7 +92,6 @@ export function packView(root, name) {
   async function refresh() {
     const slow = round % SLOW_ROUNDS === 0;
     round += 1;
-    await started;
     const jobs = [showDetail(), showAlerts(), cells.refresh(row)];
     if (!charts.loaded) jobs.push(charts.load());
     if (slow) jobs.push(sessions.refresh().then((found) => charts.sessions(found)));

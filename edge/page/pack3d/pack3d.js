@@ -13,28 +13,20 @@ import { listen } from "./input.js";
 import { layOut, neighbour } from "./layout.js";
 import { Loop } from "./loop.js";
 import { Panel } from "./panel.js";
+import { Away, NotInstalled, arriving, styleSheet } from "../vendored.js";
 import { extremes, probeOf, scaleOf, valuesOf } from "./readings.js";
 
 const IDLE_A = 0.5; // a current below is the sensor's own
 const SLOWEST = 1.5, FASTEST = 9, FAST_A = 150; // of the arrows, in cells a second
 
+// Rejects with Away where something of it did not come over the network; it may be asked for again.
 export async function createPack3D(container, { texts }) {
-  await styled();
+  await styleSheet(new URL("pack3d.css", import.meta.url).href); // a page without a pack does not load it
   const pack = new Pack(container, texts.pack3d);
   await pack.begin();
   return pack;
 }
 
-// The style sheet comes with the module: a page without a pack does not load it.
-async function styled() {
-  const { href } = new URL("pack3d.css", import.meta.url);
-  if ([...document.styleSheets].some((sheet) => sheet.href === href)) return;
-  const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href });
-  await new Promise((done) => {
-    link.onload = link.onerror = done;
-    document.head.append(link);
-  });
-}
 
 class Pack {
   constructor(container, texts) {
@@ -56,9 +48,14 @@ class Pack {
   async begin() {
     let view, renderer = "webgl";
     try {
-      const { createWebgl } = await import("./webgl.js");
+      const { createWebgl } = await arriving(import("./webgl.js"));
       view = await createWebgl(this.panel.newCanvas(), { lost: () => this.fallBack() });
     } catch (error) {
+      if (error instanceof Away) {
+        this.leave();
+        throw error;
+      }
+      this.panel.missing = error instanceof NotInstalled;
       console.info(`no 3D here: ${error.message}`);
       [view, renderer] = [createFlat(this.panel.newCanvas()), "2d"];
     }
@@ -176,14 +173,18 @@ class Pack {
     this.container.dataset.frames = Number(this.container.dataset.frames) + 1;
   }
 
-  dispose() {
+  leave() {
     this.calm.removeEventListener("change", this.onCalm);
     this.theme.disconnect();
+    this.panel.dispose();
+  }
+
+  dispose() {
+    this.leave();
     this.loop.dispose();
     this.sizes.disconnect();
     this.deafen();
     this.view.dispose();
-    this.panel.dispose();
     delete this.container.dataset.renderer;
     delete this.container.dataset.frames;
   }

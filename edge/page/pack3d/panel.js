@@ -57,7 +57,7 @@ export class Panel {
       fill(texts.arrangement, { series, parallel, perModule }),
       spread ? fill(texts.probes, { probes, series }) : "",
       by === "charge" ? texts.charge_of_pack : "",
-      webgl ? "" : texts.no_webgl,
+      webgl ? "" : this.missing ? texts.not_installed : texts.no_webgl,
     ].filter(Boolean).join(" ");
   }
 

@@ -1,6 +1,7 @@
 // The pack in 3D: all cells are one instanced mesh, so a pack of any size is a handful of draw calls.
 // No lights: tops have the colours of the legend exactly, sides are darker by what their corners say.
 
+import { vendored } from "../vendored.js";
 import { Orbit } from "./camera.js";
 import { HEIGHT, along } from "./layout.js";
 
@@ -15,7 +16,7 @@ export async function createWebgl(canvas, { lost }) {
   const probe = document.createElement("canvas").getContext("webgl2");
   if (!probe) throw new Error("no WebGL");
   probe.getExtension("WEBGL_lose_context")?.loseContext(); // browsers keep few contexts
-  const three = await import("../vendor/three/build/three.module.min.js");
+  const three = await vendored("three/build/three.module.min.js", "three/build/three.core.min.js");
   return new Webgl(three, canvas, lost);
 }
 
