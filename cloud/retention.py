@@ -30,6 +30,8 @@ LOCK_KEY = (0x766F6C74666C6F77 >> 1) ^ 2
 STEP_ROWS = 10_000
 """Rows that one transaction deletes: a fraction of a second."""
 CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 5.0
+"""It gives up, until the next round, where a long query of another does not let it have a table: inserts queue behind it."""
 LONGEST_PAUSE_S = 1.0
 AHEAD = dt.timedelta(days=1)
 """A device time further ahead of the database's is a wrong clock."""
@@ -70,6 +72,11 @@ WITH numbers AS (
     SELECT *, seq - row_number() OVER (PARTITION BY fleet, pack, boot ORDER BY seq) AS island FROM numbers
 )
 SELECT fleet, pack, boot, min(seq), max(seq) FROM runs GROUP BY fleet, pack, boot, island
+"""
+
+_COMPRESSES = """
+SELECT compression_enabled FROM timescaledb_information.hypertables
+WHERE hypertable_name = 'telemetry' AND hypertable_schema = current_schema()
 """
 
 _COMPRESS = """
@@ -197,6 +204,9 @@ class Retention:
             )
         ) as conn:  # fmt: skip
             conn.autocommit = True
+            self._query(
+                conn, "SELECT set_config('lock_timeout', %s, false)", (f"{LOCK_TIMEOUT_S * 1000:.0f}",)
+            )
             self._conn = conn
             try:
                 yield conn
@@ -258,7 +268,7 @@ class Retention:
 
     def _compress(self, conn: connection, until: dt.datetime, stop: threading.Event) -> None:
         chunks = [name for _, _, done, name in self._query(conn, _CHUNKS, (until, "infinity")) if not done]
-        if chunks:
+        if chunks and not self._query(conn, _COMPRESSES)[0][0]:
             self._query(conn, _COMPRESS)
         for name in chunks:
             self._query(conn, "SELECT compress_chunk(%s::regclass)", (name,))

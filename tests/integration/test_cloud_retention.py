@@ -12,6 +12,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection
 
+import cloud.retention
 from cloud.ledger_watch import Account, Watch
 from cloud.migrate import migrate
 from cloud.nodes.timescale_out import TimescaleOut
@@ -296,6 +297,37 @@ def test_inserts_wait_for_the_drop_of_a_chunk_alone_however_many_numbers_go(chun
     dropped = next(place for place, sql in enumerate(after) if "drop_chunks" in sql)
     assert not any("expired" in sql for sql in after[:dropped])
     assert sum("expired" in sql for sql in retention.sent) == 2
+
+
+def test_the_table_is_told_once_how_it_compresses(chunked: str) -> None:
+    """To be told it wants the table for itself: behind a long query it would keep out all inserts, at every round."""
+    packs = {"SIM000001": OLD_MS, "SIM000002": OLD_MS + 20 * DAY_MS}
+    store(
+        chunked,
+        [twin(seq, pack, ts_ms=start_ms + seq) for pack, start_ms in packs.items() for seq in range(5)],
+    )
+    first = Retention(chunked, Keep(compress=30))
+    first.run(GO_ON)
+    again = Noting(chunked, Keep(compress=7))
+    again.sent = []
+    again.run(GO_ON)
+    assert (first.compressed, again.compressed) == (1, 1)
+    assert not any("ALTER TABLE" in sql for sql in again.sent)
+
+
+def test_it_does_not_wait_long_for_a_table_that_another_holds(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a lock keeps out all that come after it."""
+    monkeypatch.setattr(cloud.retention, "LOCK_TIMEOUT_S", 0.2)
+    old_and_new(database)
+    retention = Retention(database, Keep(telemetry=30))
+    with contextlib.closing(psycopg2.connect(database)) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE telemetry IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(psycopg2.errors.LockNotAvailable):
+            retention.run(GO_ON)
+    wait_until(lambda: retention.run(GO_ON), "the lock to be given back", 30)
+    assert verify(database).received == 2 * 99
 
 
 def test_a_chunk_that_grew_stays_with_its_numbers(chunked: str) -> None:
