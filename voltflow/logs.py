@@ -56,6 +56,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What is taken over from a client: it must not be able to write lines of its own into the log."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What would begin a new line, steer a terminal or turn the order of letters round."""
+
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 """What every record has; all else was given as `extra`."""
 
@@ -119,14 +122,23 @@ def _time(record: logging.LogRecord) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
+def _in_one_line(text: str) -> str:
+    r"""Nobody whose words are logged can write lines of their own.
+
+    >>> print(_in_one_line("GET /a\n2026-03-01T12:00:00.000Z ERROR edge: forged"))
+    GET /a\n2026-03-01T12:00:00.000Z ERROR edge: forged
+    """
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
+
+
 class TextLines(logging.Formatter):
-    """`2026-03-01T12:00:00.000Z WARNING voltflow.mqtt: text [pack=p boot=1 seq=7]`"""
+    """`2026-03-01T12:00:00.000Z WARNING voltflow.mqtt: text [pack=p boot=1 seq=7]`; a traceback follows, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
-        line = f"{_time(record)} {record.levelname:7} {record.name}: {record.getMessage()}"
-        more = _traceback(self, record)
-        return "".join([line, f" [{fields}]" if fields else "", f"\n{more}" if more else ""])
+        line = f"{record.name}: {record.getMessage()}{f' [{fields}]' if fields else ''}"
+        more = [f"  {_in_one_line(text)}" for text in _traceback(self, record).split("\n") if text]
+        return "\n".join([f"{_time(record)} {record.levelname:7} {_in_one_line(line)}", *more])
 
 
 class JsonLines(logging.Formatter):

@@ -57,6 +57,42 @@ def test_text_line_shows_the_ids_at_its_end() -> None:
     assert logs.TextLines().format(record) == "1970-01-01T00:00:00.500Z INFO    a.b: x [pack=p seq=7]"
 
 
+FORGED = "2026-03-01T12:00:00.000Z ERROR   edge: forged"
+
+
+def test_text_lines_cannot_be_forged() -> None:
+    """Not by a message, a topic, what an error says, or letters that only some programs take for the end of a line."""
+    topic = f"ev/v1/f/p\r\n{FORGED}"
+    try:
+        int(f"x\u2028\n{FORGED}\x1b[2J")
+    except ValueError as error:
+        record = logging.LogRecord(
+            "a.b", logging.INFO, __file__, 1, "took %s", (f"\x85\x0b{FORGED}",), (type(error), error, None)
+        )
+    vars(record).update(logs.about(Msg(topic, b"")), sinfo=None)
+    first, *more = logs.TextLines().format(record).splitlines()
+    assert first.endswith(rf"a.b: took \x85\x0b{FORGED} [topic=ev/v1/f/p\r\n{FORGED} sinfo=None]")
+    assert more
+    assert all(line.startswith("  ") and line.isprintable() for line in more)
+
+
+def test_a_requests_path_is_in_one_line(tmp_path: Path) -> None:
+    """It is logged decoded, and before anybody is asked for a token."""
+    handler, access = logging.StreamHandler(io.StringIO()), logging.getLogger("edge.access")
+    handler.setFormatter(logs.TextLines())
+    access.addHandler(handler)
+    before = access.level
+    access.setLevel(logging.DEBUG)
+    try:
+        with running(Gateway(tmp_path).state, token="0123456789abcdef") as server:
+            assert request(server, "/a%0A" + FORGED.replace(" ", "%20")).status == 401
+    finally:
+        access.removeHandler(handler)
+        access.setLevel(before)
+    (line,) = handler.stream.getvalue().splitlines()
+    assert rf"GET /a\n{FORGED} 401" in line
+
+
 def test_failing_request_is_found_by_the_id_in_its_answer(
     tmp_path: Path, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:

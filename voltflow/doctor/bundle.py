@@ -1,7 +1,7 @@
 """What a support bundle has in it: files of texts, all without secrets, with a manifest; bounded in size.
 
 Settings and texts are blanked by what is known to be secret and by what looks like it. Of a flow only those texts stay that
-are no free ones (topics, addresses, names): code, templates, payloads and headers are replaced by their length, because
+are no free ones (topics, hosts, names): code, templates, payloads and headers are replaced by their length, because
 nobody can tell what people have written there.
 """
 
