@@ -10,10 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeVar
 
 import msgspec
 
+from cloud.aside import in_thread
 from cloud.ledger_watch import Account, Watch
 from cloud.repair import Repairs, Request
 from voltflow.ledger.ranges import Range
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 FIRST_ROUND_S = 5.0
 """The flow connects before the first round."""
 PUBLISH_TIMEOUT_S = 10.0
-
-T = TypeVar("T")
 
 Sender = Callable[[], Awaitable[MqttLink | None]]
 """The connection to publish requests over; None while there is none."""
@@ -69,7 +67,9 @@ class LedgerTask:
 
     async def _round(self, stop: asyncio.Event, sender: Sender) -> None:
         try:
-            account = await self._in_thread(lambda: self._watch.look(lambda: not stop.is_set()), stop)
+            account = await in_thread(
+                lambda: self._watch.look(lambda: not stop.is_set()), stop, self._watch.abort
+            )
             if stop.is_set():
                 return
             self._take(account)
@@ -82,17 +82,6 @@ class LedgerTask:
             if self.status.error:
                 log.info("ledger: works again")
             self.status.error = ""
-
-    async def _in_thread(self, work: Callable[[], T], stop: asyncio.Event) -> T:
-        """What the work returns; a query that is under way when the bridge stops is ended."""
-        task = asyncio.ensure_future(asyncio.to_thread(work))
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        while not task.done():
-            self._watch.abort()
-            await asyncio.wait({task}, timeout=0.1)
-        return task.result()
 
     def _failed(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {str(error).strip()}"
@@ -116,7 +105,7 @@ class LedgerTask:
         link = await sender() if requests else None
         if link is None:
             return
-        requests, gateways = await self._in_thread(lambda: self._addressed(requests), stop)
+        requests, gateways = await in_thread(lambda: self._addressed(requests), stop, self._watch.abort)
         sendable = [(r, gateways[r.key[:2]]) for r in requests if r.key[:2] in gateways]
         if not sendable or stop.is_set():
             return

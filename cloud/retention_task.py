@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 
+from cloud.aside import in_thread
 from cloud.retention import Keep, Retention, Stopped
 
 log = logging.getLogger(__name__)
@@ -29,17 +30,11 @@ class RetentionTask:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; a statement that is under way then is ended."""
-        rounds = asyncio.ensure_future(asyncio.to_thread(self._rounds))
-        stopping = asyncio.ensure_future(stop.wait())
-        try:
-            await asyncio.wait({rounds, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            self._stop.set()
-            while not rounds.done():
-                self.retention.abort()
-                await asyncio.wait({rounds}, timeout=0.1)
-            rounds.result()
+        await in_thread(self._rounds, stop, self._end)
+
+    def _end(self) -> None:
+        self._stop.set()
+        self.retention.abort()
 
     def _rounds(self) -> None:
         pause_s = min(FIRST_ROUND_S, self._period_s)
