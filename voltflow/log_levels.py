@@ -132,5 +132,10 @@ class LogLevels:
 
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, lambda: self.set("debug", {}, DEBUG_S))
-        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and not sys.stdin.isatty():
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and not _at_terminal():
             loop.add_signal_handler(signal.SIGHUP, on_hup)
+
+
+def _at_terminal() -> bool:
+    """Whether the program was started at one; standard input may also be closed."""
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()

@@ -6,6 +6,7 @@ import re
 import signal
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,22 @@ def test_signals_change_levels_of_a_running_program(
         assert logged(program, "stay as they are")["level"] == "error"
         os.kill(program.pid, signal.SIGUSR1)
         logged(program, "log level is debug for 600 s")
+
+
+class WithoutInput(Simulator):
+    """Started as some supervisors do, with standard input closed."""
+
+    def command(self) -> Sequence[str]:
+        return ["sh", "-c", 'exec "$@" <&-', "sh", *super().command()]
+
+
+def test_program_without_standard_input_runs_and_takes_signals(
+    tmp_path: Path, mosquitto: servers.Mosquitto
+) -> None:
+    config = tmp_path / "voltflow.toml"
+    config.write_text('[sim]\nlog_level = "info"\n')
+    options = ["--port", str(mosquitto.port), "--packs", "1", "--config", str(config), "--log-format", "json"]
+    with WithoutInput(*options) as program:
+        config.write_text('[sim]\nlog_level = "warning"\n')
+        os.kill(program.pid, signal.SIGHUP)
+        logged(program, "log level is warning again")
