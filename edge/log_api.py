@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from edge.queries import ApiError
 from edge.state import AppState
-from edge.writing import Change
+from edge.writing import MAY_NOT, Change
 from voltflow.log_levels import Now
 from voltflow.logs import Level
 
 PATH = "/api/log"
+FAILURES = {**MAY_NOT, "404": "The gateway has no such logger"}
 LoggerName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,99}$")]
 
 
@@ -33,9 +37,20 @@ def read(state: AppState) -> Now:
 
 
 def change(state: AppState, _: Mapping[str, str], wanted: Change) -> Now:
-    """Log as the body says."""
+    """Log as the body says; raises ApiError for a logger that the gateway does not have."""
+    for name in wanted.body.levels:
+        _check(name)
     if wanted.body == LogChange():
         state.log_levels.reset()
     else:
         state.log_levels.set(wanted.body.level, wanted.body.levels, wanted.body.for_s)
     return read(state)
+
+
+def _check(name: str) -> None:
+    """A logger stays for ever once it is asked for, so only those that are there may be named."""
+    known = [*logging.root.manager.loggerDict]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ", see the lines of its log"
+        raise ApiError(404, "unknown_logger", f"the gateway has no logger {name}{hint}")

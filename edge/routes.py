@@ -30,7 +30,6 @@ from edge.queries import (
 )
 from edge.state import AppState
 from edge.twin import PackTwin, TwinStore
-from edge.writing import MAY_NOT
 from voltflow.battery.features import FEATURES
 from voltflow.clock import receive_clock
 from voltflow.log_levels import Now
@@ -203,7 +202,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/api/models", "The models and how they do", Models, lambda state, _, q: _models(state, q)),
     Route(log_api.PATH, "What the gateway logs", Now, lambda state, *_: log_api.read(state)),
     Route(log_api.PATH, "Change what is logged, for a time or until the gateway ends", Now, log_api.change, method="PUT",
-          body=log_api.LogChange, permission="log.write", failures=MAY_NOT),
+          body=log_api.LogChange, permission="log.write", failures=log_api.FAILURES),
     Route("/api/spool", "What is held and not yet safe", health.Spool, lambda state, *_: health.spool(state.engine)),
     Route("/api/stream", "Server-sent events `packs` with the packs that changed, at most one a second", str,
           lambda *_: None, StreamQuery, media="text/event-stream",

@@ -145,6 +145,26 @@ def test_log_change_that_cannot_be_is_refused_and_changes_nothing(
     assert gateway.state.log_levels.now() == before
 
 
+def test_only_loggers_that_are_there_can_be_named(tmp_path: Path) -> None:
+    """Every other name would be kept until the gateway ends."""
+    gateway, json_body = Gateway(tmp_path), {"Content-Type": "application/json"}
+    before = gateway.state.log_levels.now()
+    with running(gateway.state) as server:
+        body = '{"levels": {"voltflow.test_logs": "debug", "voltflow.test_lags": "debug"}}'
+        refused = request(server, "/api/log", "PUT", body, **json_body)
+        assert gateway.state.log_levels.now() == before
+        taken = request(
+            server, "/api/log", "PUT", '{"levels": {"voltflow.test_logs": "warning"}}', **json_body
+        )
+        request(server, "/api/log", "PUT", "{}", **json_body)
+    assert refused.status == 400
+    assert (
+        "no logger voltflow.test_lags; did you mean voltflow.test_logs?" in refused.json()["error"]["message"]
+    )
+    assert "voltflow.test_lags" not in logging.root.manager.loggerDict
+    assert taken.status == 200
+
+
 @pytest.fixture
 def levels() -> Iterator[LogLevels]:
     found = LogLevels.of_process()
