@@ -24,6 +24,9 @@ from voltflow.node import SinkUnavailable
 TRANSACTION_ROWS = 1000
 """Rows of one transaction: a write of more is prepared a transaction ahead of the one that the database executes."""
 
+AHEAD_MS = 60_000
+"""A reading that came to its gateway later than so far from now has the time of a wrong clock, and says nothing about the lag."""
+
 DOUBT_ATTEMPTS = 3
 DOUBT_S = 5.0
 """So often, and over so long, a row is refused while a plain one goes in, before it counts as the one at fault."""
@@ -150,7 +153,10 @@ class HistoryWriter:
     def _count(self, items: list[Item], rows: Rows, stored: dict[str, int]) -> None:
         now_ms = time.time() * 1000
         self._tally.latency.observe([now_ms - d.sent_ms for _, _, d in items if d.sent_ms is not None])
-        received_ms = [d.received_ms for _, _, d in items if d.received_ms is not None]
+        limit_ms = now_ms + AHEAD_MS
+        received_ms = [
+            d.received_ms for _, _, d in items if d.received_ms is not None and d.received_ms <= limit_ms
+        ]
         self._tally.newest_ms = max([self._tally.newest_ms, *received_ms])
         self._tally.rows.update(stored)
         if "twin" in rows:

@@ -77,4 +77,4 @@ class Tally:
     again: Counter[str] = field(default_factory=Counter)
     """Messages that were there already, by table."""
     newest_ms: int = 0
-    """When the newest reading in the history came to its gateway; 0: none yet."""
+    """When the newest reading in the history came to its gateway, of gateways whose clock is not ahead; 0: none yet."""

@@ -17,7 +17,7 @@ from cloud.nodes.timescale_out import TimescaleOut
 from tests import cloud_samples as samples
 from tests import servers
 from tests.cloud_samples import query, run_sink, twin
-from voltflow.message import Msg
+from voltflow.message import Msg, now_ms
 from voltflow.node import Rejected, SinkUnavailable
 
 
@@ -92,6 +92,23 @@ def test_write_redelivery_makes_no_second_row(dsn: str) -> None:
     assert seqs(dsn) == list(range(20))
     for table in ("alert", "loss", "dead_letter"):
         assert query(dsn, f"SELECT count(*) AS n FROM {table}") == [{"n": 1}]
+
+
+def test_a_gateway_whose_clock_is_ahead_does_not_hide_that_the_history_lags(database: str) -> None:
+    """The newest time is kept: one of years ahead would be the newest for years."""
+    late_ms = now_ms() - 300_000
+    sink = TimescaleOut(database=database)
+
+    async def use(sink: TimescaleOut) -> None:
+        await sink.write(
+            [
+                changed(twin(1), received_ms=now_ms() + 10 * 365 * 86_400_000),
+                changed(twin(2), received_ms=late_ms),
+            ]
+        )
+
+    run_sink(sink, use)
+    assert (seqs(database), sink.tally.newest_ms) == ([1, 2], late_ms)
 
 
 def test_write_dead_letter_comes_twice_and_is_stored_once(database: str) -> None:
