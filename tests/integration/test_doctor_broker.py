@@ -18,6 +18,7 @@ from tests import servers
 from tests.doctors import Authority, Report, doctor
 from tests.integration.test_sim_device import listening
 from tests.mqtt import StubBroker
+from voltflow.demo import broker as demo_broker
 from voltflow.doctor.probe import Probe, Where
 from voltflow.topics import DOCTOR_FILTER
 
@@ -272,3 +273,42 @@ def test_a_client_certificate_is_asked_for(own: Own, authority: Authority, tmp_p
 def test_something_else_answers(own: Own, tmp_path: Path) -> None:
     store = own(servers.ObjectStore())  # type: ignore[arg-type]
     assert "does not talk MQTT" in examine(tmp_path, store.port).texts(LOCAL, "problem")
+
+
+class Iotcore(servers.Server):
+    """The demo's own broker: its first port has MQTT 3.1.1 only, and closes the connection on a CONNECT of MQTT 5."""
+
+    def command(self) -> list[str]:
+        path = self.folder / "broker.toml"
+        path.write_text(demo_broker.configuration("127.0.0.1", self.port, servers.free_port()))
+        return demo_broker.command(path)
+
+
+def test_a_broker_of_mqtt_3_1_1_is_told_as_one(own: Own, tmp_path: Path) -> None:
+    """It closes the connection on MQTT 5; that is no reason to look for a TLS port."""
+    broker = own(Iotcore())  # type: ignore[arg-type]
+    report = examine(tmp_path, broker)
+    told = report.texts(LOCAL, "warning")
+    assert f"127.0.0.1:{broker.port} speaks MQTT 3.1.1 only: it works" in told
+    assert "three attempts" in told
+    assert "broker_tls" not in told
+    assert not report.texts(LOCAL, "problem")
+
+
+def test_a_broker_of_mqtt_3_1_1_that_says_so_or_refuses_the_user(tmp_path: Path) -> None:
+    """There is none that says so at hand (`StubBroker`)."""
+
+    class Closed(StubBroker):
+        def _answer(self, kind: int, body: bytes) -> tuple[bytes, bool]:
+            old = kind == 1 and body[6] == 4
+            return (b"\x20\x02\x00\x05", False) if old else super()._answer(kind, body)
+
+    async def told(stub: StubBroker, status: str) -> str:
+        async with stub:
+            return (await asyncio.to_thread(examine, tmp_path, stub.port)).texts(LOCAL, status)
+
+    unsupported = b"\x20\x03\x00\x84\x00"
+    said = asyncio.run(told(StubBroker(unsupported), "warning"))
+    assert "speaks MQTT 3.1.1 only: it works" in said
+    assert "attempts" not in said
+    assert "does not take a client without a user" in asyncio.run(told(Closed(unsupported), "problem"))

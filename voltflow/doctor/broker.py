@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from voltflow import topics
 from voltflow.doctor.checks import Check, Finding, ok, problem, skipped, warning
-from voltflow.doctor.probe import NoMqtt, NoTls, Probe, Refused, Unanswered, Where
+from voltflow.doctor.probe import V311, NoMqtt, NoTls, Probe, Refused, Unanswered, Where
 from voltflow.flow.flow import Flow
-from voltflow.mqtt.codec import reason_text
+from voltflow.mqtt.codec import UNSUPPORTED_VERSION, reason_text
 from voltflow.mqtt.options import tls_context
 from voltflow.nodes.mqtt_broker import MqttBroker
 from voltflow.nodes.tls_config import TlsConfig
@@ -124,7 +124,30 @@ def look(access: Access) -> Iterator[Finding]:
             yield from _encryption(access, probe)
             yield from _rights(access, probe)
     except (OSError, Refused, NoMqtt, NoTls) as error:
-        yield _why(access, error)
+        yield _only_v311(access, where, error) or _why(access, error)
+
+
+def _only_v311(access: Access, where: Where, error: Exception) -> Finding | None:
+    """What to say of a broker that refuses MQTT 5, or closes the connection on it, and speaks MQTT 3.1.1; else None."""
+    unsupported = isinstance(error, Refused) and error.code == UNSUPPORTED_VERSION
+    if not unsupported and not isinstance(error, Unanswered):
+        return None
+    try:
+        with Probe(where, version=V311):
+            pass
+    except Refused as refused:
+        return None if refused.code == UNSUPPORTED_VERSION else _why(access, refused)
+    except (OSError, NoMqtt, NoTls):
+        return None
+    attempts = (
+        ""
+        if unsupported
+        else "; each connection takes three attempts, as it ends those of MQTT 5 without a word"
+    )
+    return warning(
+        f"{access.address} speaks MQTT 3.1.1 only: it works, but what it refuses and what nobody hears stays untold{attempts}",
+        f"a broker with MQTT 5, for instance mosquitto 2, or its port for MQTT 5 (of `voltflow demo`: 1884): {access.named('port')}",
+    )
 
 
 def _tls(access: Access) -> ssl.SSLContext | None:
@@ -155,9 +178,6 @@ def _why(access: Access, error: Exception) -> Finding:
             who = f"the user {broker.user!r} with this password" if broker.user else "a client without a user"
             return problem(f"{address} does not take {who} ({error})",
                            f"correct {named('user')} and {named('password')}; at the broker: mosquitto_passwd")  # fmt: skip
-        case Refused() if error.code == 0x84:
-            return warning(f"{address} speaks only MQTT 3.1.1: it works, what is refused or heard by nobody stays untold",
-                           "a broker with MQTT 5, for instance mosquitto 2")  # fmt: skip
         case Refused():
             return problem(f"{address} refuses the connection ({error})", "its log says why")
         case Unanswered() if broker.usetls and not (access.tls and access.tls.cert):

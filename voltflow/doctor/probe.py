@@ -1,7 +1,7 @@
 """Asks a broker what a client may do there, without anybody hearing of it.
 
 The programs' own client mends itself and hides what happens on the way; here each step is to be seen. So this one is
-blocking, speaks MQTT 5 only, has a client id of its own and no session. Whether it may publish it asks at QoS 2: the broker
+blocking, speaks MQTT 5, has a client id of its own and no session. Whether it may publish it asks at QoS 2: the broker
 answers a PUBLISH with PUBREC and the reason, and passes the message on when PUBREL comes (MQTT 5, 4.3.3), which never
 does. Some brokers pass it on at once: `passes_on_early` tells.
 
@@ -21,7 +21,15 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from voltflow import topics
-from voltflow.mqtt.codec import DISCONNECT, PUBLISH, PUBREC, SUBACK, publish_packet, varint
+from voltflow.mqtt.codec import (
+    DISCONNECT,
+    PUBLISH,
+    PUBREC,
+    SUBACK,
+    UNSUPPORTED_VERSION,
+    publish_packet,
+    varint,
+)
 
 TIMEOUT_S = 5.0
 MOSQUITTO = "$SYS/broker/version"
@@ -38,6 +46,12 @@ class Refused(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(f"reason code {code:#x}")
         self.code = code
+
+
+V5, V311 = 5, 4
+"""Protocol levels of CONNECT."""
+_REASONS_V311 = {1: UNSUPPORTED_VERSION, 4: 0x86, 5: 0x87}
+"""CONNACK's return codes of MQTT 3.1.1 as MQTT 5 has them."""
 
 
 class NoMqtt(Exception):
@@ -65,10 +79,10 @@ class Where:
 
 class Probe:
     """Connected while the block lasts. Entering it raises OSError (socket.gaierror, ssl.SSLError among them), Refused,
-    NoTls or NoMqtt; what is asked later raises OSError or NoMqtt."""
+    NoTls or NoMqtt; what is asked later raises OSError or NoMqtt. With `version` V311 there is nothing more to ask."""
 
-    def __init__(self, where: Where, timeout_s: float = TIMEOUT_S) -> None:
-        self._where, self._timeout_s = where, timeout_s
+    def __init__(self, where: Where, timeout_s: float = TIMEOUT_S, version: int = V5) -> None:
+        self._where, self._timeout_s, self._version = where, timeout_s, version
         self._mid = 0
         self._buffer = bytearray()
         self.arrived: list[str] = []
@@ -109,7 +123,9 @@ class Probe:
     def _connect(self) -> None:
         where = self._where
         flags = 0x02 | (0x80 if where.user else 0) | (0x40 if where.user and where.password else 0)
-        body = _text("MQTT") + bytes([5, flags]) + (60).to_bytes(2) + b"\x00" + _text(self.client_id)
+        properties = b"\x00" if self._version == V5 else b""
+        body = _text("MQTT") + bytes([self._version, flags]) + (60).to_bytes(2) + properties
+        body += _text(self.client_id)
         if where.user:
             body += _text(where.user) + (_text(where.password) if where.password else b"")
         try:
@@ -125,7 +141,7 @@ class Probe:
         if kind != _CONNACK or len(packet) < 2:
             raise NoMqtt("it answers something else than MQTT")
         if packet[1]:
-            raise Refused(packet[1])
+            raise Refused(packet[1] if self._version == V5 else _REASONS_V311.get(packet[1], packet[1]))
 
     def subscribe(self, topic_filter: str, *, retained: bool = False) -> int:
         """The reason code that the broker answers a subscription (QoS 0) with. Whatever then comes is dropped here."""
