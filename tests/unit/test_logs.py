@@ -157,7 +157,7 @@ def test_only_loggers_that_are_there_can_be_named(tmp_path: Path) -> None:
             server, "/api/log", "PUT", '{"levels": {"voltflow.test_logs": "warning"}}', **json_body
         )
         request(server, "/api/log", "PUT", "{}", **json_body)
-    assert refused.status == 400
+    assert refused.status == 404
     assert (
         "no logger voltflow.test_lags; did you mean voltflow.test_logs?" in refused.json()["error"]["message"]
     )
