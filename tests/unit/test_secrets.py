@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from voltflow import kept_file
 from voltflow.admin import broker_rights as rights
-from voltflow.admin import secrets_cli
 from voltflow.admin.certificates import hosts_of, make_authority, make_server
+from voltflow.admin.secret_files import TOKENS
 from voltflow.cli import main
 
 
@@ -43,7 +44,7 @@ def test_a_second_run_changes_nothing_and_says_so(folder: Path, capsys: pytest.C
 
 def test_every_secret_is_random_and_long(folder: Path) -> None:
     run(folder)
-    found = [(folder / name).read_text().strip() for name in secrets_cli.TOKENS]
+    found = [(folder / name).read_text().strip() for name in TOKENS]
     assert len(set(found)) == len(found)
     assert all(len(password) >= 32 for password in found)
 
@@ -108,6 +109,45 @@ def test_a_new_authority_signs_the_certificates_anew(folder: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert "gw.example.org" in hosts_of((folder / f"{broker}.crt").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("renewed", "not_written"),
+    [
+        ("edge_broker", "edge_broker.key"),
+        ("ca", "ca.key"),
+        ("ca", "edge_broker.crt"),
+        ("ca", "cloud_broker.key"),
+    ],
+)
+def test_a_run_that_ended_between_certificate_and_key_is_made_good(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, renewed: str, not_written: str
+) -> None:
+    """The next one sees that they do not belong together, and servers start again."""
+    run(folder)
+    write = kept_file.write
+
+    def write_until_then(path: Path, data: bytes) -> None:
+        if path.name == not_written:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(kept_file, "write", write_until_then)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, "--renew", renewed)
+    monkeypatch.setattr(kept_file, "write", write)
+    assert run(folder) == 0
+    for broker in ("edge_broker", "cloud_broker"):
+        certificate, key = folder / f"{broker}.crt", folder / f"{broker}.key"
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            certificate, key
+        )  # raises where they do not fit
+        subprocess.run(
+            ["openssl", "verify", "-CAfile", folder / "ca.crt", certificate], check=True, capture_output=True
+        )
+    before = contents(folder)
+    assert run(folder) == 0
+    assert contents(folder) == before
 
 
 def test_hosts_are_added_and_stay(folder: Path) -> None:

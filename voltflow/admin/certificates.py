@@ -73,6 +73,31 @@ def hosts_of(certificate: bytes) -> list[str]:
     return [str(name.value) for name in names]
 
 
+def belong_together(pair: Pair) -> bool:
+    """Whether the key is that of the certificate; False also where either is none."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        public = x509.load_pem_x509_certificate(pair.certificate).public_key()
+        return public == serialization.load_pem_private_key(pair.key, None).public_key()
+    except (ValueError, TypeError):  # TypeError: a key with a password
+        return False
+
+
+def is_issued_by(certificate: bytes, authority: Pair) -> bool:
+    """Whether the authority's key signed it; raises ValueError where it is no certificate."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    found = x509.load_pem_x509_certificate(certificate)
+    try:
+        found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.certificate))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
 def ends(certificate: bytes) -> dt.datetime:
     """When a certificate ends (UTC); raises ValueError where it is none."""
     from cryptography import x509

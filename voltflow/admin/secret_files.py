@@ -16,7 +16,14 @@ from typing import Final
 
 from voltflow import kept_file, topics
 from voltflow.admin import broker_rights as rights
-from voltflow.admin.certificates import Pair, hosts_of, make_authority, make_server
+from voltflow.admin.certificates import (
+    Pair,
+    belong_together,
+    hosts_of,
+    is_issued_by,
+    make_authority,
+    make_server,
+)
 
 FOLDER_MODE: Final = 0o700
 SHARED: Final = 0o444
@@ -98,9 +105,10 @@ class SecretFolder:
         authority = self._pair(AUTHORITY, lambda: make_authority("Voltflow"), key_mode=PRIVATE)
         for name, service in BROKERS.items():
             path = self.path / f"{name}.crt"
-            old = hosts_of(path.read_bytes()) if path.exists() else []
+            known = path.read_bytes() if path.exists() else b""
+            old = hosts_of(known) if known else []
             wanted = list(dict.fromkeys([service, "localhost", "127.0.0.1", *old, *hosts]))
-            outdated = wanted != old or f"{AUTHORITY}.crt" in self.made
+            outdated = wanted != old or not is_issued_by(known, authority)
             self._pair(name, lambda: make_server(authority, service, wanted), outdated=outdated)  # noqa: B023
 
     def _pair(
@@ -109,8 +117,10 @@ class SecretFolder:
         files = {f"{name}.crt": SHARED, f"{name}.key": key_mode}
         paths = [self.path / file for file in files]
         if all(path.exists() for path in paths) and not outdated and not self.renew(name):
-            self.kept += files
-            return Pair(*(path.read_bytes() for path in paths))
+            pair = Pair(*(path.read_bytes() for path in paths))
+            if belong_together(pair):  # not where a run ended between the two
+                self.kept += files
+                return pair
         pair = make()
         for (file, mode), data in zip(files.items(), pair, strict=True):
             self._write(file, data, mode)
