@@ -141,7 +141,11 @@ async def run_agent(settings: AgentSettings, levels: LogLevels) -> None:
     """
     stop = stop_on_signals()
     files, flow, env = open_flow(settings)
-    store, contexts, endpoints = TwinStore(receive_clock), Contexts(), HttpEndpoints()
+    store, contexts, endpoints = (
+        TwinStore(receive_clock, silent_after_s=settings.silent_after_s),
+        Contexts(),
+        HttpEndpoints(),
+    )
     services: dict[type, object] = {
         TwinStore: store,
         Contexts: contexts,

@@ -29,8 +29,8 @@ AlertId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$", description="`id` of an 
 class AlertEntry(Alert, kw_only=True, rename={"schema_": "schema"}):
     """An alert that was raised or cleared. `id` is the same for both; `active`: it is raised and not cleared; `acknowledged`
     says who has seen to it. `value` is that of the moment in which it was raised or cleared; of an active one `now` is what the
-    pack was heard to have last, `worst` the worst since it was raised, as far as this run of the gateway has heard; `silent`: the
-    pack has not been heard of for a while, so `now` is old. All in `unit`."""
+    pack was heard to have last, `worst` the worst since it was raised; `silent`: the pack has not been heard of
+    for a while, so `now` is old. All in `unit`."""
 
     id: str
     active: bool

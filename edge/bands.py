@@ -18,9 +18,6 @@ from voltflow.telemetry import Alert
 
 Grade = Literal["good", "fair", "poor"]
 
-SILENT_S = 60.0
-"""A pack or gateway without a message for longer is called silent."""
-
 
 class Band(msgspec.Struct, frozen=True):
     """Limits of one quantity: beyond `fair` it is fair, beyond `poor` poor, in the direction of `poor`."""
@@ -81,7 +78,7 @@ def is_silent(twin: PackTwin, now_s: float | None = None) -> bool:
     not know what time it was then."""
     if twin.received_ms is None:
         return False
-    return (receive_clock.now_s() if now_s is None else now_s) - twin.received_ms / 1000 > SILENT_S
+    return (receive_clock.now_s() if now_s is None else now_s) - twin.received_ms / 1000 > twin.silent_after_s
 
 
 def worry(twin: PackTwin, now_s: float | None = None) -> int:
@@ -137,10 +134,14 @@ def worries(twin: PackTwin, now_s: float | None = None) -> list[str]:
         if value is not None and band.of(value) != "good":
             found.append(f"{WORDS[quantity]} {value:.4g} {band.unit}".replace(" EFC", ""))
     if is_silent(twin, now_s):
-        found.append(f"silent for more than {SILENT_S:.0f} s")
+        found.append(f"silent for more than {_time(twin.silent_after_s)}")
     if not is_known(values):
         found.append("no value is known")
     return [*found, *(f"{_in_words(alert)} (acknowledged)" for alert in seen)]
+
+
+def _time(s: float) -> str:
+    return f"{s / 60:.3g} min" if s >= 120 else f"{s:.3g} s"
 
 
 def _in_words(alert: Alert) -> str:

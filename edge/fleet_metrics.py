@@ -30,7 +30,7 @@ FLEET_GAUGES: dict[str, tuple[str, str, Aggregate]] = {
         "insulation_ohm_per_v", "Lowest insulation resistance for each volt of the pack; ISO 6469-3 asks for 100.", np.min,
     ),
     "battery_fleet_power_watts": ("power_w", "Power of all packs together, positive into the batteries.", np.sum),
-    "battery_fleet_silent_packs": ("is_silent", "Packs that the gateway has not heard of for 60 s.", np.sum),
+    "battery_fleet_silent_packs": ("is_silent", "Packs that the gateway has not heard of for `silent_after_s`.", np.sum),
     "battery_fleet_offline_packs": ("is_offline", "Packs that said goodbye, or whose last will came.", np.sum),
     "battery_fleet_voltage_residual_volts": (
         "voltage_residual_v", "How far the cell voltages are from the twins' models: mean of the absolute differences.",

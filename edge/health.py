@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from edge.bands import SILENT_S
 from edge.fixes import FIXES
 from edge.model import Model
 from voltflow import __version__
@@ -97,6 +96,9 @@ class Spool(msgspec.Struct):
     oldest_s: float
     sinks: list[SinkState]
 
+
+NOTHING_YET_S = 60.0
+"""So long after the start a gateway that has never heard of a pack says so: whoever installs it is standing there."""
 
 NO_SPOOL = (
     "This gateway keeps nothing on disk: a message that is not yet safe at every sink is not acknowledged, and the "
@@ -280,10 +282,11 @@ def _state(state: AppState) -> Iterator[Reason]:
 
 
 def _silence(state: AppState, age_s: float | None) -> Iterator[Reason]:
+    """Nothing of any pack: one that is parked sends seldom, and may be the only one."""
     up_s = state.uptime_s
-    if age_s is None and up_s > SILENT_S:
+    if age_s is None and up_s > NOTHING_YET_S:
         yield Reason("no_telemetry", f"no telemetry since the gateway started {up_s:.0f} s ago")
-    elif age_s is not None and age_s > SILENT_S:
+    elif age_s is not None and age_s > state.store.silent_after_s:
         yield Reason("no_telemetry", f"no telemetry for {age_s:.0f} s")
 
 

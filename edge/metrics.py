@@ -107,7 +107,7 @@ PACK_GAUGES: dict[str, tuple[str, Value]] = {
         "1 since the device's birth message, 0 since its last will; absent where it sent neither.",
         online,
     ),
-    "battery_silent": ("1 where the gateway has heard nothing of the pack for 60 s.", is_silent),
+    "battery_silent": ("1 where the gateway has heard nothing of the pack for `silent_after_s`.", is_silent),
     "battery_message_age_seconds": (
         "Since the pack's last message came.",
         lambda twin: age_s(twin, receive_clock.now_s()) if twin.telemetry else None,

@@ -149,6 +149,14 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             description="packs with series of their own in /metrics, the most worrying ones; all are in the fleet's series",
         ),
     ] = 200
+    silent_after_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=604800,
+            description="a pack that says nothing for longer is silent, seconds; parked ones send every 15 minutes at least",
+        ),
+    ] = 1200.0
     watchdog_s: Annotated[
         float, Meta(ge=1, le=3600, description="report what holds the flow for longer, seconds")
     ] = 30.0

@@ -22,8 +22,8 @@ from voltflow.telemetry import Alert, Estimate, Joined, Prediction, Session, Sta
 
 log = logging.getLogger(__name__)
 
-NOT_KEPT: Final = frozenset({"slot", "fleet", "pack", "history_ms", "acknowledged"})
-"""Fields of a pack's twin that are known otherwise (`edge.acknowledgements` has a file), or belong to what is not kept."""
+NOT_KEPT: Final = frozenset({"slot", "fleet", "pack", "history_ms", "acknowledged", "silent_after_s"})
+"""Fields of a pack's twin that are known otherwise (`edge.acknowledgements` has a file, the settings), or belong to what is not kept."""
 _PIECE_PACKS: Final = 50
 """Packs in a piece of the bytes: half a millisecond of encoding, then other threads have a turn."""
 _LENGTH_BYTES: Final = 4
@@ -59,6 +59,7 @@ class _Pack(msgspec.Struct, omit_defaults=True, gc=False):
     sessions: _Sessions | None = None
     after_crash: bool = False
     hole_ms: int | None = None
+    worst: dict[str, float] = {}
 
 
 class _Fleet(msgspec.Struct):
@@ -98,7 +99,7 @@ def _copy_pack(twin: PackTwin) -> _Pack:
         None if twin.state is None else msgspec.structs.replace(twin.state), twin.telemetry, twin.received_ms,
         twin.skew_ms, twin.late, twin.messages, twin.estimate, twin.session, twin.wide_session, twin.predictions.copy(),
         twin.joined.copy(), twin.alerts.copy(), twin.pending.tobytes(), msgspec.Raw(_encode(twin.sequence)),
-        _copy_sessions(twin.sessions), twin.after_crash, twin.hole_ms,
+        _copy_sessions(twin.sessions), twin.after_crash, twin.hole_ms, twin.worst.copy(),
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def restore_twins(store: TwinStore, data: bytes) -> None:
     records = _unframed(data)
     fleet = _decode_fleet(next(records))
     states = TwinStates.restore(fleet.states)
-    packs = _packs(list(zip(states.names, records, strict=True)))
+    packs = _packs(list(zip(states.names, records, strict=True)), store.silent_after_s)
     store.states, store.packs = states, packs  # from here on nothing can fail
     store.by_name = {(twin.fleet, twin.pack): twin for twin in packs}
     store.recent_alerts.extend(fleet.recent_alerts)
@@ -139,11 +140,11 @@ def restore_twins(store: TwinStore, data: bytes) -> None:
     store.missed_joins = fleet.missed_joins
 
 
-def _packs(records: list[tuple[str, memoryview]]) -> list[PackTwin]:
+def _packs(records: list[tuple[str, memoryview]], silent_after_s: float) -> list[PackTwin]:
     packs, failed = [], []
     for slot, (name, record) in enumerate(records):
         fleet, _, pack = name.partition("/")
-        twin = PackTwin(slot, fleet, pack)
+        twin = PackTwin(slot, fleet, pack, silent_after_s=silent_after_s)
         packs.append(twin)
         try:
             _fill(twin, record)

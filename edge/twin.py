@@ -32,7 +32,8 @@ FLEET_LIMIT = 20_000
 """Packs at most, unless a `twin` node says otherwise. Whoever may publish can make up names of packs, each of which
 would stay in memory: about 10 kB with its predictions and up to 3 kB with its sessions and cells, so 20,000 fit into the MemoryMax of the
 agent's unit."""
-
+SILENT_AFTER_S = 1200.0
+"""A pack that says nothing for longer is called silent, unless a setting says otherwise: parked ones send every 15 minutes."""
 
 _NONE = Prediction(unit="", model="")
 
@@ -66,7 +67,7 @@ class PackTwin:
     joined: dict[str, Joined] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
     worst: dict[str, float] = field(default_factory=dict)
-    """The worst value since an active alert was raised, by its code; not in the state: after a restart since that."""
+    """The worst value since an active alert was raised, by its code."""
     acknowledged: dict[str, int] = field(default_factory=dict)
     """Alerts that somebody has seen to: when the one that was acknowledged was raised, by code."""
     pending: array[float] = field(default_factory=lambda: array("d"))
@@ -75,6 +76,7 @@ class PackTwin:
     history_ms: int = -(2**62)
     after_crash: bool = False
     """Restored after a crash: whether messages after the last one here were taken in and forgotten is not known yet."""
+    silent_after_s: float = SILENT_AFTER_S
     hole_ms: int | None = None
     """Device time at which the last hole that a crash left ended: nothing is known of the time just before it."""
 
@@ -86,9 +88,10 @@ class PackTwin:
 class TwinStore:
     """All packs of the gateway. `states` holds the estimator's numbers, `packs` everything else, by slot."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, *, silent_after_s: float = SILENT_AFTER_S) -> None:
         self.clock = clock or Clock()
         """By which messages were received; the agent's is that of its process."""
+        self.silent_after_s = silent_after_s
         self.states = TwinStates()
         self.fleet_limit = FLEET_LIMIT
         self.packs: list[PackTwin] = []
@@ -116,7 +119,8 @@ class TwinStore:
                     f"{fleet}/{pack} would be one pack more than fleet_limit = {self.fleet_limit}: look who publishes, "
                     "or raise fleet_limit of the twin node and the memory of the agent (13 kB a pack)"
                 )
-            found = PackTwin(self.states.slot_for(f"{fleet}/{pack}"), fleet, pack)
+            slot = self.states.slot_for(f"{fleet}/{pack}")
+            found = PackTwin(slot, fleet, pack, silent_after_s=self.silent_after_s)
             self.by_name[fleet, pack] = found
             self.packs.append(found)
         return found

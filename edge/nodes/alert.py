@@ -116,8 +116,9 @@ class Alert(Transform):
             if rule.state(value, active=active) != active:
                 alerts.append(self._change(msg, rule, twin, pack, value, raised=not active))
             if rule.code in pack.alerts:
-                worst = pack.worst.get(rule.code, value)
-                pack.worst[rule.code] = max(worst, value) if rule.above else min(worst, value)
+                worst = pack.worst.get(rule.code, pack.alerts[rule.code].value)
+                worse = max if rule.above else min
+                pack.worst[rule.code] = value if worst is None else worse(worst, value)
 
     def _change(
         self, msg: Msg, rule: Rule, twin: TwinPrediction, pack: PackTwin, value: float, *, raised: bool

@@ -44,6 +44,24 @@ def test_an_alert_says_what_is_so_now_and_the_worst_since(gateway: Gateway) -> N
     assert entry(state, "cell_temp_critical")["worst"] == 61.0, "that of the alert before is forgotten"
 
 
+def test_the_worst_is_no_better_after_a_restart(gateway: Gateway) -> None:
+    chain = Chain()
+    chain.feed([reading("P1", 0, cell_temp_max_c=75.0)])
+    chain.feed([reading("P1", 1, cell_temp_max_c=85.0)])
+    chain = chain.restarted()
+    chain.feed([reading("P1", 2, cell_temp_max_c=62.0)])
+    told = entry(of_chain(gateway, chain), "cell_temp_critical")
+    assert (told["value"], told["now"], told["worst"]) == (75.0, 62.0, 85.0)
+
+
+def test_the_worst_of_an_older_state_is_that_of_the_moment_of_raising(gateway: Gateway) -> None:
+    chain = Chain()
+    chain.feed([reading("P1", 0, cell_temp_max_c=75.0)])
+    chain.store.packs[0].worst.clear()
+    chain.feed([reading("P1", 1, cell_temp_max_c=62.0)])
+    assert entry(of_chain(gateway, chain), "cell_temp_critical")["worst"] == 75.0
+
+
 def test_the_worst_of_a_low_value_is_the_lowest(gateway: Gateway) -> None:
     chain = Chain()
     for seq, soc_pct in enumerate((4.5, 2.0, 3.0)):

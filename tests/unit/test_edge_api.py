@@ -17,7 +17,7 @@ import pytest
 
 from edge import health as health_module
 from edge import stream
-from edge.bands import SILENT_S, worry
+from edge.bands import worry
 from edge.comparison import accuracy_pct
 from edge.fixes import FIXES
 from edge.roster import ROSTER_S, Roster
@@ -268,7 +268,8 @@ def test_silence_is_by_the_gateways_clock(fleet: Gateway) -> None:
     twin = fleet.store.find("depot/P1")
     assert twin is not None
     now_s = time.time()
-    assert worry(twin, now_s + SILENT_S + 10) == worry(twin, now_s) + 100
+    assert worry(twin, now_s + twin.silent_after_s - 10) == worry(twin, now_s)
+    assert worry(twin, now_s + twin.silent_after_s + 10) == worry(twin, now_s) + 100
 
 
 def test_alerts_active_and_recent(fleet: Gateway) -> None:
@@ -314,6 +315,23 @@ def test_health_without_telemetry_since_a_minute(tmp_path: Path) -> None:
     health = ask(gateway.state, lambda server: request(server, "/api/health")).json()
     messages = {reason["code"]: reason["message"] for reason in health["reasons"]}
     assert messages["no_telemetry"] == "no telemetry since the gateway started 61 s ago"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "silent_after_s", "told"), [(901, 1200, False), (1201, 1200, True), (66, 60, True)]
+)
+def test_a_parked_pack_is_silent_by_the_gateways_setting(
+    tmp_path: Path, age_s: int, silent_after_s: float, told: bool
+) -> None:
+    """Row, worry, metrics and health say the same of it."""
+    gateway = Gateway(tmp_path, started=time.time() - 5000)
+    gateway.store.silent_after_s = silent_after_s
+    gateway.feed("depot/P1", received_ms=round((time.time() - age_s) * 1000))
+    row = ask(gateway.state, lambda server: request(server, "/api/packs")).json()["packs"][0]
+    codes = {reason.code for reason in health_module.health(gateway.state).reasons}
+    silent = gateway.state.surveyor.look().columns["is_silent"].tolist()
+    assert (row["silent"], any("silent" in text for text in row["worries"])) == (told, told)
+    assert ("no_telemetry" in codes, silent) == (told, [float(told)])
 
 
 def test_every_reason_that_can_be_given_has_a_fix_and_is_documented() -> None:
