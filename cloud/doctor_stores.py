@@ -42,7 +42,7 @@ def database(settings: BridgeSettings) -> Iterator[Finding]:
     with contextlib.closing(conn):
         conn.set_session(readonly=True, autocommit=True)
         yield from _server(conn)
-        yield from _schema(conn)
+        yield from _schema(conn, settings)
 
 
 def _unreachable(text: str) -> Finding:
@@ -99,7 +99,7 @@ def _timescale(conn: connection) -> Iterator[Finding]:
         yield ok("no TimescaleDB: plain tables are used")
 
 
-def _schema(conn: connection) -> Iterator[Finding]:
+def _schema(conn: connection, settings: BridgeSettings) -> Iterator[Finding]:
     found, newest = current_version(conn), migrations()[-1].version
     if found > newest:
         yield problem(
@@ -113,7 +113,7 @@ def _schema(conn: connection) -> Iterator[Finding]:
         yield from _may_migrate(conn, state, fresh=not found)
         return
     yield ok(f"its schema is up to date (version {found})")
-    yield from _rights(conn)
+    yield from _rights(conn, settings)
 
 
 def _may_migrate(conn: connection, state: str, *, fresh: bool) -> Iterator[Finding]:
@@ -133,13 +133,28 @@ def _may_migrate(conn: connection, state: str, *, fresh: bool) -> Iterator[Findi
         )
 
 
-def _rights(conn: connection) -> Iterator[Finding]:
-    """Inserts into all tables, and what else each is used for."""
-    changing = {"pack", "pack_boot", "dead_letter"}
-    wanted = {
-        table.name: ["SELECT", "INSERT", *(["UPDATE"] if table.name in changing else [])]
-        for table in TABLES.values()
+def _wanted(settings: BridgeSettings) -> dict[str, list[str]]:
+    """By table what the bridge does with it: inserts into all, what else each is used for, what retention takes out."""
+    changing = {"pack", "pack_boot", "dead_letter", "alert_now"}
+    kept = {"telemetry": settings.keep_telemetry_days, "alert": settings.keep_alerts_days,
+            "dead_letter": settings.keep_dead_letters_days, "loss": settings.keep_losses_days}  # fmt: skip
+    gone = {table for table, days in kept.items() if days and settings.retention_period_s}
+    if gone - {"alert"}:
+        gone.add("expired")
+    tables = [*dict.fromkeys(table.name for table in TABLES.values()), "pack_boot", "alert_now", "expired"]
+    return {
+        name: [
+            "SELECT",
+            *(["INSERT"] if name != "expired" or name in gone else []),
+            *(["UPDATE"] if name in changing else []),
+            *(["DELETE"] if name in gone else []),
+        ]
+        for name in tables
     }
+
+
+def _rights(conn: connection, settings: BridgeSettings) -> Iterator[Finding]:
+    wanted = _wanted(settings)
     missing: dict[str, list[str]] = {}
     user = ""
     for table, rights in wanted.items():
@@ -151,7 +166,21 @@ def _rights(conn: connection) -> Iterator[Finding]:
         yield ok(f"{user!r} may read and write its {len(wanted)} tables")
     for table, lacks in missing.items():
         yield problem(f"{user!r} may not {' and '.join(lacks)} in the table {table}",
-                      f'GRANT SELECT, INSERT, UPDATE ON {table} TO "{user}"')  # fmt: skip
+                      f'GRANT {", ".join(wanted[table])} ON {table} TO "{user}"')  # fmt: skip
+    yield from _owns_chunks(conn, settings)
+
+
+def _owns_chunks(conn: connection, settings: BridgeSettings) -> Iterator[Finding]:
+    """Chunks are dropped and compressed by the owner of the table alone."""
+    if not settings.retention_period_s or not (
+        settings.keep_telemetry_days or settings.compress_telemetry_days
+    ):
+        return
+    owner, may, chunked = _row(conn, "SELECT pg_get_userbyid(relowner), pg_has_role(relowner, 'USAGE'), EXISTS (SELECT FROM "
+                                     "pg_extension WHERE extname = 'timescaledb') FROM pg_class WHERE oid = to_regclass('telemetry')")  # fmt: skip
+    if chunked and not may:
+        yield problem(f"the table telemetry belongs to {owner!r}, so chunks of it cannot be dropped or compressed",
+                      f'GRANT "{owner}" to the bridge\'s role; or keep_telemetry_days = 0 and compress_telemetry_days = 0')  # fmt: skip
 
 
 def _row(conn: connection, sql: str, *values: str) -> tuple[Any, ...]:

@@ -88,8 +88,34 @@ def test_a_role_without_rights(database: str, unique: str, tmp_path: Path) -> No
             cursor.execute(f"GRANT INSERT ON telemetry TO {unique}")
         told = examine(tmp_path, dsn).texts("database", "problem")
         assert f"'{unique}' may not INSERT in the table alert" in told
-        assert f'GRANT SELECT, INSERT, UPDATE ON alert TO "{unique}"' in told
+        assert f'GRANT SELECT, INSERT ON alert TO "{unique}"' in told
+        assert f'GRANT SELECT, INSERT, UPDATE ON alert_now TO "{unique}"' in told
+        assert "DELETE" not in told, "nothing is to be taken out"
         assert "the table telemetry" not in told
+
+
+def test_a_role_that_may_not_take_out_what_is_old(database: str, unique: str, tmp_path: Path) -> None:
+    migrated(database)
+    tables = "telemetry, alert, alert_now, dead_letter, loss, pack, pack_boot"
+    with role(database, unique) as dsn:
+        with connected(database) as cursor:
+            cursor.execute(f"GRANT SELECT, INSERT, UPDATE ON {tables} TO {unique}")
+            cursor.execute(f"GRANT SELECT ON expired, schema_version TO {unique}")
+        assert examine(tmp_path, dsn).texts("database", "problem") == ""
+        told = examine(tmp_path, dsn, keep_alerts_days=30).texts("database", "problem")
+        assert f"'{unique}' may not DELETE in the table alert" in told
+        assert "expired" not in told
+        told = examine(tmp_path, dsn, keep_telemetry_days=30).texts("database", "problem")
+        assert f"'{unique}' may not DELETE in the table telemetry" in told
+        assert f"'{unique}' may not INSERT and DELETE in the table expired" in told
+        assert f'GRANT SELECT, INSERT, DELETE ON expired TO "{unique}"' in told
+        assert (
+            examine(tmp_path, dsn, keep_telemetry_days=30, retention_period_s=0).texts("database", "problem")
+            == ""
+        )
+        with connected(database) as cursor:
+            cursor.execute(f"GRANT INSERT, DELETE ON expired, telemetry TO {unique}")
+        assert examine(tmp_path, dsn, keep_telemetry_days=30).texts("database", "problem") == ""
 
 
 def test_tables_of_another_owner_cannot_be_brought_up_to_date(
