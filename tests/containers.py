@@ -90,8 +90,8 @@ def stand_in(service: str) -> list[str] | None:
     return None
 
 
-NOT_RUN = {"grafana"}
-"""No package has Grafana's server."""
+NOT_RUN = {"grafana", "alertmanager"}
+"""No package has Grafana's server; Alertmanager's is a package that nothing else here needs."""
 OTHER_PROGRAM = {"redpanda", "influxdb", "minio"}
 """Their health checks are programs of their images."""
 

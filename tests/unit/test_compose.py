@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cloud.bridge import BridgeSettings
 from edge.settings import AgentSettings
@@ -53,6 +54,7 @@ def test_the_profiles_have_what_they_are_to_have() -> None:
         "minio",
         "mlflow",
         "prometheus",
+        "alertmanager",
         "grafana",
         "influxdb",
     } < by_profile["cloud"]
@@ -115,7 +117,8 @@ def test_a_service_is_pinned_and_has_a_health_check_and_time_to_end(name: str) -
 def test_ports_are_open_to_this_machine_only_and_the_program_listens_there(name: str) -> None:
     service = services()[name]
     values = {value for variable, value in (service.get("environment") or {}).items() if "PORT" in variable}
-    fixed = {"mosquitto": {"8883"}, "cloud-mosquitto": {"8883"}, "prometheus": {"9090"}, "grafana": {"3000"}}
+    fixed = {"mosquitto": {"8883"}, "cloud-mosquitto": {"8883"}, "prometheus": {"9090"}, "grafana": {"3000"},
+             "alertmanager": {"9093"}}  # fmt: skip
     for port in service.get("ports") or ():
         assert port["host_ip"] == "127.0.0.1"
         assert str(port["target"]) in values | fixed.get(name, set())
@@ -228,6 +231,24 @@ def _mlflow_knows(variable: str) -> bool:
     return hasattr(mlflow.environment_variables, variable) or variable in aws
 
 
+def test_prometheus_tells_the_alertmanager_what_is_critical_and_that_by_gateway() -> None:
+    folder = REPOSITORY / "grafana" / "prometheus"
+    alerting = yaml.safe_load((folder / "prometheus.yml").read_text())["alerting"]["alertmanagers"]
+    assert [
+        target for one in alerting for static in one["static_configs"] for target in static["targets"]
+    ] == ["alertmanager:9093"]
+    assert set(services()["alertmanager"]["networks"]) <= set(services()["prometheus"]["networks"])
+    found = yaml.safe_load((folder / "alertmanager.yml").read_text())
+    assert found["route"]["group_by"] == ["job", "instance"]
+    (critical,) = found["route"]["routes"]
+    assert critical["matchers"] == ['severity="critical"']
+    named = {found["route"]["receiver"], critical["receiver"]}
+    assert named == {receiver["name"] for receiver in found["receivers"]}
+    (inhibit,) = found["inhibit_rules"]
+    assert "instance" in inhibit["equal"]
+    assert 'severity="warning"' in inhibit["target_matchers"]
+
+
 def test_what_the_bridge_calls_its_bucket_is_what_influxdb_makes() -> None:
     environment = services()["influxdb"]["environment"]
     assert environment["DOCKER_INFLUXDB_INIT_ORG"] == BridgeSettings().influx_org
@@ -260,7 +281,7 @@ def test_what_asks_for_no_login_is_not_opened_with_the_pages() -> None:
     }
     assert opened == {"agent", "grafana"}
     unguarded = config("full", {"BIND_UNGUARDED": "192.0.2.1"})["services"]
-    for name in ("mlflow", "prometheus"):
+    for name in ("mlflow", "prometheus", "alertmanager"):
         assert [port["host_ip"] for port in unguarded[name]["ports"]] == ["192.0.2.1"]
 
 
@@ -273,9 +294,21 @@ def test_the_example_has_every_variable_with_its_default() -> None:
         r"(:-)\$\{\w+:-([^}]*)\}", r"\1\2", COMPOSE.read_text()
     )  # a default that is a variable with a default
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
-    assert example == used
+    follows = {"UPLINK_CA"}  # its default is a file in the folder that SECRETS names
+    assert example == {name: default for name, default in used.items() if name not in follows}
+    assert all(f"#{name}=" in (REPOSITORY / ".env.example").read_text() for name in follows)
     assert example["VOLTFLOW_VERSION"] == __version__
     assert not re.findall(r"\$\{\w+\}", COMPOSE.read_text()), "a variable without a default"
+
+
+def test_the_example_with_secrets_elsewhere_names_files_that_are_there(tmp_path: Path) -> None:
+    """`cp .env.example .env`, and another SECRETS in it."""
+    folder = tmp_path / "secrets"
+    main(["secrets", "--folder", str(folder)])
+    lines = (REPOSITORY / ".env.example").read_text().splitlines()
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    found = config("full", {**example, "SECRETS": str(folder)})
+    assert [about["file"] for about in found["secrets"].values() if not Path(about["file"]).is_file()] == []
 
 
 def _options(path: Path) -> dict[str, list[str]]:
