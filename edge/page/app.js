@@ -19,10 +19,19 @@ let view = null, locked = false, lastHeard = null, failed = null;
 
 // -- views --------------------------------------------------------------------------------------------------------
 
+// An address that somebody wrote by hand may have a "%" that means nothing.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 // "#/pack/fleet/pack" → [packView, "fleet/pack"]; anything unknown is the fleet.
 function route() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [head, ...rest] = path.split("/").map(decodeURIComponent);
+  const [head, ...rest] = path.split("/").map(decoded);
   if (head === "pack" && rest.length) return { make: packView, given: rest.join("/"), tab: "fleet" };
   if (head === "gateway") return { make: gatewayView, tab: "gateway" };
   if (head === "alerts") return { make: alertsView, tab: "alerts" };

@@ -13,7 +13,7 @@ export class AlertList {
   // `named`: whether each says its pack.
   constructor(id, { named }) {
     this.named = named;
-    this.open = null; // the alert whose note is being written: the list stays as it is meanwhile
+    this.open = null; // the alert for which something is being written: the list stays as it is meanwhile
     this.element = el("ul", { id, class: "alerts" });
   }
 
@@ -47,20 +47,26 @@ export class AlertList {
   }
 
   form(item, alert) {
-    this.open = alert.id;
     const note = el("input", { type: "text", maxlength: NOTE_LENGTH, "aria-label": t("alerts.note"), placeholder: t("alerts.note") });
-    const close = () => {
-      this.open = null;
-      item.querySelector("form")?.remove();
-      item.querySelector(".acknowledge").hidden = false;
-      item.querySelector(".acknowledge").focus();
-    };
-    const submit = (event) => { event.preventDefault(); this.tell(item, alert, "POST", { note: note.value.trim() }); };
-    const form = el("form", { class: "note", on: { submit, keydown: (event) => event.key === "Escape" && close() } }, note,
-      el("button", { class: "main", text: t("alerts.acknowledge") }), el("button", { type: "button", text: t("alerts.cancel"), on: { click: close } }));
+    const submit = () => this.tell(item, alert, "POST", { note: note.value.trim() });
+    this.write(item, alert, { class: "note", submit }, note, el("button", { class: "main", text: t("alerts.acknowledge") }));
+  }
+
+  // A form in the item; `close` gives the list free again.
+  write(item, alert, { class: name, submit }, ...parts) {
+    this.open = alert.id;
+    const heard = (event) => { event.preventDefault(); submit(); };
     item.querySelector(".acknowledge").hidden = true;
-    item.append(form);
-    note.focus();
+    item.append(el("form", { class: name, on: { submit: heard, keydown: (event) => event.key === "Escape" && this.close(item) } }, parts,
+      el("button", { type: "button", text: t("alerts.cancel"), on: { click: () => this.close(item) } })));
+    parts.find((part) => part.matches("input")).focus();
+  }
+
+  close(item) {
+    this.open = null;
+    for (const element of item.querySelectorAll("form, .failed")) element.remove();
+    item.querySelector(".acknowledge").hidden = false;
+    item.querySelector(".acknowledge").focus();
   }
 
   async tell(item, alert, method, body) {
@@ -71,36 +77,34 @@ export class AlertList {
       this.key = "";
       emit("alerts");
     } catch (error) {
-      if (error instanceof Unauthorized) this.login(item, () => this.tell(item, alert, method, body));
-      else failed(item, error);
+      if (error instanceof Unauthorized) this.login(item, alert, () => this.tell(item, alert, method, body));
+      else this.failed(item, error);
     }
   }
 
   // Where the gateway has users, one of them must say so.
-  login(item, again) {
+  login(item, alert, again) {
     const field = (type, label, complete) => el("input", { type, required: true, autocomplete: complete, "aria-label": t(label), placeholder: t(label) });
     const name = field("text", "login.user", "username"), password = field("password", "login.password", "current-password");
-    const submit = async (event) => {
-      event.preventDefault();
+    const submit = async () => {
       item.querySelector(".failed")?.remove();
       try {
         await logIn(name.value, password.value);
-        form.remove();
+        item.querySelector("form.who").remove();
         await again();
       } catch (error) {
-        failed(item, error);
+        this.failed(item, error);
       }
     };
-    const form = el("form", { class: "who", on: { submit } }, el("p", { text: t("login.who") }), name, password, el("button", { class: "main", text: t("login.go") }));
     item.querySelector("form.who")?.remove();
-    item.append(form);
-    name.focus();
+    this.write(item, alert, { class: "who", submit }, el("p", { text: t("login.who") }), name, password, el("button", { class: "main", text: t("login.go") }));
   }
-}
 
-function failed(item, error) {
-  const text = error instanceof Refused && [404, 405].includes(error.status) ? t("alerts.cannot") : error.message;
-  item.append(el("p", { class: "failed poor", role: "alert", text }));
+  failed(item, error) {
+    if (!item.querySelector("form")) this.close(item); // nothing is being written any more
+    const text = error instanceof Refused && [404, 405].includes(error.status) ? t("alerts.cannot") : error.message;
+    item.append(el("p", { class: "failed poor", role: "alert", text }));
+  }
 }
 
 function seen(alert) {
