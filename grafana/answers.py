@@ -20,8 +20,8 @@ from typing import Any
 
 POINTS = 1000
 """Points of a panel without `maxDataPoints`: about its width in pixels."""
-SCRAPE_S = 15.0
-"""The least step over Prometheus: `timeInterval` of the data source."""
+SCRAPE_S = 10.0
+"""The least step over Prometheus: `timeInterval` of the data source in `grafana/provisioning`."""
 
 _NICE_S = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600,
            7200, 10800, 21600, 43200, 86400, 172800, 604800, 2592000)  # fmt: skip

@@ -26,7 +26,7 @@ COLUMNS = {
         p.COUNT, ((None, "green"), (40, "yellow"), (200, "orange"), (1000, "red")), 0, width=80
     ),
     "SoC": p.Column(p.PERCENT, decimals=0, width=70),
-    "SoH": p.Column(p.PERCENT, p.SOH_STEPS, 1, width=80),
+    "SoH": p.Column(p.PERCENT, p.SOH_BAND_STEPS, 1, width=80),
     "hottest": p.Column(p.CELSIUS, p.TEMPERATURE_STEPS, 1, width=90),
     "in 10 min": p.Column(p.CELSIUS, p.TEMPERATURE_STEPS, 1, width=90),
     "spread": p.Column("suffix: mV", ((None, "green"), (80, "orange"), (150, "red")), 0, width=90),

@@ -27,6 +27,9 @@ Steps = Sequence[tuple[float | None, str]]
 """Colours from a value on, the first without one."""
 
 SOH_STEPS: Steps = ((None, "red"), (70, "orange"), (85, "green"))
+"""Those that users of the seed know, of its gauge; a fleet is graded by `SOH_BAND_STEPS`."""
+SOH_BAND_STEPS: Steps = ((None, "red"), (75, "orange"), (85, "green"))
+"""The bands of the gateway's page (edge/bands.py)."""
 SOC_STEPS: Steps = ((None, "red"), (20, "orange"), (50, "green"))
 TEMPERATURE_STEPS: Steps = ((None, "green"), (40, "orange"), (60, "red"))
 RUL_STEPS: Steps = ((None, "red"), (100, "orange"), (500, "green"))

@@ -18,7 +18,9 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.cog.runtime import Runtime
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from edge.bands import BANDS
 from grafana import boards
+from grafana.answers import SCRAPE_S
 from grafana.boards.sources import SQL_TYPE
 from tests import metrics_page
 from tests.servers import REPOSITORY
@@ -149,6 +151,36 @@ def test_battery_has_the_eleven_panels_of_the_seed() -> None:
     assert steps["SoC"] == [(None, "red"), (20, "orange"), (50, "green")]
     assert steps["Failure probability"] == [(None, "green"), (30, "orange"), (60, "red")]
     assert [value for value, _ in steps[SEED[3]]] == [None, 40, 60]
+
+
+def test_fleet_colours_health_by_the_bands_that_it_counts_by() -> None:
+    """A pack that is counted as worn is red in each table, too."""
+    band = BANDS["soh"]
+    board = load(boards.FOLDER / "fleet.json")
+    colours = [
+        [(step["value"], step["color"]) for step in item["value"]["steps"]]
+        for panel in board["panels"]
+        for override in panel.get("fieldConfig", {}).get("overrides", [])
+        if override["matcher"]["options"] == "SoH"
+        for item in override["properties"]
+        if item["id"] == "thresholds"
+    ]
+    assert colours
+    assert all(steps == [(None, "red"), (band.poor, "orange"), (band.fair, "green")] for steps in colours), (
+        colours
+    )
+    queries = " ".join(target.get("rawSql", "") for target in targets(board))
+    limits = {float(number) for number in re.findall(r"\bsoh(?:_predicted_pct)? >?<?=? ?(\d+)", queries)}
+    assert limits == {band.poor, band.fair}
+
+
+def test_the_boards_are_asked_in_the_steps_of_the_data_source() -> None:
+    sources = yaml.safe_load((PROVISIONING / "datasources" / "voltflow.yml").read_text("utf-8"))[
+        "datasources"
+    ]
+    (interval,) = (source["jsonData"]["timeInterval"] for source in sources if source["type"] == "prometheus")
+    scraped = yaml.safe_load((REPOSITORY / "grafana" / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    assert interval == f"{SCRAPE_S:g}s" == scraped["global"]["scrape_interval"]
 
 
 def test_provisioning_names_both_sources_and_no_password() -> None:
