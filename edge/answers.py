@@ -192,7 +192,8 @@ class Sessions(msgspec.Struct):
 
 class FlowNode(msgspec.Struct):
     """A node of the running flow with its counters since the start; of a sink also whether its far side takes batches
-    (`circuit`), how often it stopped to, and why it does not (`error`)."""
+    (`circuit`), how often it stopped to, and why it does not (`error`); `broker` is the id of an MQTT node's broker, whose
+    `status` says whether it is connected."""
 
     id: str
     type: str
@@ -208,6 +209,7 @@ class FlowNode(msgspec.Struct):
     circuit: Literal["closed", "open", "half_open"] | None = None
     error: str = ""
     circuit_opened: int = 0
+    broker: str = ""
 
 
 class HeldMessages(msgspec.Struct):

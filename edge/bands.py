@@ -135,6 +135,8 @@ def worries(twin: PackTwin, now_s: float | None = None) -> list[str]:
             found.append(f"{WORDS[quantity]} {value:.4g} {band.unit}".replace(" EFC", ""))
     if is_silent(twin, now_s):
         found.append(f"silent for more than {_time(twin.silent_after_s)}")
+    if twin.telemetry is not None and (invalid := twin.telemetry.quality.invalid):
+        found.append(f"impossible and left out: {', '.join(invalid)}")
     if not is_known(values):
         found.append("no value is known")
     return [*found, *(f"{_in_words(alert)} (acknowledged)" for alert in seen)]

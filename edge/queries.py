@@ -60,10 +60,16 @@ class PacksQuery(msgspec.Struct, forbid_unknown_fields=True):
     limit: Limit = 100
     offset: Annotated[int, Meta(ge=0, le=1_000_000, description="how many to skip")] = 0
     sort: Annotated[
-        Literal["worry", "name", "newest", "soc", "soh", "temperature", "rul", "failure"],
+        Literal["worry", "name", "newest", "oldest", "soc", "soh", "temperature", "rul", "failure"],
         Meta(description="what decides; the worst first, unknown values last"),
     ] = "worry"
     fleet: Annotated[Name, Meta(description="packs of this fleet only")] | None = None
+    only: (
+        Annotated[
+            Literal["away"], Meta(description="`away`: packs that are silent or said to be offline only")
+        ]
+        | None
+    ) = None
     q: Annotated[
         str, Meta(max_length=100, description="packs whose `fleet/pack` has this text in it, in any case")
     ] = ""

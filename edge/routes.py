@@ -14,7 +14,7 @@ import msgspec
 
 from edge import alert_views, answers, health, log_api, pack_views
 from edge.answers import Detailed, Flow, History, Models, ModelState, Packs, Status
-from edge.bands import BANDS
+from edge.bands import BANDS, is_silent
 from edge.comparison import Comparison, compare
 from edge.quantities import predicted
 from edge.queries import (
@@ -37,9 +37,12 @@ from voltflow.log_levels import Now
 # -- handlers ---------------------------------------------------------------------------------------------------
 
 
+MQTT_NODES = ("mqtt in", "mqtt out", "mqtt latest")
+"""Nodes that are as well as their broker."""
 _SORT_KEYS: dict[str, Callable[[PackTwin], float | str | None]] = {
     "name": lambda twin: twin.name,
     "newest": lambda twin: -(twin.received_ms or 0),
+    "oldest": lambda twin: twin.received_ms or 0,
     "soc": lambda twin: twin.telemetry.soc_pct if twin.telemetry else None,
     "soh": lambda twin: predicted(twin, "soh"),
     "temperature": lambda twin: _negative(twin.telemetry.cell_temp_max_c if twin.telemetry else None),
@@ -56,6 +59,8 @@ def _packs(state: AppState, query: PacksQuery) -> Packs:
     twins = state.roster.ranked()
     if query.fleet is not None:
         twins = [twin for twin in twins if twin.fleet == query.fleet]
+    if query.only == "away":
+        twins = [twin for twin in twins if answers.online(twin) is False or is_silent(twin)]
     if query.q:
         text = query.q.lower()
         twins = [twin for twin in twins if text in twin.name.lower()]
@@ -77,10 +82,14 @@ def _place_after(twins: list[PackTwin], name: str) -> int:
 
 
 def _flow(state: AppState) -> dict[str, Any]:
-    flows = state.flows
+    flows, running = state.flows, state.engine.describe()
     notices = [notice.text for notice in flows.notices] if flows is not None else []
+    for node in running["nodes"]:
+        wired = state.engine.nodes.get(node["id"])
+        if wired is not None and node["type"] in MQTT_NODES:
+            node["broker"] = getattr(wired.node, "broker", "")
     return {
-        **state.engine.describe(),
+        **running,
         "state": "stop" if state.engine.paused else "start",
         "safe_mode": flows is not None and flows.safe_mode,
         "notices": notices,

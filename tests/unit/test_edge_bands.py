@@ -9,6 +9,7 @@ import pytest
 
 from edge.bands import worries, worry
 from tests.gateway import START_MS, Gateway, ask, request
+from voltflow.message import now_ms
 
 
 @pytest.fixture
@@ -56,3 +57,26 @@ def test_one_value_is_enough_to_be_graded(gateway: Gateway) -> None:
     twin = gateway.store.packs[0]
     twin.received_ms = None
     assert (worry(twin), packs(gateway)["packs"][0]["grade"]) == (0, "good")
+
+
+def test_values_that_are_impossible_are_named(gateway: Gateway) -> None:
+    gateway.feed("depot/P1", cell_temp_max_c=900.0)
+    assert "impossible and left out: cell_temp_max_c" in worries(gateway.store.packs[0])
+    gateway.feed("depot/P1")
+    assert worries(gateway.store.packs[0]) == []
+
+
+def test_packs_that_are_away_are_found_the_longest_first(gateway: Gateway) -> None:
+    for name, age_s in (("LONG", 9000), ("HERE", 0), ("SHORT", 2000), ("LEFT", 1)):
+        gateway.feed(f"depot/{name}", received_ms=now_ms() - 1000 * age_s)
+    gateway.birth("depot/LEFT", online=False)
+    path = "/api/packs?only=away&sort=oldest"
+    answer = ask(gateway.state, lambda server: request(server, path)).json()
+    assert [row["pack"] for row in answer["packs"]] == ["LONG", "SHORT", "LEFT"]
+    assert (answer["total"], answer["fleet"]["packs"]) == (3, 4)
+
+
+def test_mqtt_nodes_name_their_broker(gateway: Gateway) -> None:
+    flow = ask(gateway.state, lambda server: request(server, "/api/flow")).json()
+    brokers = {node["id"]: node.get("broker", "") for node in flow["nodes"]}
+    assert (brokers["in"], brokers["out"], brokers["local"], brokers["twin"]) == ("local", "local", "", "")
