@@ -156,6 +156,9 @@ def test_short_secrets_are_blanked_as_words_only() -> None:
         "wifi_psk: GEHEIM", "passcode = GEHEIM", "simPin=GEHEIM", "tokens: ['GEHEIM', 'GEHEIM']", '{\\"apiToken\\": \\"GEHEIM\\"}',
         "POST https://hooks.example.org/services/T0/B0/GEHEIM0a1b2c3d4e5f6a7b8c 403",
         "https://api.example.org/bot123:GEHEIM0a1b2c3d4e5f6a7b8c/send", "https://fn.example.org/api/x?code=GEHEIM&a=1",
+        '{"message":"{\\"password\\": \\"a GEHEIM, \\\\\\"GEHEIM\\"}"}', 'Authorization: Basic dXNlcjpw {"password": "GEHEIM"}',
+        "Authorization: Basic abc {'password': 'GEHEIM x'}", 'Authorization: Digest username="bob", response="GEHEIM"',
+        'Cookie: a="GEHEIM"; b=GEHEIM', "passwd GEHEIM", 'passwd "GEHEIM b"', "the password GEHEIM9x is wrong",
         "GET /hook?a=1&sig=GEHEIM 200", "http://ann:a/GEHEIM@h/x",
     ],
 )  # fmt: skip
@@ -169,6 +172,7 @@ def test_what_looks_like_a_secret_is_blanked(text: str) -> None:
     "text",
     [
         "GET http://127.0.0.1:5002/api/packs/SIM000001 200", "spinning: 3", "voltflow doctor --verbose agent",
+        "the password is wrong", "mosquitto_passwd -c /etc/mosquitto/passwd ann", "a token of the API",
         "topic ev/v1/north/WVWZZZ1KZAW0000010001/telemetry", "docs: https://example.org/some-words-that-are-long-enough",
     ],
 )  # fmt: skip

@@ -39,13 +39,23 @@ _LONG_PART = re.compile(
 """A part of an address's path that nobody would type: services take tokens there."""
 _ADDRESS = re.compile(r"https?://[^\s'\"<>]+")
 _BEARER = re.compile(r"\b(?:Bearer|Basic|Token)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
-_HEADER = re.compile(r"\b((?:Proxy-)?Authorization|(?:Set-)?Cookie)\s*:\s*[^\r\n\"']+", re.IGNORECASE)
+_HEADER = re.compile(
+    r"\b((?:Proxy-)?Authorization|(?:Set-)?Cookie)\s*:\s*(?:[^\r\n\"']|(?<==)\"[^\r\n\"]*\"|(?<==)'[^\r\n']*')+",
+    re.IGNORECASE,
+)
 """Nearly all that such a header says is secret, whatever its parts are called."""
-_VALUE = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|\[[^\]\r\n]{0,4096}\]|[^\s,;&)}\]]+"
+_VALUE = r"\*{3}|(?P<marks>\\{1,7})\"[^\r\n]{0,4096}?(?<!\\)(?P=marks)\"|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|\[[^\]\r\n]{0,4096}\]|[^\s,;&)}\]]+"
+"""What is blanked already (behind it the next name may stand), JSON within a text of JSON, a text, a list, a word."""
 _ASSIGNED = re.compile(
     rf"(?P<name>{_WORDS}[\w.-]{{0,128}}\\{{0,3}}[\"']?\s{{0,64}}(?:=>|[:=])\s{{0,64}})(?P<value>{_VALUE})",
     re.IGNORECASE,
 )
+_SAID = re.compile(
+    r"(?<![\w/-])(?P<name>passwd\s{1,64}|(?:password|passphrase|passcode|token|secret)\s{1,64}(?=[^\s\d]{0,64}\d)(?=[^\sA-Za-z]{0,64}[A-Za-z]))"
+    r"(?P<value>\"[^\"\r\n]{1,256}\"|'[^'\r\n]{1,256}'|[^\s\"'/,;:-][^\s\"',;]{0,255})",
+    re.IGNORECASE,
+)
+"""A word that stands behind one: behind `password` only where it has a letter and a digit, as no word of a sentence."""
 _OPTION = re.compile(
     rf"(?<![\w-])(?P<name>--?(?P<of>[A-Za-z][\w-]{{0,128}})\s{{1,64}})(?!-)(?P<value>{_VALUE})"
 )
@@ -89,7 +99,8 @@ class Blanker:
         text = _OPTION.sub(
             lambda match: _without_value(match) if is_secret_name(match["of"]) else match[0], text
         )
-        return _ASSIGNED.sub(_without_value, text)
+        text = _ASSIGNED.sub(_without_value, text)
+        return _SAID.sub(_without_value, text)
 
     def tree(self, value: Any) -> Any:
         """A JSON document without what is secret, in its texts or by its names."""
@@ -126,7 +137,8 @@ def _without_value(match: re.Match[str]) -> str:
     value = match["value"]
     if value.startswith(BLANK):
         return match[0]
-    mark = value[0] if value[0] in "\"'" else ""
+    found = re.match(r"\\{0,7}[\"']", value)
+    mark = found[0] if found else ""
     return f"{match['name']}{mark}{BLANK}{mark}"
 
 
