@@ -21,6 +21,11 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
     return kind.startsWith("webgl") ? null : real.call(this, kind, ...more);
 };
 """
+NO_POLL = """
+const real = setTimeout;
+window.setTimeout = (call, ms, ...more) => (ms === 3000 ? 0 : real(call, ms, ...more));
+"""
+"""The page asks for nothing by itself again."""
 AXE = NPM_FOLDER / "node_modules" / "axe-core" / "axe.min.js"
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 VIEWS = {"fleet": "/", "pack": "/pack/depot/{}", "alerts": "/alerts", "gateway": "/gateway"}
@@ -58,6 +63,18 @@ def test_list_shows_what_comes(site: Site, window: Any) -> None:
     row.locator("[data-col=soc]", has_text="47 %").wait_for()
     site.publish(device.reading(now_ms() + STEP_MS, soc_pct=48.0))
     row.locator("[data-col=soc]", has_text="48 %").wait_for()
+
+
+def test_list_asks_anew_when_the_stream_tells_of_other_counts(site: Site, window: Any) -> None:
+    known, comes = Device("HERE1"), Device("COMES1")
+    site.publish(known.birth(), known.reading())
+    site.known(known.path)
+    at = window()
+    at.page.add_init_script(NO_POLL)
+    at.open().page.wait_for_selector(f".line[data-pack='{known.path}']")
+    at.page.wait_for_selector("body[data-connection=live]")
+    site.publish(comes.birth(), comes.reading())
+    at.page.wait_for_selector(f".line[data-pack='{comes.path}']")
 
 
 def test_dots_are_as_red_as_the_counts_say(site: Site, window: Any, hot: Device) -> None:

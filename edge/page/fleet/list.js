@@ -14,7 +14,7 @@ export class PackList {
     this.opened = opened;
     this.lines = new Map(); // by index
     this.focus = 0;
-    this.touched = 0;
+    this.touched = -QUIET_MS;
     this.body = el("div", { class: "rows", role: "rowgroup" });
     const heads = COLUMNS.map(([key, name]) => el("div", { role: "columnheader", class: name, text: t(`column.${key}`) }));
     const head = el("div", { class: "heads", role: "rowgroup" }, el("div", { class: "line", role: "row", "aria-rowindex": "1" }, heads));

@@ -54,14 +54,18 @@ export function fleetView(root, query) {
   Object.assign(model, { sort: sort.value, search: search.value.trim() });
   const off = on("packs", (changes) => {
     model.take(changes.packs);
+    // other counts are another order, and perhaps other packs
+    if (list.quiet && model.counts && JSON.stringify(changes.fleet) !== JSON.stringify(model.counts)) order().then(tell, () => {});
     counts.show(changes.fleet);
   });
   list.start();
   let round = 0;
 
+  const order = () => model.refresh(...list.range());
+
   // The order is asked for now and then; in between the stream tells the values of what is in sight.
   async function refresh() {
-    if (model.total === null || (list.quiet && round % ORDER_ROUNDS === 0)) await model.refresh(...list.range());
+    if (model.total === null || (list.quiet && round % ORDER_ROUNDS === 0)) await order();
     round += 1;
     counts.show(model.counts);
     tell();
