@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge.acknowledgements import FILE as ACKNOWLEDGED
@@ -140,73 +141,88 @@ async def run_agent(settings: AgentSettings, levels: LogLevels) -> None:
     the broker sends it to the next start.
     """
     stop = stop_on_signals()
+    agent = _made(settings, levels)
+    await agent.web.start()
+    try:
+        await agent.metrics.start()
+        agent.tell(settings)
+        await agent.restore()
+        telling = asyncio.create_task(Teller(agent.state).run(), name="gateway state")
+        try:
+            async with agent.flows.running():
+                await _run_flow(agent.engine, agent.durable, stop)
+        finally:
+            telling.cancel()
+    finally:
+        await agent.metrics.stop()
+        await agent.web.stop()
+
+
+@dataclass
+class _Agent:
+    """What the agent is made of."""
+
+    engine: Engine
+    contexts: Contexts
+    flows: FlowStore
+    auth: Auth
+    durable: StateStore
+    state: AppState
+    web: WebServer
+    metrics: MetricsServer
+
+    def tell(self, settings: AgentSettings) -> None:
+        log.info("gateway %s, flow %s: page and API on http://%s:%d/, metrics on http://%s:%d/metrics",
+                 settings.gateway, self.engine.flow.revision, settings.api_host, settings.api_port,
+                 settings.metrics_host, settings.metrics_port)  # fmt: skip
+        if self.auth.closed:
+            log.warning("no flow editor: %s", self.auth.closed)
+
+    async def restore(self) -> None:
+        """Go on with what the last run has kept."""
+        await _restore(self.durable, self.state.store)
+        self.state.acknowledgements.open()
+        self.contexts.keep_only(*_scopes(self.engine))
+
+
+def _made(settings: AgentSettings, levels: LogLevels) -> _Agent:
+    """Everything, and nothing of it started; raises SettingsError or FlowError."""
     files, flow, env = open_flow(settings)
-    store, contexts, endpoints = (
-        TwinStore(receive_clock, silent_after_s=settings.silent_after_s),
-        Contexts(),
-        HttpEndpoints(),
-    )
+    store, contexts = TwinStore(receive_clock, silent_after_s=settings.silent_after_s), Contexts()
+    endpoints = HttpEndpoints()
     services: dict[type, object] = {
-        TwinStore: store,
-        Contexts: contexts,
-        HttpEndpoints: endpoints,
-        Files: Files(settings.files_path),
-    }
+        TwinStore: store, Contexts: contexts, HttpEndpoints: endpoints, Files: Files(settings.files_path),
+    }  # fmt: skip
     engine = Engine(
-        flow,
-        env=env,
-        services=services,
-        gateway=settings.gateway,
-        state_dir=settings.state_dir,
-        watchdog_s=settings.watchdog_s,
-        grace_s=settings.grace_s,
+        flow, env=env, services=services, gateway=settings.gateway, state_dir=settings.state_dir,
+        watchdog_s=settings.watchdog_s, grace_s=settings.grace_s,
+    )  # fmt: skip
+    flows, auth, durable = (
+        FlowStore(files.path, engine, files=files),
+        make_auth(settings),
+        _durable(settings, store, contexts),
     )
-    flows, auth = FlowStore(files.path, engine, files=files), make_auth(settings)
+    state = AppState(
+        store=store, engine=engine, gateway=settings.gateway, started=time.time(), models=_OnnxNodes(engine), durable=durable,
+        acknowledged_file=settings.state_dir / ACKNOWLEDGED, flows=flows, auth=auth,
+        metrics_max_packs=settings.metrics_max_packs, log_levels=levels,
+    )  # fmt: skip
+    token, editor = settings.api_token or None, Editor(engine, flows, auth, contexts, settings.state_dir)
+    web = WebServer(
+        state, settings.api_host, settings.api_port, token=token, editor=editor, endpoints=endpoints
+    )
+    metrics = MetricsServer(state, settings.metrics_host, settings.metrics_port, token=token)
+    return _Agent(engine, contexts, flows, auth, durable, state, web, metrics)
+
+
+def _durable(settings: AgentSettings, store: TwinStore, contexts: Contexts) -> StateStore:
     durable = StateStore(settings.state_dir, settings.state_period_s, settings.disk_write_budget_mb_per_day)
     durable.register(
         "twins", lambda: copy_twins(store), lambda data: restore_twins(store, data),
         urgent=lambda: store.alert_changes,
     )  # fmt: skip
     durable.register("contexts", contexts.copy, contexts.restore)
-    state = AppState(
-        store=store,
-        engine=engine,
-        gateway=settings.gateway,
-        started=time.time(),
-        models=_OnnxNodes(engine),
-        durable=durable,
-        acknowledged_file=settings.state_dir / ACKNOWLEDGED,
-        flows=flows,
-        auth=auth,
-        metrics_max_packs=settings.metrics_max_packs,
-        log_levels=levels,
-    )
-    token = settings.api_token or None
-    editor = Editor(engine, flows, auth, contexts, settings.state_dir)
-    web = WebServer(
-        state, settings.api_host, settings.api_port, token=token, editor=editor, endpoints=endpoints
-    )
-    metrics = MetricsServer(state, settings.metrics_host, settings.metrics_port, token=token)
-    await web.start()
-    try:
-        await metrics.start()
-        log.info("gateway %s, flow %s: page and API on http://%s:%d/, metrics on http://%s:%d/metrics",
-                 settings.gateway, flow.revision, settings.api_host, settings.api_port,
-                 settings.metrics_host, settings.metrics_port)  # fmt: skip
-        if auth.closed:
-            log.warning("no flow editor: %s", auth.closed)
-        await _restore(durable, store)
-        state.acknowledgements.open()
-        contexts.keep_only(*_scopes(engine))
-        telling = asyncio.create_task(Teller(state).run(), name="gateway state")
-        try:
-            async with flows.running():
-                await _run_flow(engine, durable, stop)
-        finally:
-            telling.cancel()
-    finally:
-        await metrics.stop()
-        await web.stop()
+    return durable
 
 
 class _OnnxNodes:
