@@ -164,6 +164,16 @@ class Gateway:
             self.predict(name, "temperature", round(ahead + 0.4, 2), made_ms=ts_ms, target_ms=ts_ms + 600_000)
 
 
+def three_packs(folder: Path) -> Gateway:
+    """A gateway with three packs; two fleets have a pack P2; depot/P1 has driven for half an hour."""
+    gateway = Gateway(folder)
+    gateway.birth("depot/P1")
+    gateway.drive("depot/P1", 30)
+    gateway.feed("depot/P2", cell_temp_max_c=61.5)
+    gateway.feed("north/P2")
+    return gateway
+
+
 async def _start(nodes: list[Node], context: Context) -> None:
     for node in nodes:
         await node.start(context)
@@ -179,6 +189,14 @@ class Answer:
 
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+def error_of(answer: Answer, status: int) -> dict[str, str]:
+    """What an answer that is to have that status says of its error."""
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/json"
+    error: dict[str, str] = answer.json()["error"]
+    return error
 
 
 def request(server: Any, path: str, method: str = "GET", body: str | None = None, **headers: str) -> Answer:

@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
     gateway.state.log_levels.reset()  # of this process
 
 
-# The stream does not end: tests/unit/test_edge_api.py reads it. That the server's document is this one is tested below.
+# The stream does not end: tests/unit/test_edge_stream.py reads it. That the server's document is this one is tested below.
 schema = schemathesis.openapi.from_dict(document()).exclude(path="/api/stream")
 
 

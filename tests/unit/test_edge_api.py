@@ -1,13 +1,10 @@
-"""The gateway's API over real HTTP: every answer, every error, the event stream, who may ask."""
+"""The gateway's API over real HTTP: every answer about packs, the fleet and the gateway itself."""
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
-import logging
 import re
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +13,22 @@ from typing import Any, get_args
 import pytest
 
 from edge import health as health_module
-from edge import stream
 from edge.bands import worry
 from edge.comparison import accuracy_pct
 from edge.fixes import FIXES
 from edge.roster import ROSTER_S, Roster
 from edge.routes import ROUTES
-from edge.web import MetricsServer, PortTakenError, WebServer
-from tests import servers
-from tests.gateway import START_MS, TOKEN, Events, Gateway, ask, request, running, serving
+from edge.web import WebServer
+from tests.gateway import (
+    START_MS,
+    Gateway,
+    ask,
+    request,
+    running,
+    three_packs,
+)
 from voltflow.clock import State
 from voltflow.engine.engine import NodeStats
-from voltflow.settings import SettingsError
 from voltflow.telemetry import Session
 
 
@@ -37,38 +38,15 @@ def gateway(tmp_path: Path) -> Gateway:
 
 
 @pytest.fixture
-def fleet(gateway: Gateway) -> Gateway:
-    return _fleet(gateway)
-
-
-def _fleet(gateway: Gateway) -> Gateway:
-    """Three packs; two fleets have a pack P2; depot/P1 has driven for half an hour."""
-    gateway.birth("depot/P1")
-    gateway.drive("depot/P1", 30)
-    gateway.feed("depot/P2", cell_temp_max_c=61.5)
-    gateway.feed("north/P2")
-    return gateway
+def fleet(tmp_path: Path) -> Gateway:
+    return three_packs(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
     """One server for the tests that change nothing."""
-    with running(_fleet(Gateway(tmp_path_factory.mktemp("gateway"))).state) as server:
+    with running(three_packs(tmp_path_factory.mktemp("gateway")).state) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    """One that asks for a token."""
-    with running(_fleet(Gateway(tmp_path_factory.mktemp("gateway"))).state, TOKEN) as server:
-        yield server
-
-
-def _error(answer: Any, status: int) -> dict[str, str]:
-    assert answer.status == status
-    assert answer.headers["content-type"] == "application/json"
-    error: dict[str, str] = answer.json()["error"]
-    return error
 
 
 # -- one pack ---------------------------------------------------------------------------------------------------
@@ -378,317 +356,6 @@ def test_models_and_how_the_temperature_model_does(fleet: Gateway) -> None:
     assert models["soh"]["loaded"] is True
     assert answer["temperature_errors"]["mean_c"] == pytest.approx(0.4, abs=0.06)
     assert answer["temperature_errors"]["compared"] == 120
-
-
-# -- errors -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "status", "code", "part"),
-    [
-        ("/api/battery/status?pack=P3", 404, "unknown_pack", "/api/packs lists them"),
-        ("/api/battery/status?pack=P2", 404, "ambiguous_pack", "fleets depot, north have a pack P2"),
-        ("/api/packs/a b/status", 400, "bad_parameter", "pack must be"),
-        ("/api/packs/a/b/c/status", 400, "bad_parameter", "pack must be"),
-        ("/api/battery/status?pack=%00", 400, "bad_parameter", "pack"),
-        ("/api/packs?limit=0", 400, "bad_parameter", ">= 1 - at `$.limit`"),
-        ("/api/packs?limit=many", 400, "bad_parameter", "at `$.limit`"),
-        ("/api/packs?limit=" + "9" * 400, 400, "bad_parameter", "limit"),
-        ("/api/packs?sort=colour", 400, "bad_parameter", "Invalid enum value 'colour' - at `$.sort`"),
-        ("/api/packs?lmit=5", 400, "bad_parameter", "parameters here: limit, offset, sort, fleet"),
-        ("/api/packs?limit=1&limit=2", 400, "bad_parameter", "given twice"),
-        ("/api/health?x=1", 400, "bad_parameter", "parameters here: none"),
-        ("/api/stream?pack=P3", 404, "unknown_pack", "P3"),
-        ("/api/stream?x=1", 400, "bad_parameter", "parameters here: pack, packs"),
-        ("/api/stream?packs=P1", 400, "bad_parameter", "packs"),
-        ("/api/stream?pack=P1&packs=depot/P1", 400, "bad_parameter", "either pack or packs"),
-        ("/api/packs?after=a/b", 404, "unknown_pack", "after: a/b is not among the packs asked for"),
-        ("/api/nothing", 404, "not_found", "/api/openapi.json lists what is"),
-        ("/../../etc/passwd", 404, "not_found", ""),
-        ("/api/packs/", 404, "not_found", ""),
-    ],
-)
-def test_errors_are_json_and_say_what_is_wrong(
-    server: WebServer, path: str, status: int, code: str, part: str
-) -> None:
-    error = _error(request(server, path.replace(" ", "%20")), status)
-    assert error["code"] == code
-    assert part in error["message"]
-
-
-def test_no_pack_yet_is_not_found(gateway: Gateway) -> None:
-    error = _error(ask(gateway.state, lambda server: request(server, "/api/battery/status")), 404)
-    assert error["code"] == "no_packs"
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-@pytest.mark.parametrize("path", ["/api/health", "/api/packs/P1/status", "/api/stream", "/", "/metrics"])
-def test_only_reading_is_possible(server: WebServer, method: str, path: str) -> None:
-    answer = request(server, path, method)
-    assert _error(answer, 405)["message"] == f"{method} is not possible here; use GET"
-    assert "GET" in answer.headers["allow"]
-
-
-def test_a_failing_handler_is_500_and_logged(fleet: Gateway, caplog: pytest.LogCaptureFixture) -> None:
-    del fleet.store.packs  # type: ignore[attr-defined]  # what cannot happen
-    with caplog.at_level(logging.ERROR):
-        error = _error(ask(fleet.state, lambda server: request(server, "/api/health")), 500)
-    assert error == {"code": "internal", "message": "the gateway failed on this request; see its log"}
-    assert "/api/health failed" in caplog.text
-
-
-@pytest.mark.parametrize("path", ["/", "/api/health", "/api/stream", "/metrics"])
-def test_head_has_headers_and_no_body(server: WebServer, path: str) -> None:
-    answer = request(server, path, "HEAD")
-    assert (answer.status, answer.body) == (200, b"")
-
-
-# -- the page ---------------------------------------------------------------------------------------------------
-
-
-def test_page_unchanged_is_not_sent_again(gateway: Gateway) -> None:
-    def questions(server: WebServer) -> Any:
-        tag = request(server, "/").headers["etag"]
-        return request(server, "/", **{"If-None-Match": tag})
-
-    answer = ask(gateway.state, questions)
-    assert (answer.status, answer.body) == (304, b"")
-
-
-# -- who may ask ------------------------------------------------------------------------------------------------
-
-
-def test_security_headers_are_on_every_answer(fleet: Gateway) -> None:
-    def questions(server: WebServer) -> list[Any]:
-        return [
-            request(server, path)
-            for path in ("/", "/api/health", "/api/nothing", "/api/stream?x=1", "/metrics")
-        ]
-
-    for answer in ask(fleet.state, questions):
-        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-        assert "access-control-allow-origin" not in answer.headers
-
-
-@pytest.mark.parametrize(
-    "path", ["/api/health", "/api/stream", "/metrics", "/api/openapi.json", "/api/nothing"]
-)
-def test_token_is_asked_for(locked: WebServer, path: str) -> None:
-    def questions(server: WebServer) -> list[Any]:
-        wrong = (
-            {},
-            {"Authorization": "Bearer wrong"},
-            {"Authorization": TOKEN},
-            {"Authorization": "Bearer é"},
-        )
-        return [request(server, path, **headers) for headers in wrong] + [
-            request(server, f"{path}?token={TOKEN}")
-        ]
-
-    for answer in questions(locked):
-        assert _error(answer, 401)["code"] == "unauthorized"
-        assert answer.headers["www-authenticate"] == "Bearer"
-
-
-def test_token_opens_and_the_page_itself_is_open(locked: WebServer) -> None:
-    def questions(server: WebServer) -> list[int]:
-        authorized = request(server, "/api/health", Authorization=f"Bearer {TOKEN}", Host="gateway.example")
-        return [
-            authorized.status,
-            *(request(server, path).status for path in ("/", "/app.js", "/style/base.css")),
-        ]
-
-    assert questions(locked) == [200] * 4
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [("localhost:5002", 200), ("[::1]:5002", 200), ("evil.example", 421), ("[", 421), ("", 421)],
-)
-def test_without_a_token_a_foreign_host_name_is_refused(server: WebServer, host: str, status: int) -> None:
-    """A web page whose name was rebound to 127.0.0.1 must not read the gateway."""
-    assert request(server, "/api/health", Host=host).status == status
-
-
-@pytest.mark.parametrize(("kind", "section"), [(WebServer, "api"), (MetricsServer, "metrics")])
-def test_beyond_loopback_a_token_is_required(gateway: Gateway, kind: Any, section: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        asyncio.run(kind(gateway.state, "0.0.0.0", 0).start())
-    assert str(caught.value) == (
-        f"{section}_host = '0.0.0.0' is reachable from other machines and api_token is not set: set api_token "
-        f"(or api_token_file), or {section}_host to 127.0.0.1"
-    )
-
-
-def test_a_short_token_is_refused(gateway: Gateway) -> None:
-    with pytest.raises(SettingsError, match=r"^api_token has 5 characters, at least 16 are needed"):
-        asyncio.run(WebServer(gateway.state, "127.0.0.1", 0, "short").start())
-
-
-@pytest.mark.parametrize(("kind", "section"), [(WebServer, "api"), (MetricsServer, "metrics")])
-def test_a_taken_port_is_an_error_that_names_the_setting(gateway: Gateway, kind: Any, section: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        server = kind(gateway.state, "127.0.0.1", port)
-        with pytest.raises(PortTakenError) as caught:
-            asyncio.run(server.start())
-        asyncio.run(server.stop())  # the agent stops what it could not start
-    assert f"{section}_host = '127.0.0.1', {section}_port = {port} cannot be served on" in str(caught.value)
-    assert f"set another {section}_port" in str(caught.value)
-
-
-def test_a_stopped_server_frees_its_port(gateway: Gateway) -> None:
-    async def run() -> None:
-        async with serving(WebServer(gateway.state, "127.0.0.1", 0)) as first:
-            port = first.port
-        async with serving(WebServer(gateway.state, "127.0.0.1", port)) as second:
-            assert (await asyncio.to_thread(request, second, "/api/health")).status == 200
-
-    asyncio.run(run())
-
-
-# -- the stream -------------------------------------------------------------------------------------------------
-
-
-def test_stream_starts_with_all_packs_and_goes_on_with_those_that_changed(fleet: Gateway) -> None:
-    def questions(server: WebServer) -> None:
-        with Events(server) as events:
-            assert events.response.getheader("content-type") == "text/event-stream; charset=utf-8"
-            first = events.next()
-            assert (first["total"], first["changed"], len(first["packs"])) == (3, 3, 3)
-            fleet.feed("depot/P1", START_MS + 1_800_000, soc_pct=33.0)
-            second = events.next()
-            assert [row["name"] for row in second["packs"]] == ["depot/P1"]
-            assert second["packs"][0]["soc_pct"] == 33.0
-            fleet.birth("depot/P1", online=False)
-            assert events.next()["packs"][0]["online"] is False
-
-    ask(fleet.state, questions)
-
-
-def test_stream_of_one_pack_has_nothing_of_others(fleet: Gateway) -> None:
-    def questions(server: WebServer) -> None:
-        with Events(server, "/api/stream?pack=P1") as one, Events(server) as everything:
-            assert [row["name"] for row in one.next()["packs"]] == ["depot/P1"]
-            everything.next()
-            fleet.feed("north/P2", START_MS + 1_800_000)
-            assert everything.next()["packs"][0]["name"] == "north/P2"
-            fleet.feed("depot/P1", START_MS + 1_800_000, soc_pct=34.0)
-            assert one.next()["packs"][0]["soc_pct"] == 34.0
-
-    ask(fleet.state, questions)
-
-
-def test_stream_of_the_packs_on_screen(fleet: Gateway) -> None:
-    def questions(server: WebServer) -> None:
-        with Events(server, "/api/stream?packs=depot/P1,new/P9,depot/P1") as shown:
-            first = shown.next()
-            assert [row["name"] for row in first["packs"]] == ["depot/P1"]
-            assert (first["total"], first["fleet"]["packs"]) == (3, 3)
-            fleet.feed("north/P2", START_MS + 1_800_000)  # not on screen
-            fleet.feed("new/P9", START_MS + 1_800_000)
-            assert [row["name"] for row in shown.next()["packs"]] == ["new/P9"]
-
-    ask(fleet.state, questions)
-
-
-def test_stream_tells_of_a_pack_on_screen_that_falls_silent(fleet: Gateway) -> None:
-    def questions(server: WebServer) -> None:
-        with Events(server, "/api/stream?packs=depot/P1") as shown:
-            assert shown.next()["packs"][0]["silent"] is False
-            fleet.store.find("depot/P1").received_ms = 1000  # type: ignore[union-attr]
-            rows: list[Any] = []
-            while not rows:
-                rows = shown.next()["packs"]
-            assert rows[0]["silent"] is True
-
-    ask(fleet.state, questions)
-
-
-def test_stream_of_counts_only(fleet: Gateway) -> None:
-    def questions(server: WebServer) -> None:
-        with Events(server, "/api/stream?packs=") as counts:
-            assert counts.next()["packs"] == []
-            fleet.alert("depot/P1")
-            event = counts.next()
-            assert (event["packs"], event["fleet"]["alerts"], event["alerts"]) == ([], 1, 1)
-
-    ask(fleet.state, questions)
-
-
-def test_stream_event_has_the_most_worrying_when_many_changed(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "MAX_ROWS", 5)
-    names = [f"depot/P{i}" for i in range(20)]
-    for name in names:
-        gateway.feed(name)
-    gateway.alert("depot/P13")
-
-    def questions(server: WebServer) -> None:
-        with Events(server) as events:
-            assert events.next()["packs"][0]["name"] == "depot/P13"
-            for name in names:
-                gateway.feed(name)
-            changed, rows = 0, []
-            while changed < 20:
-                event = events.next()
-                changed += event["changed"]
-                rows += event["packs"]
-                assert len(event["packs"]) <= 5
-            assert "depot/P13" in {row["name"] for row in rows}
-
-    ask(gateway.state, questions)
-
-
-def test_stream_says_that_it_is_still_there(fleet: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.05)
-
-    def questions(server: WebServer) -> None:
-        with Events(server) as events:
-            assert next(line for line in events.lines() if line.startswith(":")) == ": still here"
-
-    ask(fleet.state, questions)
-
-
-def test_stream_that_is_left_is_forgotten(fleet: Gateway) -> None:
-    def questions(server: WebServer) -> None:
-        with Events(server) as stays:
-            with Events(server) as leaves:
-                leaves.next()
-            stays.next()
-            servers.wait_until(lambda: len(server.streams.clients) == 1, "the client that left is forgotten")
-
-    ask(fleet.state, questions)
-
-
-def test_stream_ends_cleanly_when_the_server_stops(fleet: Gateway) -> None:
-    with running(fleet.state) as server:
-        events = Events(server)
-        events.next()
-    with events:
-        assert list(events.lines())[-1:] in ([], [""])  # no error, an ended answer
-
-
-def test_stream_counts_what_a_slow_client_loses() -> None:
-    client = stream._Client(None)
-    for number in range(stream.QUEUE_EVENTS + 3):
-        client.put(b"%d" % number)
-    assert client.dropped == 3
-    assert client.queue.get_nowait() == b"3"  # the newest are kept
-
-
-def test_streams_are_bounded(fleet: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "MAX_CLIENTS", 1)
-
-    def questions(server: WebServer) -> Any:
-        with Events(server) as events:
-            events.next()
-            return request(server, "/api/stream")
-
-    assert _error(ask(fleet.state, questions), 503)["code"] == "too_many_streams"
 
 
 # -- the document -----------------------------------------------------------------------------------------------
