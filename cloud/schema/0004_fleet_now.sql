@@ -73,7 +73,8 @@ SELECT fleet, pack, code, state, severity, since, ts, stored, value, limit_value
 FROM alert_now WHERE state = 'raised';
 
 -- The newest row of each pack that has told of itself, and its newest predictions: a few look-ups in indexes for each,
--- however long the history is. The points are those of the gateway (edge/bands.py): alerts, bands, silence for a minute.
+-- however long the history is. The points are those of the gateway (edge/bands.py): alerts, bands, silence for the 20 minutes
+-- that are its default, nothing known. But that somebody has seen to an alert only the gateway knows, where it counts a tenth then.
 CREATE OR REPLACE VIEW pack_now AS
 SELECT seen.*,
     coalesce(alerts.critical, 0) AS alerts_critical,
@@ -86,11 +87,13 @@ SELECT seen.*,
         + CASE WHEN rul_predicted_efc < 100 THEN 200 WHEN rul_predicted_efc < 500 THEN 40 ELSE 0 END
         + CASE WHEN failure_predicted_pct > 60 THEN 200 WHEN failure_predicted_pct > 30 THEN 40 ELSE 0 END
         + coalesce(trunc(failure_predicted_pct), 0)
+        + CASE WHEN num_nonnulls(soc_pct, cell_temp_max_c, soh_predicted_pct, rul_predicted_efc, failure_predicted_pct) = 0
+            THEN 39 ELSE 0 END
         + CASE WHEN silent THEN 100 ELSE 0 END AS worry
 FROM (
     SELECT p.fleet, p.pack, p.online, p.chemistry, p.firmware, p.capacity_rated_ah,
         t.gateway, t.flow_rev, t.ts, t.stored,
-        coalesce(t.stored < now() - interval '1 minute', true) AS silent,
+        coalesce(t.stored < now() - interval '20 minutes', true) AS silent,
         t.vehicle_state, t.charging_state, t.soc_pct, t.soh_bms_pct, t.pack_voltage_v, t.pack_current_a,
         t.cell_temp_max_c, t.temperature_predicted_c,
         1000 * (t.cell_voltage_max_v - t.cell_voltage_min_v) AS spread_mv,

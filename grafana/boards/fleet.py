@@ -51,7 +51,7 @@ def _figures(made: build.Dashboard) -> build.Dashboard:
     }  # fmt: skip
     columns = ", ".join(f'count(*) FILTER (WHERE {what}) AS "{name}"' for name, (what, _) in counted.items())
     about = (
-        "Offline: the device said so, or its connection broke. Silent: nothing was stored of it for a minute. Critical, warning: an alert "
+        "Offline: the device said so, or its connection broke. Silent: nothing was stored of it for 20 minutes. Critical, warning: an alert "
         "stands. Too hot: a cell over 60 °C. Worn: predicted health below 75 %."
     )
     each = {name: steps for name, (_, steps) in counted.items()}
@@ -72,7 +72,7 @@ def _worry(made: build.Dashboard) -> build.Dashboard:
                     ELSE coalesce(charging_state, vehicle_state, 'online') END AS "state", gateway, ts AS "device time"
             FROM pack_now WHERE {CHOSEN} ORDER BY worry DESC, fleet, pack LIMIT 10000"""),
         about="Points for alerts (critical 1000, warning 300), poor and fair values (200 and 40), the probability of failure and silence (100); "
-        "the same as on the gateway's page.",
+        "the same as on the gateway's page, but that an alert somebody has seen to there counts in full here.",
         size=(24, 12), columns=COLUMNS,
     )  # fmt: skip
     return made.with_panel(listed.footer(common.TableFooterOptions().enable_pagination(True)))

@@ -6,15 +6,19 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import psycopg2
 import pytest
 
 from cloud.migrate import SCHEMA_DIR, migrate
 from cloud.nodes.timescale_out import TimescaleOut
+from edge.bands import SILENT_POINTS, points
+from edge.settings import AgentSettings
 from tests import cloud_samples as samples
 from tests import servers
 from tests.cloud_samples import query, run_sink, twin
 from voltflow.message import Msg
+from voltflow.telemetry import Alert
 
 VIEWS = SCHEMA_DIR / "0004_fleet_now.sql"
 
@@ -81,6 +85,37 @@ def test_the_file_of_the_views_may_be_run_again_and_finds_what_stands(database: 
     execute(database, VIEWS.read_text())
     execute(database, VIEWS.read_text())
     assert standing(database) == [("SIM000001", 3)]
+
+
+def test_an_alert_that_somebody_has_seen_to_counts_in_full_here_and_a_tenth_at_the_gateway(
+    database: str,
+) -> None:
+    """What docs/grafana.md says of the two orders."""
+    store(database, [samples.state(), twin(1), samples.alert(1)])
+    (row,) = query(database, "SELECT worry, soc_pct, cell_temp_max_c, failure_predicted_pct FROM pack_now")
+    alert = msgspec.json.decode(samples.alert(1).payload, type=Alert)
+    values = {"soc": row["soc_pct"], **dict.fromkeys(("temperature", "soh", "rul", "failure"))}
+    assert row["worry"] == points(values, [alert], {}, is_silent=False) == 1000
+    assert points(values, [alert], {alert.code: alert.since_ms}, is_silent=False) == 100
+
+
+def test_a_pack_is_silent_when_it_is_at_a_gateway_and_nothing_known_of_it_is_a_worry(database: str) -> None:
+    packs = {"SIM000001": None, "SIM000002": -60, "SIM000003": 60}
+    store(
+        database,
+        [*(samples.state(pack) for pack in [*packs, "SIM000004"]), *(twin(1, pack) for pack in packs)],
+    )
+    for pack, more_s in packs.items():
+        if more_s is not None:
+            ago_s = AgentSettings().silent_after_s + more_s
+            execute(
+                database, f"UPDATE telemetry SET stored = now() - interval '{ago_s} s' WHERE pack = '{pack}'"
+            )
+    rows = query(database, "SELECT pack, silent, worry FROM pack_now ORDER BY pack")
+    unknown = points(dict.fromkeys(("soc", "temperature", "soh", "rul", "failure")), [], {}, is_silent=True)
+    assert [(row["silent"], row["worry"]) for row in rows] == [
+        (False, 0), (False, 0), (True, SILENT_POINTS), (True, unknown),
+    ]  # fmt: skip
 
 
 def test_looks_do_not_read_the_history_of_alerts(database: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from edge.bands import ALERT_POINTS, BAND_POINTS, BANDS, SILENT_POINTS
+from edge.bands import ALERT_POINTS, BAND_POINTS, BANDS, SILENT_POINTS, UNKNOWN_POINTS
 from grafana.answers import POINTS, Asker, Frame, QueryError
 from grafana.boards import FOLDER
 from grafana.draw import draw
@@ -129,6 +129,9 @@ def test_worry_is_that_of_the_gateway(house: House, database: str) -> None:
                    "failure": "failure_predicted_pct"}  # fmt: skip
         points += sum(BAND_POINTS[BANDS[kind].of(row[column]) or "good"] for kind, column in columns.items())
         points += int(row["failure_predicted_pct"] or 0) + (SILENT_POINTS if row["silent"] else 0)
+        points += (
+            0 if any(row[column] is not None for column in ("soc_pct", *columns.values())) else UNKNOWN_POINTS
+        )
         assert row["worry"] == points, row
         worries.add(points)
     assert len(worries) > 1
