@@ -12,7 +12,7 @@ import { t } from "./texts.js";
 import { setUpTheme } from "./theme.js";
 import { Wrong } from "./wrong.js";
 
-const POLL_MS = 3000, ALERTS_ASKED = 200;
+const POLL_MS = 3000, ALERTS_ASKED = 200, AWAY_NAMED = 3;
 const shared = { health: null, links };
 const wrong = new Wrong(byId("wrong"), byId("live"));
 let view = null, locked = false, lastHeard = null, failed = null;
@@ -70,14 +70,14 @@ function links() {
 // -- what is asked for again and again ----------------------------------------------------------------------------
 
 async function showHealth() {
-  const [health, alerts] = await Promise.all([get("api/health"), activeAlerts(ALERTS_ASKED)]);
+  const [health, alerts, away] = await Promise.all([get("api/health"), activeAlerts(ALERTS_ASKED), get(`api/packs?only=away&sort=oldest&limit=${AWAY_NAMED}`)]);
   shared.health = health;
   if (failed) health.reasons.push({ code: "request", message: t("wrong.request", { error: failed }) });
   lastHeard = Date.now();
   say(byId("gateway"), health.gateway);
   const level = { ok: "good", degraded: "fair", unhealthy: "poor" }[health.status];
   if (isLive()) pill(t(`health.${health.status}`), level);
-  wrong.show(health, alerts.alerts, { brief: byId("view").dataset.view !== "fleet" });
+  wrong.show(health, alerts.alerts, { brief: byId("view").dataset.view !== "fleet", away: away.total ? away : null });
   badge(alerts);
   title();
 }

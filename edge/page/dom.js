@@ -48,7 +48,13 @@ export function table(id, caption, columns) {
     made.append(value ?? "");
     return made;
   };
-  const fill = (rows) => body.replaceChildren(...rows.map((row) => el("tr", {}, row.map(cell))));
+  const at = columns.findIndex(([, name]) => name === "why");
+  // On a narrow screen the note stands below its row: there is no place beside it.
+  const below = (made) => {
+    const note = at < 0 ? "" : made.children[at].textContent;
+    return note ? [made, el("tr", { class: "below" }, el("td", { colspan: columns.length }, [...made.children[at].childNodes].map((node) => node.cloneNode(true))))] : [made];
+  };
+  const fill = (rows) => body.replaceChildren(...rows.flatMap((row) => below(el("tr", {}, row.map(cell)))));
   return { element: el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption }, element), fill, body };
 }
 

@@ -53,12 +53,21 @@ export function rate(perSecond) {
 const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
 export const clock = (ms) => new Date(ms).toLocaleTimeString("en", CLOCK);
 
+// Names of fields as the gateway's texts have them, in words.
+export const inWords = (text) => text.replace(/\b[a-z]+(?:_[a-z0-9]+)+\b|\befc\b/g, (name) => {
+  const word = t(`field.${name}`);
+  return word === `field.${name}` ? name.replaceAll("_", " ") : word;
+});
+
 const pad = (n) => String(n).padStart(2, "0");
 export function when(ms) {
   if (!known(ms)) return "–";
   const d = new Date(ms);
   return `${d.getFullYear()}-${pad(d.getMonth() + 1)}-${pad(d.getDate())} ${pad(d.getHours())}:${pad(d.getMinutes())}`;
 }
+
+// To the second; the day where it is another one.
+export const moment = (ms) => (new Date(ms).toDateString() === new Date().toDateString() ? clock(ms) : `${when(ms)}${clock(ms).slice(5)}`);
 
 // Bands come from the gateway with its answers; the same limits grade its own order of worry.
 export const bands = {};
@@ -70,9 +79,15 @@ export function grade(quantity, value) {
   return sign * value > sign * band.poor ? "poor" : sign * value > sign * band.fair ? "fair" : "good";
 }
 
+export const isAway = (row) => row.online === false || row.silent;
+
+// How long ago the pack was heard of; `asked` is when its row came.
+export function ageOf(row) {
+  return known(row.age_s) ? duration(row.age_s + (Date.now() - (row.asked ?? Date.now())) / 1000) : "";
+}
+
 export function stateOf(row) {
-  if (row.online === false) return t("state.offline");
-  if (row.silent) return t("state.silent");
+  if (isAway(row)) return `${t(row.online === false ? "state.offline" : "state.silent")} ${ageOf(row)}`.trim();
   return (row.charging_state ?? "").replaceAll("_", " ");
 }
 

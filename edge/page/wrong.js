@@ -1,7 +1,7 @@
 // What is wrong, in words, first on every view: the gateway's own reasons with what to do, then alerts, the worst first.
 
 import { el, say } from "./dom.js";
-import { count, duration, packHash, valueOf } from "./format.js";
+import { ageOf, count, duration, packHash, valueOf } from "./format.js";
 import { t } from "./texts.js";
 
 const SHOWN = 4;
@@ -16,19 +16,20 @@ export class Wrong {
   }
 
   // `brief`: where the view itself has more to say, alerts are only counted.
-  show(health, alerts, { brief }) {
+  // `away` are packs that are silent or offline: {total, packs: some of them, the longest first, fleet: counts}.
+  show(health, alerts, { brief, away }) {
     const open = alerts.filter((alert) => !alert.acknowledged), groups = grouped(open);
-    this.announce(health, groups);
-    const key = JSON.stringify([health.status, health.reasons, health.active_alerts, groups, health.packs, brief]);
+    this.announce(health, groups, away);
+    const key = JSON.stringify([health.status, health.reasons, health.active_alerts, groups, health.packs, brief, away && [awayText(away), awayNames(away)]]);
     if (key === this.key) return say(this.root.querySelector(".heard") ?? this.live, heardOf(health));
     this.key = key;
-    const nothing = !health.reasons.length && !groups.length;
-    this.root.className = nothing ? "wrong fine" : `wrong ${worst(health, groups)}`;
-    this.root.replaceChildren(nothing ? calm(health, alerts.length) : list(health, groups, alerts.length - open.length, brief));
+    const nothing = !health.reasons.length && !groups.length && !away;
+    this.root.className = nothing ? "wrong fine" : `wrong ${worst(health, groups, away)}`;
+    this.root.replaceChildren(nothing ? calm(health, alerts.length) : list(health, groups, alerts.length - open.length, brief, away));
   }
 
-  announce(health, groups) {
-    const sentences = [...health.reasons.map((reason) => reason.message), ...groups.map(groupText)];
+  announce(health, groups, away) {
+    const sentences = [...health.reasons.map((reason) => reason.message), ...groups.map(groupText), ...(away ? [awayText(away)] : [])];
     say(this.live, sentences.length ? `${t("wrong.title")}: ${sentences.slice(0, SHOWN).join(". ")}` : t("wrong.nothing"));
   }
 }
@@ -38,9 +39,9 @@ const heardOf = (health) => [
   health.newest_message_age_s === null ? t("wrong.no_message") : t("wrong.newest", { age: duration(health.newest_message_age_s) }),
 ].join(" · ");
 
-function worst(health, groups) {
+function worst(health, groups, away) {
   if (health.status === "unhealthy" || groups.some((group) => group.severity === "critical")) return "poor";
-  return health.reasons.length || groups.some((group) => group.severity === "warning") ? "fair" : "info";
+  return health.reasons.length || groups.some((group) => group.severity === "warning") || away?.fleet.silent ? "fair" : "info";
 }
 
 // Alerts of one kind together: a thousand packs with one trouble are one line.
@@ -61,8 +62,8 @@ function calm(health, acknowledged) {
   return el("p", { class: "calm" }, el("b", { text: t("wrong.nothing") }), el("span", { text: known }), el("span", { class: "dim heard", text: heardOf(health) }));
 }
 
-function list(health, groups, acknowledged, brief) {
-  const items = [...health.reasons.map((reason, i, all) => reasonItem(reason, all[i + 1])), ...(brief ? counted(groups) : groups.slice(0, SHOWN).map(groupItem))];
+function list(health, groups, acknowledged, brief, away) {
+  const items = [...health.reasons.map((reason, i, all) => reasonItem(reason, all[i + 1])), ...(brief ? counted(groups) : groups.slice(0, SHOWN).map(groupItem)), ...(away ? [awayItem(away, brief)] : [])];
   const more = brief ? 0 : groups.length - SHOWN, rest = [];
   if (more > 0) rest.push(count(more, "wrong.kinds"));
   if (acknowledged) rest.push(count(acknowledged, "wrong.acknowledged"));
@@ -83,6 +84,17 @@ const item = (code, level, text) =>
 function reasonItem(reason, next) {
   const fix = reason.fix && reason.fix !== next?.fix ? el("p", { class: "fix" }, el("b", { text: `${t("wrong.fix")} ` }), reason.fix) : null;
   return item(reason.code, "", el("div", {}, el("p", { text: reason.message }), fix));
+}
+
+const awayText = ({ fleet }) => ["silent", "offline"].filter((key) => fleet[key]).map((key) => count(fleet[key], `wrong.${key}`)).join(", ");
+const awayNames = ({ packs }) => packs.map((row) => [row.name, ageOf(row)]);
+
+function awayItem(away, brief) {
+  const names = brief ? [] : awayNames(away), more = away.total - names.length;
+  const text = el("p", {}, awayText(away), names.length ? ": " : "");
+  names.forEach(([name, age], i) => text.append(i ? ", " : "", el("a", { href: packHash(name), text: name }), age ? ` ${t("wrong.since", { age })}` : ""));
+  if (!brief && more > 0) text.append(" ", el("a", { href: "#/?sort=oldest", text: count(more, "wrong.more_packs") }));
+  return item("away", away.fleet.silent ? "warning" : "info", text);
 }
 
 function groupItem(group) {

@@ -1,7 +1,7 @@
 // One pack as a line of the list. A line is filled anew when another pack, or other values, are in its place.
 
 import { classes, el, say } from "../dom.js";
-import { grade, number, packHash, stateOf, withUnit } from "../format.js";
+import { grade, inWords, number, packHash, stateOf, withUnit } from "../format.js";
 import { t } from "../texts.js";
 
 // Key of the title, class: `n` are numbers, `wide` is left out on narrow screens.
@@ -18,10 +18,12 @@ const GRADED = [
 
 const LABELLED = [[5, "soh"], [7, "failure"]]; // where a narrow screen has no heads
 
+const SHORT_NAME = 12, NAME_END = 6; // of a vehicle's number the last digits tell one from another: a name is cut in its middle
+
 export class PackLine {
   constructor() {
-    [this.fleet, this.pack] = [el("span", { class: "of" }), el("span")];
-    this.link = el("a", { tabindex: "-1" }, this.fleet, this.pack);
+    [this.fleet, this.pack, this.end] = [el("span", { class: "of" }), el("span", { class: "first" }), el("span", { class: "last" })];
+    this.link = el("a", { tabindex: "-1" }, this.fleet, this.pack, this.end);
     this.dot = el("span", { class: "dot", "aria-hidden": "true" });
     this.cells = COLUMNS.map(([key, name], i) => el("div", { role: i ? "gridcell" : "rowheader", class: name, "data-col": key }));
     this.cells[0].append(this.dot, this.link);
@@ -42,7 +44,10 @@ export class PackLine {
     classes(this.element, away ? "line away" : "line");
     this.element.dataset.pack = row.name;
     say(this.fleet, `${row.fleet}/`);
-    say(this.pack, row.pack);
+    const cut = row.pack.length > SHORT_NAME ? row.pack.length - NAME_END : row.pack.length;
+    say(this.pack, row.pack.slice(0, cut));
+    say(this.end, row.pack.slice(cut));
+    this.link.title = row.name;
     this.link.href = packHash(row.name);
     classes(this.dot, `dot ${levelOf(row)}`);
     say(this.cells[1], stateOf(row));
@@ -50,7 +55,7 @@ export class PackLine {
     this.bar.firstChild.style.width = `${row.soc_pct ?? 0}%`;
     classes(this.bar, `bar ${grade("soc", row.soc_pct)}`);
     say(this.cells[8], withUnit(row.power_kw, 1, "kW"));
-    say(this.cells[9], (row.worries ?? []).join("; "));
+    say(this.cells[9], inWords((row.worries ?? []).join("; ")));
   }
 
   // Colour says the grade; for poor values so does a sign.
@@ -65,6 +70,8 @@ export class PackLine {
     delete this.element.dataset.pack;
     say(this.fleet, "");
     say(this.pack, t("fleet.loading"));
+    say(this.end, "");
+    this.link.removeAttribute("title");
     this.link.removeAttribute("href");
     for (const cell of [this.cells[1], this.cells[8], this.cells[9], ...this.values.values()]) say(cell, "");
     classes(this.dot, "dot");

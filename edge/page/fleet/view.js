@@ -8,7 +8,7 @@ import { Counts } from "./counts.js";
 import { PackList } from "./list.js";
 import { FleetModel } from "./model.js";
 
-const SORTS = ["worry", "name", "newest", "soc", "temperature", "soh", "rul", "failure"];
+const SORTS = ["worry", "name", "newest", "oldest", "soc", "temperature", "soh", "rul", "failure"];
 const SEARCH_MS = 200, SETTLED_MS = 400;
 const ORDER_ROUNDS = 2, NEAR = 10, STREAM_PACKS = 200;
 

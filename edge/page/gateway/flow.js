@@ -3,6 +3,7 @@
 import { classes, el, section, table } from "../dom.js";
 import { count, duration, number, rate } from "../format.js";
 import { t } from "../texts.js";
+import { brokersOf } from "./uplink.js";
 
 const CONFIGURATIONS = new Set(["tls-config", "mqtt-broker"]);
 
@@ -20,7 +21,7 @@ export class FlowTable {
   }
 
   show(flow, spool) {
-    const now = performance.now(), before = this.before, sinks = new Map(spool.sinks.map((sink) => [sink.id, sink]));
+    const now = performance.now(), before = this.before, sinks = new Map(spool.sinks.map((sink) => [sink.id, sink])), brokers = brokersOf(flow);
     this.before = { now, counts: new Map(flow.nodes.map((node) => [node.id, node.messages_in])) };
     const rateOf = (node) => {
       const was = before?.counts.get(node.id);
@@ -28,12 +29,12 @@ export class FlowTable {
     };
     const sum = (nodes) => (before ? nodes.reduce((total, node) => total + (rateOf(node) ?? 0), 0) : null);
     this.rates = { in: sum(flow.nodes.filter((node) => node.type === "mqtt in")), out: sum(flow.nodes.filter((node) => node.type === "mqtt out")) };
-    this.table.fill(flow.nodes.filter((node) => !CONFIGURATIONS.has(node.type)).map((node) => line(node, rateOf(node), sinks.get(node.id))));
+    this.table.fill(flow.nodes.filter((node) => !CONFIGURATIONS.has(node.type)).map((node) => line(node, rateOf(node), sinks.get(node.id), brokers.get(node.broker))));
     this.told(flow);
   }
 
   told(flow) {
-    const parts = [t("flow.revision", { revision: flow.revision }), t("flow.under_way", { n: number(flow.in_flight_batches) })];
+    const parts = [t("flow.revision", { revision: flow.revision }), count(flow.in_flight_batches, "flow.under_way")];
     if (flow.stalls) parts.push(count(flow.stalls, "flow.stalls"));
     for (const [reason, n] of Object.entries(flow.dropped)) parts.push(t("flow.dropped", { n: number(n), reason }));
     this.part.note.textContent = parts.join(" · ");
@@ -44,14 +45,15 @@ export class FlowTable {
 }
 
 // What a node does now, and whether that is bad.
-function stateOf(node, sink) {
+function stateOf(node, sink, broker) {
+  if (broker && !broker.status.connected) return [`${t("uplink.no_broker")}${broker.status.error ? `: ${broker.status.error}` : ""}`, true];
   if (sink && sink.circuit !== "closed") return [t("flow.away", { time: duration(sink.away_s), error: sink.error || node.error }), true];
   if (sink?.spool?.messages) return [t("flow.backlog"), false];
   return [node.error || t("flow.ok"), Boolean(node.error)];
 }
 
-function line(node, perSecond, sink) {
-  const [state, bad] = stateOf(node, sink), warn = (value) => {
+function line(node, perSecond, sink, broker) {
+  const [state, bad] = stateOf(node, sink, broker), warn = (value) => {
     const element = el("span", { text: number(value) });
     classes(element, value ? "fair" : "");
     return element;

@@ -2,7 +2,7 @@
 
 import { getOrNull } from "../api.js";
 import { el, say } from "../dom.js";
-import { clock, number, packPath } from "../format.js";
+import { moment, number, packPath } from "../format.js";
 import { colourOf, gradient } from "../pack3d/colours.js";
 import { extremes, scaleOf, valuesOf } from "../pack3d/readings.js";
 import { TEXTS, t } from "../texts.js";
@@ -75,7 +75,7 @@ export class Cells {
     bar.style.backgroundImage = gradient(this.by);
     say(from, this.value(range[0]));
     say(to, this.value(range[1]));
-    const words = { spread: number(this.answer.spread_mv), at: clock(this.answer.ts_ms) };
+    const words = { spread: number(this.answer.spread_mv), at: moment(this.answer.ts_ms) };
     const summary = low === null ? t("cells.none") : t("cells.summary", { low: low + 1, high: high + 1, low_value: this.value(this.values[low]), high_value: this.value(this.values[high]) });
     say(this.text, [summary, this.by === "voltage" && this.answer.spread_mv !== null ? t("cells.spread", words) : "", t("cells.at", words), this.answer.reason ?? ""].filter(Boolean).join(" "));
     this.map.setAttribute("aria-label", `${summary} ${t("cells.keys")}`);

@@ -50,7 +50,11 @@ export class Chart {
     const known = tables.some((points) => points.filter(([, value]) => value !== null && value !== undefined).length > 1);
     this.empty.hidden = known;
     this.box.hidden = !known;
-    if (!known) return say(this.legend, "");
+    if (!known) {
+      const only = tables.flat().findLast(([, value]) => value !== null && value !== undefined);
+      say(this.empty, only ? t("chart.one", { value: `${number(only[1], this.spec.digits)} ${this.spec.unit}` }) : t("chart.none"));
+      return say(this.legend, "");
+    }
     const joined = tables.map((points) => withGaps(points, stepMs));
     const data = this.uPlot.join(joined, joined.map(() => [NULLS_SPREAD, NULLS_SPREAD]));
     if (this.plot) this.plot.setData(data, false);

@@ -1,7 +1,7 @@
 // Predictions beside what turned out to be.
 
-import { table } from "../dom.js";
-import { number, unitOf } from "../format.js";
+import { el, table } from "../dom.js";
+import { inWords, number, unitOf } from "../format.js";
 import { t } from "../texts.js";
 
 const DIGITS = { rul: 0 };
@@ -9,7 +9,7 @@ const DIGITS = { rul: 0 };
 export class Comparison {
   constructor() {
     this.table = table("comparison", t("compare.title"), [
-      [t("compare.quantity"), ""], [t("compare.predicted"), "n"], [t("compare.actual"), "n"], [t("compare.difference"), "n"], [t("compare.accuracy"), "n"], [t("compare.note"), "why"],
+      [t("compare.quantity"), ""], [t("compare.predicted"), "n"], [t("compare.actual"), "n"], [t("compare.difference"), "n wide"], [t("compare.accuracy"), "n"], [t("compare.note"), "why"],
     ]);
     this.element = this.table.element;
   }
@@ -19,8 +19,8 @@ export class Comparison {
       const unit = unitOf(c.unit), digits = DIGITS[key] ?? 2;
       const value = (v) => (v === null ? "–" : `${number(v, digits)} ${unit}`);
       const { low, high } = predictions[key] ?? {};
-      const span = low === undefined || low === null ? "" : ` (${number(low)} – ${number(high)})`;
-      return [t(`compare.${key}`), value(c.predicted) + span, value(c.actual), value(c.difference), c.accuracy === null ? "–" : `${number(c.accuracy, 1)} %`, c.reason ?? ""];
+      const span = low === undefined || low === null ? "" : el("span", { class: "wide", text: ` (${number(low)} – ${number(high)})` });
+      return [t(`compare.${key}`), el("span", {}, value(c.predicted), span), value(c.actual), value(c.difference), c.accuracy === null ? "–" : `${number(c.accuracy, 1)} %`, inWords(c.reason ?? "")];
     }));
   }
 }

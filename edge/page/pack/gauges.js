@@ -28,17 +28,19 @@ export class Gauges {
     return { element, value, word, mark, track, meter, note };
   }
 
-  show(row, notes) {
+  // `old`: how long ago the pack was heard of, where that is too long for its values to be the present.
+  show(row, notes, old) {
+    classes(this.element, old ? "gauges old" : "gauges");
     GAUGES.forEach(([quantity, field, digits, unit, from, to], i) => {
       const gauge = this.gauges[i], value = row[field] ?? null, of = grade(quantity, value);
       const place = (v) => (100 * (Math.min(Math.max(v, from), to) - from)) / (to - from);
       say(gauge.value, value === null ? "–" : `${number(value, digits)}${unit ? ` ${unit}` : ""}`);
-      say(gauge.word, of ? `${of === "poor" ? "▲ " : ""}${t(`grade.${of}`)}` : t("grade.unknown"));
-      classes(gauge.word, `word ${of}`);
+      say(gauge.word, old && value !== null ? old : of ? `${of === "poor" ? "▲ " : ""}${t(`grade.${of}`)}` : t("grade.unknown"));
+      classes(gauge.word, `word ${old ? "" : of}`);
       gauge.mark.hidden = value === null;
       if (value !== null) gauge.mark.style.left = `${place(value)}%`;
       this.scale(gauge.track, quantity, place);
-      this.name(gauge.meter, value, of, from, to, unit);
+      this.name(gauge.meter, value, old ? t("state.ago_grade", { grade: t(`grade.${of || "unknown"}`), old }) : t(`grade.${of || "unknown"}`), from, to, unit);
       say(gauge.note, notes[quantity] ?? "");
     });
   }
@@ -54,10 +56,10 @@ export class Gauges {
     });
   }
 
-  name(meter, value, of, from, to, unit) {
+  name(meter, value, grade, from, to, unit) {
     meter.setAttribute("aria-valuemin", from);
     meter.setAttribute("aria-valuemax", to);
     meter.setAttribute("aria-valuenow", value === null ? from : Math.min(Math.max(value, from), to));
-    meter.setAttribute("aria-valuetext", value === null ? t("grade.unknown") : `${number(value, 1)} ${unit}, ${t(`grade.${of || "unknown"}`)}`);
+    meter.setAttribute("aria-valuetext", value === null ? t("grade.unknown") : `${number(value, 1)} ${unit}, ${grade}`);
   }
 }

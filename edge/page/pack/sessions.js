@@ -11,8 +11,8 @@ export class Sessions {
   constructor(name) {
     this.name = name;
     this.table = table("sessions-table", t("sessions.title"), [
-      [t("sessions.kind"), ""], [t("sessions.start"), ""], [t("sessions.length"), "n"], [t("sessions.soc"), "n"], [t("sessions.energy"), "n"], [t("sessions.hottest"), "n"],
-      [t("sessions.soh"), "n"], [t("sessions.note"), "why"],
+      [t("sessions.kind"), ""], [t("sessions.start"), ""], [t("sessions.length"), "n wide"], [t("sessions.soc"), "n"], [t("sessions.energy"), "n"], [t("sessions.hottest"), "n wide"],
+      [t("sessions.soh"), "n wide"], [t("sessions.note"), "why"],
     ]);
     this.empty = el("p", { class: "dim none", text: t("sessions.none") });
     this.element = el("div", {}, this.table.element, this.empty);
@@ -31,10 +31,12 @@ export class Sessions {
   }
 }
 
+const socOf = ({ soc_from_pct: from, soc_to_pct: to }) => (from === null && to === null ? "–" : `${number(from)} → ${number(to)} %`);
+
 function line(session) {
   const length = session.end_ms === null ? t("sessions.running") : duration((session.end_ms - session.start_ms) / 1000);
   return [
-    t(`kind.${session.kind}`), when(session.start_ms), length, `${number(session.soc_from_pct)} → ${number(session.soc_to_pct)} %`, withUnit(session.energy_kwh, 1, "kWh"),
+    t(`kind.${session.kind}`), when(session.start_ms), length, socOf(session), withUnit(session.energy_kwh, 1, "kWh"),
     withUnit(session.temp_max_c, 1, "°C"), withUnit(session.soh_measured_pct, 1, "%"), session.reason ?? "",
   ];
 }

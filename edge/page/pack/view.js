@@ -4,7 +4,7 @@ import { follow, get, on, Refused } from "../api.js";
 import { AlertList } from "../alerts/list.js";
 import { allAlerts } from "../alerts/read.js";
 import { el, say, section } from "../dom.js";
-import { count, number, packPath, stateOf, when, withUnit } from "../format.js";
+import { ageOf, count, inWords, isAway, number, packPath, stateOf, when, withUnit } from "../format.js";
 import { t } from "../texts.js";
 import { Cells } from "./cells.js";
 import { Charts } from "./charts.js";
@@ -34,20 +34,25 @@ export function packView(root, name) {
     el("div", { class: "pack-head" }, el("a", { class: "back", href: "#/", text: t("pack.back") }), el("h1", { id: "pack-name", tabindex: "-1", text: name }), state, facts),
     absent, rest,
   );
-  let row = null, round = 0, notes = {};
+  let row = null, round = 0, detail = null;
 
   function take(found) {
-    row = { ...row, ...found };
-    gauges.show(row, notes);
+    row = { ...row, ...found, asked: Date.now() };
+    show();
+  }
+
+  // All of it from one row: what was asked for at another time would say something else.
+  function show() {
+    gauges.show(row, notesOf(row, detail), isAway(row) ? t("state.ago", { age: ageOf(row) }) : "");
     say(state, stateOf(row));
-    state.className = `pill ${row.online === false || row.silent ? "poor" : ""}`;
+    state.className = `pill ${isAway(row) ? "poor" : ""}`;
     state.hidden = !state.textContent;
     say(facts, row.ts_ms ? t("pack.time", { at: when(row.ts_ms) }) : t("pack.no_telemetry"));
     worries.hidden = !row.worries?.length;
     const key = (row.worries ?? []).join("\n");
     if (worries.dataset.key !== key) {
       worries.dataset.key = key;
-      worries.replaceChildren(...(row.worries ?? []).map((text) => el("li", { text, class: /^critical.*(?<!\(acknowledged\))$/.test(text) ? "poor" : "" })));
+      worries.replaceChildren(...(row.worries ?? []).map((text) => el("li", { text: inWords(text), class: /^critical.*(?<!\(acknowledged\))$/.test(text) ? "poor" : "" })));
     }
     pairs(values, {
       voltage: withUnit(row.voltage_v, 1, "V"), current: withUnit(row.current_a, 1, "A"), power: withUnit(row.power_kw, 1, "kW"),
@@ -70,14 +75,10 @@ export function packView(root, name) {
   follow(`?pack=${encodeURIComponent(name)}`);
 
   async function showDetail() {
-    const detail = await get(packPath(name, "detailed"));
-    const { temperature, rul, soh } = detail.predictions;
+    detail = await get(packPath(name, "detailed"));
+    const { temperature } = detail.predictions;
     if (temperature?.target_ms && temperature.made_ms) charts.horizonMs = temperature.target_ms - temperature.made_ms;
-    notes = {
-      rul: span(rul), soh: span(soh), temperature: row?.temp_predicted_c === null || !row ? "" : t("pack.ahead", { value: withUnit(row.temp_predicted_c, 1, "°C") }),
-      soc: row?.soc_est_pct === null || !row ? "" : t("pack.twin", { value: withUnit(row.soc_est_pct, 1, "%") }), failure: t("pack.failure"),
-    };
-    if (row) gauges.show(row, notes);
+    if (row) show();
     comparison.show(detail.comparisons, detail.predictions);
     pairs(plate, plateOf(detail));
   }
@@ -96,7 +97,8 @@ export function packView(root, name) {
     if (!charts.loaded) jobs.push(charts.load());
     if (slow) jobs.push(sessions.refresh().then((found) => charts.sessions(found)));
     const error = (await Promise.allSettled(jobs)).find((result) => result.status === "rejected")?.reason;
-    isThere(!(error instanceof Refused && error.status === 404), error?.message);
+    const unknown = error instanceof Refused && [400, 404].includes(error.status); // 400: no pack can be called so
+    isThere(!unknown, error?.message);
     if (error) throw error;
   }
 
@@ -109,6 +111,19 @@ export function packView(root, name) {
 
   const stop = () => { offs.forEach((off) => off()); charts.dispose(); cells.dispose(); };
   return { title: name, refresh, stop };
+}
+
+const MEASURED = { soc: "soc_pct", temperature: "cell_temp_max_c" }; // fields of the telemetry
+
+function notesOf(row, detail) {
+  const { rul, soh } = detail?.predictions ?? {}, invalid = detail?.telemetry?.quality?.invalid ?? [];
+  const notes = {
+    rul: span(rul), soh: span(soh), failure: t("pack.failure"),
+    temperature: row.temp_predicted_c === null ? "" : t("pack.ahead", { value: withUnit(row.temp_predicted_c, 1, "°C") }),
+    soc: row.soc_est_pct === null ? "" : t("pack.twin", { value: withUnit(row.soc_est_pct, 1, "%") }),
+  };
+  for (const [quantity, field] of Object.entries(MEASURED)) if (invalid.includes(field)) notes[quantity] = t("pack.impossible");
+  return notes;
 }
 
 const span = (prediction) =>
