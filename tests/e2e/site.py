@@ -13,11 +13,12 @@ import msgspec
 from tests.e2e.window import Window
 from tests.mqtt import linked
 from tests.programs import Agent
-from tests.servers import Mosquitto, wait_until
+from tests.servers import NPM_FOLDER, Mosquitto, wait_until
 from voltflow.telemetry import Cells, State, Telemetry
 from voltflow.topics import CELLS, STATE, TELEMETRY
 
 FLEET = "depot"
+AXE = NPM_FOLDER / "node_modules" / "axe-core" / "axe.min.js"
 STEP_MS = 10_000
 """Of device time between two messages of a device that `history` makes."""
 
@@ -127,6 +128,17 @@ class PageWindow(Window):
 
     def still(self) -> None:
         self.page.evaluate("() => document.fonts.ready")
+
+    def barriers(self, of: str = "html") -> list[str]:
+        """What axe finds of the page, or of a part, as it is now and calls serious or critical."""
+        self.page.evaluate(AXE.read_text())
+        found = self.page.evaluate("of => axe.run(of, {resultTypes: ['violations']})", of)
+        return [
+            f"{item['id']}: {node['target']} {node['failureSummary']}"
+            for item in found["violations"]
+            if item["impact"] in {"serious", "critical"}
+            for node in item["nodes"]
+        ]
 
     def overflow(self) -> int:
         """Pixels by which the page is wider than its window."""

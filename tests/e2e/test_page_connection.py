@@ -133,6 +133,9 @@ def test_login(locked: Site, window: Any) -> None:
     page.fill("#token", "not the right one at all")
     page.press("#token", "Enter")
     page.locator("#login-error", has_text="not this gateway's token").wait_for()
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        assert at.barriers() == [], theme
     page.fill("#token", TOKEN)
     page.press("#token", "Enter")
     page.wait_for_selector("body[data-connection=live]")
