@@ -190,15 +190,13 @@ def test_reasons_of_losses_and_letters_stay_when_their_records_go(database: str)
 
 
 def test_an_alert_that_stands_stays_however_old_it_is(database: str) -> None:
-    store(
-        database,
-        [
-            samples.alert(1),
-            samples.alert(2, state="cleared"),
-            samples.alert(3),
-            samples.alert(4, "SIM000002"),
-        ],
-    )
+    msgs = [
+        samples.alert(1),
+        samples.alert(2, state="cleared"),
+        samples.alert(3),
+        samples.alert(4, "SIM000002"),
+    ]
+    store(database, msgs)
     execute(
         database,
         "UPDATE alert SET stored = now() - interval '40 days', ts = now() - interval '40 days' + seq * interval '1 s'",
@@ -213,16 +211,8 @@ def test_nothing_goes_unless_it_is_wanted(database: str) -> None:
     retention = Retention(database, Keep())
     retention.run(GO_ON)
     assert (retention.removed.total(), verify(database).received) == (0, 2 * 1096)
-    assert {
-        "telemetry",
-        "alert",
-        "alert_now",
-        "dead_letter",
-        "loss",
-        "expired",
-        "pack",
-        "pack_boot",
-    } == retention.sizes.keys()
+    tables = {"telemetry", "alert", "alert_now", "dead_letter", "loss", "expired", "pack", "pack_boot"}
+    assert retention.sizes.keys() == tables
 
 
 def test_continuous_ledger_does_not_ask_again_for_what_was_taken_out(database: str) -> None:
@@ -390,16 +380,7 @@ def test_one_at_a_time_and_stopped_between_steps(database: str) -> None:
 def test_bridge_does_it_and_says_so(database: str, mosquitto: servers.Mosquitto, tmp_path: Path) -> None:
     old_and_new(database)
     store(database, [samples.alert(1)])
-    options = [
-        "--keep-telemetry-days",
-        "30",
-        "--retention-period-s",
-        "1",
-        "--ledger-period-s",
-        "1",
-        "--repair-after-s",
-        "0",
-    ]
+    options = ["--keep-telemetry-days", "30", "--retention-period-s", "1", "--ledger-period-s", "1", "--repair-after-s", "0"]  # fmt: skip
     with Bridge(mosquitto, database, tmp_path, *options) as bridge:
 
         def metric(name: str) -> float:
