@@ -37,8 +37,6 @@ from voltflow.log_levels import Now
 # -- handlers ---------------------------------------------------------------------------------------------------
 
 
-MQTT_NODES = ("mqtt in", "mqtt out", "mqtt latest")
-"""Nodes that are as well as their broker."""
 _SORT_KEYS: dict[str, Callable[[PackTwin], float | str | None]] = {
     "name": lambda twin: twin.name,
     "newest": lambda twin: -(twin.received_ms or 0),
@@ -86,8 +84,9 @@ def _flow(state: AppState) -> dict[str, Any]:
     notices = [notice.text for notice in flows.notices] if flows is not None else []
     for node in running["nodes"]:
         wired = state.engine.nodes.get(node["id"])
-        if wired is not None and node["type"] in MQTT_NODES:
-            node["broker"] = getattr(wired.node, "broker", "")
+        broker = getattr(wired.node, "broker", "") if wired is not None else ""
+        if broker in state.engine.nodes:  # a broker's own `broker` is its address
+            node["broker"] = broker
     return {
         **running,
         "state": "stop" if state.engine.paused else "start",

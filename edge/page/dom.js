@@ -49,9 +49,9 @@ export function table(id, caption, columns) {
     return made;
   };
   const at = columns.findIndex(([, name]) => name === "why");
-  // On a narrow screen the note stands below its row: there is no place beside it.
+  // On a narrow screen the note stands below its row: there is no place beside it; what is marked as calm need not be said there.
   const below = (made) => {
-    const note = at < 0 ? "" : made.children[at].textContent;
+    const note = at < 0 || made.children[at].querySelector("[data-calm]") ? "" : made.children[at].textContent;
     return note ? [made, el("tr", { class: "below" }, el("td", { colspan: columns.length }, [...made.children[at].childNodes].map((node) => node.cloneNode(true))))] : [made];
   };
   const fill = (rows) => body.replaceChildren(...rows.flatMap((row) => below(el("tr", {}, row.map(cell)))));

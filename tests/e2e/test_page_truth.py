@@ -181,7 +181,7 @@ def test_tables_fit_on_a_phone(site: Site, window: Any, parked: Device) -> None:
     at.shot("page-tables-phone", "#compare-section")
     at.shot("page-sessions-phone", "#sessions-section")
     at.open("/gateway")
-    at.page.wait_for_selector("#flow tbody tr.below")
+    at.page.wait_for_selector("#flow tbody tr")
     assert at.page.evaluate(WIDE) == []
     at.shot("page-flow-phone", "#flow-section")
 

@@ -26,7 +26,7 @@ export class Counts {
     if (this.element.hidden) return;
     const numbers = { ...fleet, alerts: fleet.alerts - fleet.acknowledged };
     say(this.total, count(fleet.packs, "packs"));
-    GRADES.forEach((grade, i) => { this.bars[i].style.flexGrow = numbers[grade]; });
+    GRADES.forEach((grade, i) => { this.bars[i].style.flexGrow = numbers[grade]; this.bars[i].hidden = !numbers[grade]; });
     for (const [key, element] of Object.entries(this.words)) {
       say(element, number(numbers[key]));
       element.parentElement.hidden = !FIRST.has(key) && !numbers[key];

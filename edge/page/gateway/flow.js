@@ -46,7 +46,7 @@ export class FlowTable {
 
 // What a node does now, and whether that is bad.
 function stateOf(node, sink, broker) {
-  if (broker && !broker.status.connected) return [`${t("uplink.no_broker")}${broker.status.error ? `: ${broker.status.error}` : ""}`, true];
+  if (broker && !broker.status.connected) return [t("uplink.no_broker"), true];
   if (sink && sink.circuit !== "closed") return [t("flow.away", { time: duration(sink.away_s), error: sink.error || node.error }), true];
   if (sink?.spool?.messages) return [t("flow.backlog"), false];
   return [node.error || t("flow.ok"), Boolean(node.error)];
@@ -62,6 +62,6 @@ function line(node, perSecond, sink, broker) {
   const cost = !node.wires.flat().length ? "" : node.messages_in ? number((node.busy_s / node.messages_in) * 1e6, 1) : "–";
   return [
     name, rate(perSecond), number(node.messages_in), warn(node.failures), number(node.waiting), sink?.spool ? warn(sink.spool.messages) : "", cost,
-    el("span", { class: bad ? "poor" : "dim", text: bad ? `▲ ${state}` : state }),
+    el("span", { class: bad ? "poor" : "dim", "data-calm": state === t("flow.ok"), text: bad ? `▲ ${state}` : state }),
   ];
 }

@@ -51,7 +51,7 @@ export class Chart {
     this.empty.hidden = known;
     this.box.hidden = !known;
     if (!known) {
-      const only = tables.flat().findLast(([, value]) => value !== null && value !== undefined);
+      const only = tables.map((points) => points.findLast(([, value]) => isKnown(value))).find(Boolean); // of the first line that has one
       say(this.empty, only ? t("chart.one", { value: `${number(only[1], this.spec.digits)} ${this.spec.unit}` }) : t("chart.none"));
       return say(this.legend, "");
     }
