@@ -130,6 +130,54 @@ def test_demo_with_a_running_mosquitto_leaves_nothing_behind_in_it(
     assert retained(broker.port) == b""
 
 
+def test_demo_whose_agent_is_killed_and_comes_back_has_every_message(folder: Path) -> None:
+    options = (
+        "--packs",
+        "5",
+        "--hz",
+        "10",
+        "--speedup",
+        "1",
+        "--agent-outage-after-s",
+        "2",
+        "--agent-outage-s",
+        "6",
+    )
+    with start(folder, Ports(), *options) as demo:
+        await_line(demo, r"agent killed \d+ s ago, starts again in \d+ s")
+        await_line(demo, r"agent killed, started again")
+        demo.send_signal(signal.SIGINT)
+        finish(demo, folder)
+    log = (folder / "state" / "logs" / "agent.log").read_text()
+    assert log.count("page and API on") == 2
+
+
+def test_demo_that_ends_while_its_agent_is_away_starts_it_for_the_proof(folder: Path) -> None:
+    options = (
+        "--packs",
+        "5",
+        "--hz",
+        "10",
+        "--speedup",
+        "1",
+        "--agent-outage-after-s",
+        "1",
+        "--agent-outage-s",
+        "3600",
+    )
+    with start(folder, Ports(), *options) as demo:
+        await_line(demo, r"agent killed \d+ s ago, starts again in \d+ s")
+        demo.send_signal(signal.SIGINT)
+        finish(demo, folder)
+
+
+def test_demo_says_at_its_start_that_its_messages_are_too_far_apart(folder: Path) -> None:
+    with start(folder, Ports(), "--packs", "2", "--hz", "2", "--speedup", "300", "--seconds", "3") as demo:
+        said, _ = finish(demo, folder)
+    assert "WARNING: with hz = 2 and speedup = 300 a pack's messages are 150 s of device time apart" in said
+    assert "remaining life (RUL) never answers. Set speedup to 240 at most, or hz to 2.5 at least" in said
+
+
 def test_demo_cut_off_from_the_cloud_keeps_everything_and_sends_it_later(folder: Path) -> None:
     options = ("--packs", "5", "--hz", "10", "--speedup", "1", "--outage-after-s", "2", "--outage-s", "12")
     with start(folder, Ports(), *options) as demo:

@@ -34,6 +34,7 @@ examples:
   voltflow demo --api-port 5012 --broker-port 1893   where the usual ports are taken
   voltflow demo --broker running --broker-user me --broker-password-file secret   with a broker of yours
   voltflow demo --outage-s 300 --speedup 1 --hz 2    cut the gateway off for five minutes, watch nothing get lost
+  voltflow demo --agent-outage-s 30                  kill the agent, start it again after half a minute
   voltflow demo --reset                              forget database, state and logs
 
 It starts an MQTT broker (unless one answers on broker_port), PostgreSQL, the bridge, the agent and simulated packs,

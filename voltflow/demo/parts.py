@@ -52,9 +52,14 @@ class Part:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
 
-    async def start(self) -> None:
-        """Start the program in a session of its own: a Ctrl-C at the terminal is for the demo alone."""
-        with self.log.open("wb") as log, (self.output or self.log).open("wb" if self.output else "ab") as out:
+    async def start(self, *, again: bool = False) -> None:
+        """Start the program in a session of its own: a Ctrl-C at the terminal is for the demo alone. `again`: after it has
+        ended, with the log that it has."""
+        self._stopping = False
+        with (
+            self.log.open("ab" if again else "wb") as log,
+            (self.output or self.log).open("wb" if self.output else "ab") as out,
+        ):
             self._process = await asyncio.create_subprocess_exec(
                 *self.command, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=log, env=self._env,
                 start_new_session=True, preexec_fn=_end_with_parent if _LIBC else None,

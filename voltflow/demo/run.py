@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from voltflow.battery.kernel import GAP_S
 from voltflow.demo import broker, figures
+from voltflow.demo.agent_outage import AgentOutage
 from voltflow.demo.history import History
 from voltflow.demo.layout import Layout
 from voltflow.demo.outcome import Latency, Memory, Outcome, Summary
@@ -84,6 +86,7 @@ class Demo:
 
     async def _start(self) -> History:
         """All parts, each when what it needs is there; the packs last, so that nobody misses a message."""
+        self._warn()
         self._say(f"broker: {self.layout.broker_text()}")
         if self.layout.embedded:
             await self._start_part(self.layout.broker_part())
@@ -112,9 +115,21 @@ class Demo:
         await self._until(lambda: _size(packs.log) > 0, "the packs to publish")
         return history
 
+    def _warn(self) -> None:
+        s = self.settings
+        if s.step_s > GAP_S:
+            self._say(
+                f"WARNING: with hz = {s.hz:g} and speedup = {s.speedup:g} a pack's messages are {s.step_s:g} s of device time apart; "
+                f"beyond {GAP_S:g} s the gateway does not know what flowed in between: no capacity is measured, remaining life (RUL) "
+                f"never answers. Set speedup to {GAP_S * s.hz:g} at most, or hz to {s.speedup / GAP_S:.3g} at least."
+            )
+
     async def _start_part(self, part: Part) -> None:
         self.parts.append(part)
         await part.start()
+        self._watch(part)
+
+    def _watch(self, part: Part) -> None:
         watcher = asyncio.create_task(part.ended(), name=f"watch {part.name}")
         self._watchers.add(watcher)
         watcher.add_done_callback(self._part_ended)
@@ -136,7 +151,7 @@ class Demo:
         text = self.layout.address.read_text() if self.layout.address.exists() else ""
         return text.strip() if text.endswith("\n") else ""
 
-    async def _until(self, condition: Callable[[], T], what: str) -> T:
+    async def _until(self, condition: Callable[[], T], what: str, *, stoppable: bool = True) -> T:
         """The condition's first true value; it is asked in a thread and may block a little."""
 
         async def poll() -> T:
@@ -146,7 +161,7 @@ class Demo:
 
         try:
             async with asyncio.timeout(self.settings.start_s):
-                return await self._guarded(poll(), stoppable=True)
+                return await self._guarded(poll(), stoppable=stoppable)
         except TimeoutError:
             found = "".join(f"\n  {log}: {lines[-1]}" for log, lines in self._errors().items())
             waited = f"waited {self.settings.start_s:g} s (setting start_s) in vain for {what}"
@@ -178,6 +193,7 @@ class Demo:
     async def _live(self, history: History) -> None:
         started_s, rates = time.monotonic(), Rates()
         outage = asyncio.create_task(self._outage(), name="outage")
+        without_agent = self._kill_agent()
         try:
             with make_view(self._facts(history), self.console) as view:
                 showing = self._show(view, rates, started_s)
@@ -188,6 +204,22 @@ class Demo:
             outage.cancel()
             if self._relay is not None:
                 self._relay.mend()
+        if without_agent is not None:
+            self._agent_outage.end()
+            await without_agent
+            await self._until(
+                lambda: figures.connected(self.layout.endpoints.agent_metrics),
+                "the agent to be back",
+                stoppable=False,
+            )
+
+    def _kill_agent(self) -> asyncio.Task[None] | None:
+        """Begin what the settings say of an outage of the agent; None: nothing."""
+        s = self.settings
+        self._agent_outage = AgentOutage(self._agent, s.agent_outage_after_s, s.agent_outage_s, self._watch)
+        return (
+            asyncio.create_task(self._agent_outage.run(), name="agent outage") if s.agent_outage_s else None
+        )
 
     async def _outage(self) -> None:
         """Cut the gateway's way to the cloud once, for as long as the settings say."""
@@ -221,13 +253,21 @@ class Demo:
         )  # fmt: skip
 
     async def _show(self, view: View, rates: Rates, started_s: float) -> None:
+        now, received, rows = figures.Figures(), 0.0, 0.0
         while True:
-            with contextlib.suppress(OSError, ValueError):  # a part that is busy is shown a second later
+            try:
                 now = await asyncio.to_thread(figures.read, self.layout.endpoints)
                 received, rows = rates.add(now)
+                told = True
+            except (
+                OSError,
+                ValueError,
+            ):  # a part that is busy is shown a second later; one that was killed is told of
+                told = not self._agent.running
+            if told:
                 rss = {part.name: part.rss_mb() for part in (self._agent, self._bridge)}
                 running_s, uplink = time.monotonic() - started_s, self._uplink_text()
-                view.show(Snapshot(running_s, now, received, rows, rss, uplink))
+                view.show(Snapshot(running_s, now, received, rows, rss, uplink, self._agent_outage.text()))
             await asyncio.sleep(SHOW_EVERY_S)
 
     # -- the end ------------------------------------------------------------------------------------------------------

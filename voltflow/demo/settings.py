@@ -54,6 +54,15 @@ class DemoSettings(msgspec.Struct, frozen=True, kw_only=True):
     outage_after_s: Annotated[
         float, Meta(ge=0, le=86400, description="when to cut it, seconds after the first message")
     ] = 20.0
+    agent_outage_s: Annotated[
+        float,
+        Meta(
+            ge=0, le=86400, description="kill the agent and start it again after so long, seconds; 0: never"
+        ),
+    ] = 0.0
+    agent_outage_after_s: Annotated[
+        float, Meta(ge=0, le=86400, description="when to kill it, seconds after the first message")
+    ] = 20.0
     start_s: Annotated[float, Meta(ge=1, le=600, description="time for each part to start, seconds")] = 60.0
     drain_s: Annotated[
         float,
@@ -63,6 +72,11 @@ class DemoSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: LogLevel = "info"
     log_levels: LogLevels = []
     log_format: LogFormat = "text"
+
+    @property
+    def step_s(self) -> float:
+        """Device time between two messages of a pack, seconds."""
+        return self.speedup / self.hz
 
     def __post_init__(self) -> None:
         taken: dict[int, str] = {}

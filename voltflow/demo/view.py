@@ -44,6 +44,8 @@ class Snapshot(msgspec.Struct):
     rss_mb: dict[str, float | None] = {}
     uplink: str = ""
     """What the demo does to the gateway's way to the cloud; empty: nothing."""
+    agent: str = ""
+    """What the demo did to the agent; empty: nothing."""
 
 
 class Rates:
@@ -144,9 +146,10 @@ def line(snapshot: Snapshot) -> str:
 
 def _outage(snapshot: Snapshot) -> str:
     spooled = snapshot.figures.spooled
+    agent = f", agent {snapshot.agent}" if snapshot.agent else ""
     if not snapshot.uplink and not spooled:
-        return ""
-    return f", uplink {snapshot.uplink or 'as it is'}, {spooled} messages in the gateway's spool"
+        return agent
+    return f"{agent}, uplink {snapshot.uplink or 'as it is'}, {spooled} messages in the gateway's spool"
 
 
 def screen(facts: Facts, snapshot: Snapshot) -> RenderableType:
@@ -179,6 +182,7 @@ def _numbers(facts: Facts, snapshot: Snapshot) -> list[tuple[str, str]]:
         ),
         ("memory", _rss(snapshot.rss_mb)),
         ("uplink", f"{snapshot.uplink or 'whole'}   {f.spooled} messages wait in the gateway's spool"),
+        *([("agent", snapshot.agent)] if snapshot.agent else []),
         ("broker", facts.broker),
     ]
 
