@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ def test_page_says_that_the_gateway_is_away_and_goes_on_when_it_is_back(site: Si
     page.wait_for_selector("body[data-connection=live]")
     assert not page.is_visible("#lost")
     site.agent.kill()
-    page.wait_for_selector("#lost:has-text('lost')")
+    page.locator("#lost", has_text=re.compile(r"lost.*\d\d:\d\d:\d\d")).wait_for()
+    page.locator("#health.poor", has_text="no connection").wait_for()
     assert page.get_attribute("body", "data-connection") == "lost"
     at.shot("page-lost")
     site.agent.start()
     page.wait_for_selector("#lost", state="hidden")
     page.wait_for_selector("body[data-connection=live]")
+    page.locator("#health", has_not_text="no connection").wait_for()
     site.publish(device.reading(now_ms() + STEP_MS, pack_voltage_v=377.7))
     page.locator("#chart-voltage figcaption", has_text="377.7 V").wait_for()
     # the browser told of each request that nobody answered, and of those about a pack that was not heard of yet
