@@ -131,7 +131,8 @@ class PageWindow(Window):
 
     def barriers(self, of: str = "html") -> list[str]:
         """What axe finds of the page, or of a part, as it is now and calls serious or critical."""
-        self.page.evaluate(AXE.read_text())
+        if not self.page.evaluate("() => 'axe' in window"):
+            self.page.evaluate(AXE.read_text())
         found = self.page.evaluate("of => axe.run(of, {resultTypes: ['violations']})", of)
         return [
             f"{item['id']}: {node['target']} {node['failureSummary']}"
