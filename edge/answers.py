@@ -193,7 +193,7 @@ class Sessions(msgspec.Struct):
 class FlowNode(msgspec.Struct):
     """A node of the running flow with its counters since the start; of a sink also whether its far side takes batches
     (`circuit`), how often it stopped to, and why it does not (`error`); `broker` is the id of an MQTT node's broker, whose
-    `status` says whether it is connected."""
+    `status` says whether it is connected; `last_error` says why it failed on a message last (the gateway's time)."""
 
     id: str
     type: str
@@ -210,6 +210,8 @@ class FlowNode(msgspec.Struct):
     error: str = ""
     circuit_opened: int = 0
     broker: str = ""
+    last_error: str = ""
+    last_error_ms: int | None = None
 
 
 class HeldMessages(msgspec.Struct):

@@ -70,7 +70,7 @@ export const TEXTS = {
 
   "gateway.title": "Gateway", "tile.in": "Messages in", "tile.out": "Messages out", "tile.waits": "Waits on disk", "tile.packs": "Packs", "tile.messages": "Messages since start", "tile.up": "Up", "tile.version": "Version",
   "flow.title": "Flow", "flow.node": "Node", "flow.rate": "Rate", "flow.messages": "Messages", "flow.failed": "Failed", "flow.waiting": "Waiting", "flow.on_disk": "On disk", "flow.cost": "µs/message",
-  "flow.state": "State", "flow.ok": "ok", "flow.backlog": "sending the backlog", "flow.away": "away for {time}: {error}", "flow.revision": "revision {revision}", "flow.under_way.one": "1 batch under way", "flow.under_way.many": "{n} batches under way",
+  "flow.state": "State", "flow.ok": "ok", "flow.last_error": "last failure {at}: {error}", "flow.backlog": "sending the backlog", "flow.away": "away for {time}: {error}", "flow.revision": "revision {revision}", "flow.under_way.one": "1 batch under way", "flow.under_way.many": "{n} batches under way",
   "flow.stalls.one": "stalled once", "flow.stalls.many": "stalled {n} times", "flow.dropped": "dropped {n} ({reason})", "flow.stopped": "The flow is stopped: somebody stopped it in the editor.",
   "uplink.title": "Uplink and spool", "uplink.waits": "{n} messages wait on disk ({size})", "uplink.nothing": "nothing waits on disk", "uplink.connected": "is connected to {address}",
   "uplink.not_connected": "is not connected: {error}", "uplink.starting": "starting", "uplink.broker": "Broker", "uplink.counts": "{received} received, {published} sent, {confirmed} confirmed",

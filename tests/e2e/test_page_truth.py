@@ -226,3 +226,11 @@ def test_nodes_are_as_well_as_their_broker(window: Any, own: Use[Any], tmp_path:
     for node in ("mqtt in", "mqtt out"):
         told.filter(has_text=node).filter(has_text="its broker is not connected").first.wait_for()
     at.shot("page-no-broker")
+
+
+def test_node_says_what_its_last_message_failed_on(site: Site, window: Any) -> None:
+    at = window().open("/gateway")
+    site.publish(("ev/v1/depot/BROKEN1/telemetry", b"no telemetry at all"))
+    told = at.page.locator("#flow tbody tr:not(.below)").filter(has_text="validate")
+    told.filter(has_text="last failure").wait_for()
+    at.shot("page-last-error")

@@ -299,6 +299,9 @@ def test_message_a_transform_fails_on_becomes_a_dead_letter_and_the_others_go_on
                 ("topic/3", b"\x03"), ("topic/7", b"\x07"),
             ]  # fmt: skip
             assert lab.engine.stats["t"].failures == 2
+            (told,) = [node for node in lab.engine.describe()["nodes"] if node["id"] == "t"]
+            assert told["last_error"] == "ValueError: cannot bear 7"
+            assert abs(told["last_error_ms"] - time.time() * 1000) < 600_000
 
     run(scenario)
 

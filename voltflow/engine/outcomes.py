@@ -32,6 +32,8 @@ class Outcomes:
 
     def fail(self, node: Node, failed: Sequence[FailedMsg], transaction: Transaction) -> None:
         """Messages a node failed on: to the `catch` nodes that hear of it, or as dead letters."""
+        if failed and (stats := self._engine.stats.get(node.id)) is not None:
+            stats.note(str(failed[-1].error))
         listeners = self._engine.home_of(node).listeners("catch", node.id)
         left = self._catch(node, listeners, failed, transaction) if listeners else failed
         if left:

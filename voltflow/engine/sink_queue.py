@@ -12,7 +12,7 @@ from typing import Any
 
 from voltflow.engine.circuit import Circuit
 from voltflow.engine.why import Why
-from voltflow.message import Msg
+from voltflow.message import Msg, now_ms
 from voltflow.node import Rejected, Sink, SinkUnavailable
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,8 @@ MAX_WRITE = 5000
 """Messages that one write of a sink gets at most; what waits beyond it is the next write."""
 
 
+ERROR_SHOWN = 500
+"""Letters of the last error that are kept; the dead letter has all of it."""
 RECENT_S = 60.0
 
 
@@ -34,6 +36,9 @@ class NodeStats:
     busy_s: float = 0.0
     waiting: int = 0
     retries: int = 0
+    last_error: str = ""
+    """Of the last message it failed on, since a deploy made it anew."""
+    last_error_ms: int | None = None
 
     def __post_init__(self) -> None:
         self._failed_at_s: deque[tuple[float, int]] = deque()
@@ -50,6 +55,10 @@ class NodeStats:
             self._failed_at_s.append((now_s, count))
         self._forget_before(now_s - RECENT_S)
 
+    def note(self, error: str) -> None:
+        """Why the node failed on the last one, for whoever looks for that without the dead letters."""
+        self.last_error, self.last_error_ms = error[:ERROR_SHOWN], now_ms()
+
     @property
     def recent_failures(self) -> int:
         """Messages it failed on in the last RECENT_S, since a deploy made it anew; all the others are sums over deploys."""
@@ -58,6 +67,7 @@ class NodeStats:
 
     def begin_anew(self) -> None:
         """Another node has taken the place of the one that failed."""
+        self.last_error, self.last_error_ms = "", None
         self._failed_at_s.clear()
 
     def _forget_before(self, then_s: float) -> None:

@@ -1,7 +1,7 @@
 // The flow, node by node, with message rates: where the numbers stop, the fault is.
 
 import { classes, el, section, table } from "../dom.js";
-import { count, duration, number, rate } from "../format.js";
+import { count, duration, moment, number, rate } from "../format.js";
 import { t } from "../texts.js";
 import { brokersOf } from "./uplink.js";
 
@@ -49,7 +49,8 @@ function stateOf(node, sink, broker) {
   if (broker && !broker.status.connected) return [t("uplink.no_broker"), true];
   if (sink && sink.circuit !== "closed") return [t("flow.away", { time: duration(sink.away_s), error: sink.error || node.error }), true];
   if (sink?.spool?.messages) return [t("flow.backlog"), false];
-  return [node.error || t("flow.ok"), Boolean(node.error)];
+  if (node.error) return [node.error, true];
+  return [node.last_error ? t("flow.last_error", { at: moment(node.last_error_ms), error: node.last_error }) : t("flow.ok"), false];
 }
 
 function line(node, perSecond, sink, broker) {
