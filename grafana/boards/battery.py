@@ -113,11 +113,11 @@ def _people(made: build.Dashboard) -> build.Dashboard:
         .with_panel(
             p.number(
                 "Retraining events", prom_now("sum(model_training_total)", "trained on gateways"),
-                sql(f"""SELECT count(DISTINCT (m.key, m.value)) AS "models seen by this pack"
+                sql(f"""SELECT count(DISTINCT (m.key, m.value)) AS "different models in use"
                     FROM generate_series($__timeFrom()::timestamptz, $__timeTo()::timestamptz, {STEP}) AS at
                     CROSS JOIN LATERAL ({_LOOKS}) AS found CROSS JOIN LATERAL jsonb_each_text(found.models) AS m"""),
-                size=(8, 6), about="A gateway trains nothing (always 0). What the cloud trained arrives as a model of another hash: "
-                "four is one of each kind, each one more is a retrained one.",
+                size=(8, 6), about="A gateway trains nothing (always 0). What the cloud trained arrives as a model of another hash. Different models that "
+                "answered for this pack in the time shown: four is one of each kind and no retraining, each one more is a retrained one.",
             )
         )
         .with_panel(
@@ -165,5 +165,6 @@ def _history(made: build.Dashboard) -> build.Dashboard:
                      "predicted SoH": p.Column(p.PERCENT, p.SOH_STEPS, 1)}))
         .with_panel(p.rows("Alerts", sql(f"""
             SELECT ts AS "time", severity, state, text, value, limit_value AS "limit", unit FROM alert
-            WHERE {ONE} AND $__timeFilter(ts) ORDER BY ts DESC LIMIT 100"""), size=(12, 8)))
+            WHERE {ONE} AND $__timeFilter(ts) ORDER BY ts DESC LIMIT 100"""), size=(12, 8),
+            columns={"unit": p.ALERT_UNIT}))
     )  # fmt: skip

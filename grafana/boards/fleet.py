@@ -106,7 +106,7 @@ def _details(made: build.Dashboard) -> build.Dashboard:
         .with_panel(p.rows("Alerts that stand", sql(f"""
             SELECT since, severity, fleet, pack, text, value, limit_value AS "limit", unit FROM alert_open WHERE {CHOSEN}
             ORDER BY array_position(ARRAY['critical', 'warning', 'info'], severity), since DESC LIMIT 200"""), size=(12, 9),
-            columns={"pack": PACK}, about="Critical ones first."))
+            columns={"pack": PACK, "unit": p.ALERT_UNIT}, about="Critical ones first."))
         .with_panel(p.rows("Offline and silent packs", sql(f"""
             SELECT fleet, pack, CASE WHEN online THEN 'silent' ELSE 'offline' END AS "state", gateway, stored AS "last heard"
             FROM pack_now WHERE {CHOSEN} AND (silent OR NOT online) ORDER BY stored DESC NULLS LAST LIMIT 200"""), size=(6, 9),

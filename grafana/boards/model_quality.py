@@ -191,7 +191,7 @@ def _calibration(made: build.Dashboard) -> build.Dashboard:
             SELECT concat(10 * floor(pct / 10), '–', 10 * floor(pct / 10) + 10, ' %') AS "predicted band", avg(pct) AS "predicted",
                 100.0 * count(*) FILTER (WHERE failed) / count(*) AS "observed", count(*) AS "cases"
             FROM judged GROUP BY floor(pct / 10) ORDER BY floor(pct / 10)"""), x="predicted band", unit=p.PERCENT,
-            colors={"predicted": "blue", "observed": "red", "cases": "gray"},
+            colors={"predicted": "blue", "observed": "red", "cases": "gray"}, counts="cases",
             about="Of the predictions whose 7 days are over: in each band the mean probability and the share that had a critical alert. "
             "Needs more than 7 days of time shown."))
         .with_panel(p.lines("SoH: predicted less measured", sql_series(f"""{SESSIONS}

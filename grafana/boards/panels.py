@@ -168,6 +168,10 @@ class Column:
         return [_override(name, value) for name, value in found.items()]
 
 
+ALERT_UNIT = Column(words={"c": "°C", "pct": "%", "mv": "mV", "ohm_per_v": "Ω/V", "level": "of 3 (level)"})
+"""Units as `alert/1` has them, in signs."""
+
+
 def rows(
     title: str, *queries: Query, about: str = "", size: tuple[int, int] = (24, 10), columns: dict[str, Column] | None = None,
     renamed: dict[str, str] | None = None,
@@ -189,9 +193,10 @@ def rows(
 
 def bars(
     title: str, query: Query, *, about: str = "", x: str, unit: str = COUNT, size: tuple[int, int] = (12, 8),
-    colors: dict[str, str] | None = None,
+    colors: dict[str, str] | None = None, counts: str = "",
 ) -> barchart.Panel:  # fmt: skip
-    """Bars of a table's numbers over its column `x`; `colors` by column."""
+    """Bars of a table's numbers over its column `x`; `colors` by column. `counts`: a column of numbers of things among them, which
+    has the axis on the right for itself."""
     panel: barchart.Panel = finish(barchart.Panel(), title, [query], about, size)
     panel = panel.x_field(x).unit(unit).fill_opacity(80).show_value(common_model.VisibilityMode.AUTO)
     panel = panel.legend(common.VizLegendOptions().show_legend(True).display_mode(common_model.LegendDisplayMode.LIST)
@@ -199,6 +204,15 @@ def bars(
     for name, color in (colors or {}).items():
         fixed = {"mode": "fixed", "fixedColor": color}
         panel = panel.override_by_name(name, [_override("color", fixed)])
+    if counts:
+        apart = {
+            "unit": COUNT,
+            "decimals": 0,
+            "min": 0,
+            "custom.axisPlacement": "right",
+            "custom.axisLabel": counts,
+        }
+        panel = panel.override_by_name(counts, [_override(name, value) for name, value in apart.items()])
     return panel
 
 

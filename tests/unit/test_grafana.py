@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -19,8 +20,10 @@ from grafana_foundation_sdk.cog.runtime import Runtime
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from edge.bands import BANDS
+from edge.nodes.alert import Alert
 from grafana import boards
 from grafana.answers import SCRAPE_S
+from grafana.boards.panels import COUNT
 from grafana.boards.sources import SQL_TYPE
 from tests import metrics_page
 from tests.servers import REPOSITORY
@@ -172,6 +175,30 @@ def test_fleet_colours_health_by_the_bands_that_it_counts_by() -> None:
     queries = " ".join(target.get("rawSql", "") for target in targets(board))
     limits = {float(number) for number in re.findall(r"\bsoh(?:_predicted_pct)? >?<?=? ?(\d+)", queries)}
     assert limits == {band.poor, band.fair}
+
+
+def overrides(board: dict[str, Any], title: str) -> dict[str, dict[str, Any]]:
+    """What a panel says of single columns: by column, the value of each property."""
+    (panel,) = (panel for panel in board["panels"] if panel.get("title") == title)
+    return {
+        one["matcher"]["options"]: {item["id"]: item["value"] for item in one["properties"]}
+        for one in panel["fieldConfig"]["overrides"]
+    }
+
+
+@pytest.mark.parametrize(("name", "title"), [("fleet", "Alerts that stand"), ("battery", "Alerts")])
+def test_units_of_alerts_are_shown_as_signs(name: str, title: str) -> None:
+    source = inspect.getsource(Alert._make_rules)
+    units = set(re.findall(r'"(\w+)", (?:True|False),', source))
+    assert "ohm_per_v" in units
+    (words,) = overrides(load(boards.FOLDER / f"{name}.json"), title)["unit"]["mappings"]
+    assert set(words["options"]) == units
+
+
+def test_cases_are_no_percentage() -> None:
+    cases = overrides(load(boards.FOLDER / "model-quality.json"), "Failure: predicted and observed")["cases"]
+    assert cases["unit"] == COUNT
+    assert cases["custom.axisPlacement"] == "right"
 
 
 def test_the_boards_are_asked_in_the_steps_of_the_data_source() -> None:
