@@ -64,12 +64,10 @@ class PacksQuery(msgspec.Struct, forbid_unknown_fields=True):
         Meta(description="what decides; the worst first, unknown values last"),
     ] = "worry"
     fleet: Annotated[Name, Meta(description="packs of this fleet only")] | None = None
-    only: (
-        Annotated[
-            Literal["away"], Meta(description="`away`: packs that are silent or said to be offline only")
-        ]
-        | None
-    ) = None
+    only: Annotated[
+        Literal["all", "away"],
+        Meta(description="`away`: only packs that are silent or said to be offline"),
+    ] = "all"
     q: Annotated[
         str, Meta(max_length=100, description="packs whose `fleet/pack` has this text in it, in any case")
     ] = ""

@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 
 MAX_WRITE = 5000
 """Messages that one write of a sink gets at most; what waits beyond it is the next write."""
-
-
 ERROR_SHOWN = 500
 """Letters of the last error that are kept; the dead letter has all of it."""
 RECENT_S = 60.0
