@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
+from itertools import pairwise
 from math import isnan
 
 from edge import answers
-from edge.history import PERIOD_MS, step_ms
+from edge.history import MOST_ROWS, PERIOD_MS, step_ms
 from edge.nodes.cells import CellsNode
 from edge.sessions import SessionRow
 from edge.state import AppState
 from edge.twin import WIDE_SESSION_PCT, PackTwin, TwinStore
 from voltflow import topics
+from voltflow.battery.kernel import GAP_S
+from voltflow.battery.kernel_session import CAPACITY_GAP_SHARE
 
 
 def cells(state: AppState, twin: PackTwin) -> answers.Cells:
@@ -70,16 +74,21 @@ def history(store: TwinStore, twin: PackTwin, limit: int) -> answers.History:
     return answers.History(twin.pack, twin.fleet, PERIOD_MS, step, points)
 
 
-def sessions(twin: PackTwin, limit: int) -> answers.Sessions:
+def sessions(store: TwinStore, twin: PackTwin, limit: int) -> answers.Sessions:
     """The pack's last sessions."""
-    return answers.Sessions(twin.pack, twin.fleet, [_session(row) for row in twin.sessions.rows(limit)])
+    rows = twin.sessions.rows(limit)
+    times = [ts_ms for ts_ms, _ in store.history.rows(twin.slot, MOST_ROWS)]
+    return answers.Sessions(twin.pack, twin.fleet, [_session(twin, row, times) for row in rows])
 
 
-def _session(row: SessionRow) -> answers.SessionEntry:
-    return answers.SessionEntry(*row, reason=None if row.soh_pct is not None else _why_no_soh(row))
+def _session(twin: PackTwin, row: SessionRow, times: list[int]) -> answers.SessionEntry:
+    return answers.SessionEntry(
+        *row, reason=None if row.soh_pct is not None else _why_no_soh(twin, row, times)
+    )
 
 
-def _why_no_soh(row: SessionRow) -> str:
+def _why_no_soh(twin: PackTwin, row: SessionRow, times: list[int]) -> str:
+    """`times`: of the pack's history, which may not reach back to the session."""
     if row.kind == "discharge":
         return "only a charge session measures the capacity"
     if row.end_ms is None:
@@ -87,4 +96,20 @@ def _why_no_soh(row: SessionRow) -> str:
     span = (row.soc_to_pct or 0.0) - (row.soc_from_pct or 0.0)
     if span < WIDE_SESSION_PCT:
         return f"it spans {span:.0f} %, the capacity is measured from {WIDE_SESSION_PCT:.0f} % on"
-    return "the charge at its two ends was not known well enough, messages were missing, or the rated capacity is not known"
+    if twin.state is None or not twin.state.capacity_rated_ah:
+        return "the rated capacity is not known: the pack's birth message does not say it"
+    uncertain = (
+        "the charge at its two ends was not known well enough: the cells' voltage says it only after a rest"
+    )
+    if not times or times[0] > row.start_ms:
+        return f"{uncertain}; or messages were missing, the gateway's history does not reach back to it"
+    unknown_s = sum(gap_s for gap_s in _steps_s(times, row.start_ms, row.end_ms) if gap_s > GAP_S)
+    share = unknown_s / max(1.0, (row.end_ms - row.start_ms) / 1000.0)
+    if share >= CAPACITY_GAP_SHARE:
+        return f"for {100.0 * share:.0f} % of it messages came more than {GAP_S:.0f} s apart: what flowed in between is not known"
+    return uncertain
+
+
+def _steps_s(times: list[int], start_ms: int, end_ms: int) -> Iterator[float]:
+    within = [ts_ms for ts_ms in times if start_ms <= ts_ms <= end_ms]
+    return ((after - before) / 1000.0 for before, after in pairwise(within))

@@ -189,7 +189,7 @@ PACK_VIEWS = (
     PackView("history", "The pack's last points", History,
              lambda state, twin, query: pack_views.history(state.store, twin, query.limit), HistoryQuery),
     PackView("sessions", "The pack's last charges and discharges", answers.Sessions,
-             lambda _, twin, query: pack_views.sessions(twin, query.limit), SessionsQuery),
+             lambda state, twin, query: pack_views.sessions(state.store, twin, query.limit), SessionsQuery),
     PackView("cells", "The pack's single cells and probes", answers.Cells,
              lambda state, twin, _: pack_views.cells(state, twin)),
 )  # fmt: skip

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from edge.sessions import KEPT, PAUSE_MS, SILENCE_MS, SessionLog
+from edge import pack_views
+from edge.sessions import KEPT, PAUSE_MS, SILENCE_MS, SessionLog, SessionRow
 from edge.snapshot import copy_twins, restore_twins
 from edge.twin import TwinStore
 from tests.gateway import START_MS, Gateway, ask, request
@@ -196,10 +197,38 @@ def test_api_tells_of_sessions_and_why_nothing_was_measured(tmp_path: Path) -> N
     gateway.feed("depot/P1", START_MS + 90 * 60_000, pack_current_a=-90.0)
     drive, ended = sessions()["sessions"]
     assert drive["reason"] == "only a charge session measures the capacity"
-    assert ended["reason"].startswith("the charge at its two ends was not known well enough")
+    assert ended["reason"].startswith(
+        "the charge at its two ends was not known well enough: the cells' voltage says it"
+    )
     end_ms = START_MS + 59 * 60_000
     gateway.store.on_session(twin, Session(START_MS, end_ms, 20.0, 79.0, 88.0, 138.0, 25.0, 100.0))
     assert [(row["soh_measured_pct"], row["reason"]) for row in sessions()["sessions"]][1] == (92.0, None)
+
+
+@pytest.mark.parametrize(
+    ("birth", "step_s", "before_s", "reason"),
+    [
+        (True, 150, 0, "for 99 % of it messages came more than 120 s apart: what flowed in between is not known"),
+        (True, 60, 0, "the charge at its two ends was not known well enough: the cells' voltage says it only after a rest"),
+        (True, 60, 3600, ("the charge at its two ends was not known well enough: the cells' voltage says it only after a rest; "
+                          "or messages were missing, the gateway's history does not reach back to it")),
+        (False, 60, 0, "the rated capacity is not known: the pack's birth message does not say it"),
+    ],
+)  # fmt: skip
+def test_a_charge_that_measured_nothing_has_its_one_reason(
+    tmp_path: Path, birth: bool, step_s: int, before_s: int, reason: str
+) -> None:
+    gateway = Gateway(tmp_path)
+    if birth:
+        gateway.birth("depot/P1")
+    for second in range(0, 6000, step_s):
+        gateway.feed("depot/P1", START_MS + second * 1000, charging_state="charging", vehicle_state="parked",
+                     pack_current_a=100.0, soc_pct=20.0 + second / 100)  # fmt: skip
+    twin = gateway.store.packs[0]
+    begun_ms = START_MS - 1000 * before_s
+    row = SessionRow("charge", begun_ms, START_MS + 5_900_000, 20.0, 79.0, 1.0, 1.0, None, None)
+    times = [ts_ms for ts_ms, _ in gateway.store.history.rows(twin.slot, 720)]
+    assert pack_views._why_no_soh(twin, row, times) == reason
 
 
 def test_history_has_intervals_and_says_what_lies_between_points(tmp_path: Path) -> None:
