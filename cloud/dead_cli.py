@@ -52,6 +52,8 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
             name, help=text, description=text, epilog=EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
+        if name != "list":
+            parser.add_argument("letter", nargs="?", default="", metavar="ID", help="as --id")
         _add_filters(parser, changes=name in {"replay", "drop"})
         add_arguments(parser, BridgeSettings)
         parser.set_defaults(dead=command)
@@ -106,7 +108,13 @@ def run(args: argparse.Namespace, loaded: Loaded[BridgeSettings]) -> int:
 
 def _wanted(args: argparse.Namespace) -> Wanted:
     return Wanted(
-        args.node, args.error, args.since, args.until, args.pack, args.id, getattr(args, "all", False)
+        args.node,
+        args.error,
+        args.since,
+        args.until,
+        args.pack,
+        args.id or getattr(args, "letter", ""),
+        getattr(args, "all", False),
     )
 
 

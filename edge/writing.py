@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -87,4 +88,23 @@ def _body(request: bottle.LocalRequest, body: type[msgspec.Struct]) -> Any:
         return msgspec.json.decode(data, type=body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         fields = ", ".join(body.__struct_fields__)
-        raise ApiError(400, "bad_body", f"{error}; a JSON object with any of {fields} is wanted") from None
+        raise ApiError(
+            400, "bad_body", f"{error}{_allowed(error, body)}; a JSON object with any of {fields} is wanted"
+        ) from None
+
+
+def _allowed(error: Exception, body: type[msgspec.Struct]) -> str:
+    """The values of a field that takes only some, which msgspec does not name."""
+    match = re.search(r"Invalid enum value .* at `\$\.(\w+)", str(error))
+    if match is None:
+        return ""
+    schema = msgspec.json.schema(body)["$defs"][body.__name__]["properties"][match[1]]
+    return f", allowed are {', '.join(map(str, _enum(schema)))}"
+
+
+def _enum(schema: Any) -> list[Any]:
+    """The first list of allowed values anywhere in a JSON Schema."""
+    if isinstance(schema, dict) and "enum" in schema:
+        return list(schema["enum"])
+    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    return next((found for part in parts if (found := _enum(part))), [])

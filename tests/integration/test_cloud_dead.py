@@ -104,6 +104,7 @@ def test_list_and_show_for_people(database: str, dead: Command) -> None:
     text = dead("show", "--id", "bb03")
     assert "error     not JSON" in text
     assert text.endswith("{\n ä}\n")
+    assert dead("show", "bb03") == text
     text = dead("show", "--id", "aa02")
     assert "is a row  yes" in text
     assert text.endswith("00 ff 27 5c\n")

@@ -145,7 +145,7 @@ def test_main_json_and_exit_status(database: str, capsys: pytest.CaptureFixture[
     }
     sent.write_text(json.dumps({"packs": {"SIM000001": {"boot": BOOT, "published": 11}}}))
     assert main(command) == 1
-    assert "demo/SIM000001 boot 1764000000: missing 10" in capsys.readouterr().out
+    assert "demo/SIM000001 boot 1764000000: missing seq 10" in capsys.readouterr().out
 
 
 def test_main_a_name_that_the_history_does_not_have_is_no_good_ledger(
@@ -191,7 +191,8 @@ def test_verify_reading_refused_by_the_gateway_is_explained_by_its_dead_letter(
     assert (report.received, report.explained, report.dead_letters) == (2, 5, 5)
     listed = capsys.readouterr().out
     assert (
-        "f/p1 boot 3: explained 1  dead letter: ValidationError: Expected `float | null`, got `str`" in listed
+        "f/p1 boot 3: lost, explained: seq 1  dead letter: ValidationError: Expected `float | null`, got `str`"
+        in listed
     )
 
 

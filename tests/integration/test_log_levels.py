@@ -76,6 +76,10 @@ def test_agent_logs_json_and_the_message_a_node_failed_on_by_request(
 
 def test_agent_goes_back_by_itself(tmp_path: Path, mosquitto: servers.Mosquitto) -> None:
     with Agent(mosquitto, tmp_path) as agent:
+        for wrong in ({"level": "verbose"}, {"levels": {"voltflow": "verbose"}}):
+            with pytest.raises(urllib.error.HTTPError, match="400") as caught:
+                put(agent, wrong)
+            assert "allowed are debug, error, info, warning" in caught.value.read().decode()
         put(agent, {"level": "debug", "for_s": 1})
         wait_until(lambda: agent.get("/api/log")["level"] == "info", "the level to go back", WAIT_S)
         assert "log level is info again" in agent.log

@@ -151,16 +151,20 @@ def text(report: Report) -> str:
 def _lines(entry: Entry) -> list[str]:
     lines = []
     for what, ranges in (
-        ("missing", entry.missing), ("duplicate", entry.duplicates), ("explained", entry.explained),
+        ("missing", entry.missing), ("duplicate", entry.duplicates), ("lost, explained:", entry.explained),
     ):  # fmt: skip
         lines += [_range_line(entry, what, item) for item in ranges[:LINES_OF_A_BOOT]]
         if len(ranges) > LINES_OF_A_BOOT:
-            lines.append(f"  … and {len(ranges) - LINES_OF_A_BOOT} more ranges {what} (--json has all)")
+            lines.append(
+                f"  … and {len(ranges) - LINES_OF_A_BOOT} more ranges {what.strip(':')} (--json has all)"
+            )
     return lines
 
 
 def _range_line(entry: Entry, what: str, item: Range) -> str:
-    numbers = f"{item.first}" if item.count == 1 else f"{item.first}–{item.last} ({item.count})"
+    numbers = (
+        f"seq {item.first}" if item.count == 1 else f"seq {item.first}–{item.last}, {item.count:,} messages"
+    )
     why = f"  {item.why}" if item.why else ""
     return f"  {entry.fleet}/{entry.pack} boot {entry.boot}: {what} {numbers}{why}"
 
