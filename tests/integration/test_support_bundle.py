@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -247,3 +248,30 @@ def test_a_long_log_is_cut_at_its_beginning(tmp_path: Path) -> None:
     assert kept.startswith(b"(the beginning is left out)\n")
     assert len(kept) < 2_200_000
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_secrets_of_settings_that_cannot_be_loaded_are_in_it_nowhere(tmp_path: Path) -> None:
+    """What a `_file` names may be the secret itself, and what variables say is known although nothing could be loaded."""
+    (tmp_path / "own.log").write_text("it said zq-hunter-three at noon\n")
+    environment = {
+        "VOLTFLOW_BRIDGE_DATABASE_FILE": "postgresql://u:zq-hunter-one@h/d", "VOLTFLOW_BRIDGE_INFLUX_TOKEN_FILE": "zq-hunter-two",
+        "VOLTFLOW_AGENT_API_TOKEN": "zq-hunter-three",
+    }  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "voltflow.cli",
+        "support-bundle",
+        "bridge",
+        "--out",
+        "b.tar.gz",
+        "--log",
+        "own.log",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **environment}, check=True, capture_output=True, timeout=250
+    )
+    files = unpacked(tmp_path / "b.tar.gz")
+    assert b"must name a file that holds the secret" in files["bridge/doctor.txt"]
+    assert b"it said *** at noon" in files["log-1.txt"]
+    assert not [name for name, data in {**files, "printed": done.stdout}.items() if b"zq-hunter" in data]

@@ -15,7 +15,7 @@ from voltflow.doctor.bundle import Bundle
 from voltflow.doctor.checks import Result
 from voltflow.doctor.cli import add_arguments, as_document, asked_of, in_words
 from voltflow.doctor.examine import Asked, Patient, patient, wanted
-from voltflow.doctor.program import secrets_of
+from voltflow.doctor.program import secrets_in, secrets_of
 
 EPILOG = """\
 Nothing is sent: look into the file, then send it yourself. It has no passwords, tokens, keys and credentials, and of flows no
@@ -55,8 +55,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _secrets(patients: list[Patient], asked: Asked) -> set[str]:
-    """Those of all programs: one's log may have another's."""
-    found: set[str] = set()
+    """Those of all programs: one's log may have another's. Variables also where no program's settings can be loaded."""
+    found = secrets_in(asked.environ)
     for one in patients:
         if one.program is not None and one.settings is not None:
             found |= secrets_of(one.program, one.settings.values, asked.environ)

@@ -77,13 +77,17 @@ def secrets_of(program: Program[S], settings: S, environ: Mapping[str, str]) -> 
     """All that is known to be secret about a program: settings, credentials of its flow, variables."""
     values = msgspec.structs.asdict(settings)
     found = {str(values[item.name]) for item in program.items if item.secret}
-    found |= {
+    found |= set(program.secrets(settings)) | secrets_in(environ)
+    return {text for text in found if text}
+
+
+def secrets_in(environ: Mapping[str, str]) -> set[str]:
+    """The variables that are secret, by what programs say of them or by their names."""
+    return {
         value
         for name, value in hide_secrets(environ).items()
         if isinstance(value, Hidden) or _is_likely_secret(name, value)
     }
-    found |= set(program.secrets(settings))
-    return {text for text in found if text}
 
 
 def _is_likely_secret(name: str, value: str) -> bool:
