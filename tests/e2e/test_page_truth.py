@@ -94,7 +94,7 @@ def test_pack_of_which_nothing_is_known_is_not_green(site: Site, window: Any) ->
     assert "1 not known" in at.page.inner_text("#bands").replace("\n", " ")
 
 
-VINS = ("WVWZZZ1KZAW000000", "WVWZZZ1KZAW000001")
+VINS = ("WVWZZZ1KZAW-WITH-THE-LONG-WHEELBASE-000000", "WVWZZZ1KZAW-WITH-THE-LONG-WHEELBASE-000001")
 
 
 @pytest.mark.parametrize("viewport", [{"width": 1280, "height": 800}, PHONE])
