@@ -25,7 +25,7 @@ async def run(port: int, topic_filter: str, out_topic: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("topic_filter")
     parser.add_argument("out_topic")

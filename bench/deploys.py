@@ -164,7 +164,7 @@ def _ended(*_: object) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.deploys", description=__doc__, epilog=EXAMPLES,
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m bench.deploys", description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add: Callable[..., Any] = parser.add_argument
     add("--minutes", type=float, default=5.0, metavar="N", help="length of the storm (default 5)")

@@ -309,7 +309,7 @@ def _ended(*_: object) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.editor", description=__doc__, epilog=EXAMPLES,
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m bench.editor", description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add: Callable[..., Any] = parser.add_argument
     add("--visits", type=int, default=7, metavar="N", help="first visits, and as many again (default 7)")

@@ -54,7 +54,9 @@ FROM generate_series(%s, %s) q, generate_series(0, %s) p
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.ledger", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m bench.ledger", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--rows", type=float, default=1e7, help="rows of the history (%(default)g)")
     parser.add_argument("--packs", type=int, default=1000, help="packs they are of (%(default)s)")
     parser.add_argument("--write", action="store_true", help=f"put the table into {DOCS.name}")

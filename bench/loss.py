@@ -108,7 +108,7 @@ def _ended(*_: object) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.loss", description=__doc__, epilog=EXAMPLES,
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m bench.loss", description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--rounds", type=int, default=1, metavar="N", help="rounds (default 1)")

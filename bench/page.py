@@ -98,7 +98,9 @@ class _Client(threading.Thread):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and put the table into the page where asked to."""
-    parser = argparse.ArgumentParser(prog="python -m bench.page", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m bench.page", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--packs", type=int, default=PACKS, help="simulated (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=15, help="of each turn (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each kind (default: %(default)s)")

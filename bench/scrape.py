@@ -51,7 +51,9 @@ class Figures(msgspec.Struct, kw_only=True, frozen=True):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and put the table into the page where asked to."""
-    parser = argparse.ArgumentParser(prog="python -m bench.scrape", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m bench.scrape", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--packs", type=int, help="this many packs alone (default: 200, 1,000 and 10,000)")
     parser.add_argument("--scrapes", type=int, default=8, help="of each agent (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")

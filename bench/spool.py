@@ -150,7 +150,7 @@ SYSTEMS: dict[str, Callable[[Path], Store]] = {
 
 def main() -> int:
     """Measure, print, and put the table into docs/spool.md."""
-    parser = argparse.ArgumentParser(prog="python -m bench.spool", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m bench.spool", description=__doc__)
     parser.add_argument(
         "--messages", type=int, default=200_000, help="messages that wait when the power goes"
     )

@@ -33,7 +33,7 @@ ROUNDS = 7
 
 def main() -> int:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.state", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m bench.state", description=__doc__)
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
     parser.add_argument("--keep", action="store_true", help=f"put the table into {PAGE.name}")
     args = parser.parse_args()

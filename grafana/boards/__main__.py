@@ -11,7 +11,7 @@ from grafana.boards import FOLDER, all_boards, stale
 def main() -> int:
     """0, or 1 with `--check` where a file is not up to date."""
     parser = argparse.ArgumentParser(
-        prog="python -m grafana.boards", description="Writes grafana/dashboards/*.json."
+        allow_abbrev=False, prog="python -m grafana.boards", description="Writes grafana/dashboards/*.json."
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail where a file is not up to date"

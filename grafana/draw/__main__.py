@@ -18,7 +18,9 @@ from grafana.draw import draw
 def main() -> None:
     """Write one PNG for each board."""
     parser = argparse.ArgumentParser(
-        prog="python -m grafana.draw", description="Draws the boards' answers as PNG files."
+        allow_abbrev=False,
+        prog="python -m grafana.draw",
+        description="Draws the boards' answers as PNG files.",
     )
     parser.add_argument(
         "--prometheus", default="http://127.0.0.1:9090", help="its address; default %(default)s"

@@ -23,7 +23,7 @@ Needs root for networks, disks and what they carry; what is not possible is left
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 0 when every round was fine, 1 when one was not."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__, epilog=EXAMPLES,
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="python -m tests.chaos", description=__doc__, epilog=EXAMPLES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--rounds", type=int, default=25, metavar="N", help="rounds to play (default 25)")
     parser.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
+from tests.servers import REPOSITORY
 from voltflow import settings
 from voltflow.options import Parser
 from voltflow.settings import Loaded, Secret, SettingsError, add_arguments, explain, load
@@ -355,3 +357,18 @@ def test_explain_is_a_file_that_load_reads_back(
         explain(Loaded(values, dict.fromkeys(values.__struct_fields__, "default"), "agent")).encode()
     )
     assert read(file=file).values == values
+
+
+def test_no_parser_of_the_house_takes_abbreviations() -> None:
+    """A parser is a `Parser`, or says it itself."""
+    folders = ("voltflow", "edge", "cloud", "sim_device", "grafana", "bench", "tests/chaos", "packaging")
+    makers = [
+        f"{path}: {match[0]}"
+        for folder in folders
+        for path in (REPOSITORY / folder).rglob("*.py")
+        if "node_modules" not in path.parts
+        for match in re.finditer(
+            r"= argparse\.ArgumentParser\(\s*(?!allow_abbrev=False)[^\n]*", path.read_text("utf-8")
+        )
+    ]
+    assert makers == []
