@@ -368,7 +368,7 @@ def test_no_parser_of_the_house_takes_abbreviations() -> None:
         for path in (REPOSITORY / folder).rglob("*.py")
         if "node_modules" not in path.parts
         for match in re.finditer(
-            r"= argparse\.ArgumentParser\(\s*(?!allow_abbrev=False)[^\n]*", path.read_text("utf-8")
+            r"= argparse\.ArgumentParser\((?!\s*allow_abbrev=False)[^\n]*", path.read_text("utf-8")
         )
     ]
     assert makers == []
