@@ -273,26 +273,37 @@ def bars(figure: Any, box: Box, panel: Panel, frames: list[Frame]) -> None:
     columns = frames[0].columns
     x_name = panel["options"]["xField"]
     labels, numbers = columns[x_name], {name: values for name, values in columns.items() if name != x_name}
-    colors = {
-        item["matcher"]["options"]: item["properties"][0]["value"]["fixedColor"]
-        for item in panel["fieldConfig"]["overrides"]
-    }
-    axes = figure.add_axes(box.part(62, 34, 16, 54))
+    said: dict[str, dict[str, Any]] = {}
+    for item in panel["fieldConfig"]["overrides"]:
+        said.setdefault(item["matcher"]["options"], {}).update(
+            {one["id"]: one["value"] for one in item["properties"]}
+        )
+    apart = {name for name, values in said.items() if values.get("custom.axisPlacement") == "right"}
+    axes = figure.add_axes(box.part(62, 34, 46 if apart else 16, 54))
+    right = axes.twinx() if apart else axes
     width = 0.8 / len(numbers)
     for place, ((name, values), color) in enumerate(zip(numbers.items(), look.SERIES, strict=False)):
         at = [i + (place - (len(numbers) - 1) / 2) * width for i in range(len(labels))]
-        axes.bar(
+        fixed = said.get(name, {}).get("color", {}).get("fixedColor", "")
+        (right if name in apart else axes).bar(
             at,
             [float(value or 0) for value in values],
             width,
             label=name,
-            color=look.COLORS.get(colors.get(name, ""), color),
+            color=look.COLORS.get(fixed, color),
         )
     each = math.ceil(len(labels) / 12)
     axes.set_xticks(range(0, len(labels), each), labels[::each], fontsize=7)
     axes.xaxis.grid(visible=False)
     axes.yaxis.set_major_formatter(lambda value, _: shown(value, _defaults(panel).get("unit", "short")))
+    if apart:
+        right.grid(visible=False)
+        right.set_ylabel(", ".join(sorted(apart)), fontsize=7)
+    handles = [
+        handle for one in dict.fromkeys((axes, right)) for handle in one.get_legend_handles_labels()[0]
+    ]
     axes.legend(
+        handles=handles,
         loc="upper left",
         bbox_to_anchor=(-0.02, -24 / max(box.h - 88, 1)),
         frameon=False,
