@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -251,3 +252,21 @@ World.TestCase.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestSpool = World.TestCase
+
+
+@pytest.mark.parametrize("where", [HEADER_BYTES, HEADER_BYTES + 3])
+def test_the_first_copy_of_a_segments_losses_is_overwritten_and_nothing_is_lost(where: int) -> None:
+    """Its records were passed over, and then reading never came to an end."""
+    world = World()
+    world.begin()
+    world.outage(400)
+    rewritten = [
+        path
+        for path in world.segments()
+        if (header := decode_header(path.read_bytes())) is not None and header.level > 0
+    ]
+    for path in rewritten:
+        data = path.read_bytes()
+        world.overwrite(path, data[:where] + b"\xa5" * 20 + data[where + 20 :])
+    assert len(rewritten) > 1
+    world.teardown()

@@ -146,7 +146,8 @@ class Drain:
             self._counters.repaired += group.repaired
             log.warning("spool: %s: %d wrong bits turned back", segment.path, group.repaired)
         end = group.end + self._base
-        return group._replace(end=end if end > position.offset else segment.end + 1)
+        # Always on, whatever is damaged: who reads group after group must come to an end.
+        return group._replace(end=end if end > position.offset else max(segment.end, position.offset) + 1)
 
     def _load(self, segment: Segment, offset: int) -> None:
         """A segment is read in one go; of the one that still grows, what is new."""

@@ -118,7 +118,11 @@ def read_group(data: bytes, start: int, number: int, footer: Footer) -> Group | 
 def read_losses(data: bytes, footer: Footer) -> Group:
     """The ranges of a rewritten segment, from whichever of the two copies can be read."""
     first = _frame_at(data, HEADER_BYTES)
-    end = first.end if first is not None and first.kind == LOSSES else HEADER_BYTES
+    if first is not None and first.kind == LOSSES:
+        end = first.end
+    else:  # its beginning is damaged: the records are where the next frame is
+        behind = _next_frame(data, HEADER_BYTES + 1, HEADER_BYTES, 0)
+        end = behind.start if behind is not None else len(data)
     for frame in (first, _frame_at(data, footer.losses_at)):
         if frame is not None and frame.kind == LOSSES and frame.body is not None:
             return Group(list(_decode_ranges(frame.body)), end, 0, frame.repaired)
