@@ -59,6 +59,13 @@ def mosquitto(server_stack: ExitStack) -> servers.Mosquitto:
     return require(server_stack, servers.Mosquitto())
 
 
+@pytest.fixture
+def lone_mosquitto() -> Iterator[servers.Mosquitto]:
+    """A broker of the test's own, without what packs of other tests have left there as retained."""
+    with ExitStack() as stack:
+        yield require(stack, servers.Mosquitto())
+
+
 @pytest.fixture(scope="session")
 def postgres(server_stack: ExitStack) -> servers.Postgres:
     return require(server_stack, servers.Postgres())

@@ -68,13 +68,13 @@ def test_programs_that_are_older_than_the_server_give_way_to_newer_ones_or_are_n
 
 
 def test_bridge_goes_on_from_a_restored_history_without_doubling(
-    database: str, empty: str, mosquitto: servers.Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    database: str, empty: str, lone_mosquitto: servers.Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """What was stored since the backup and what was in it come again: each is one row."""
     out, all_msgs = tmp_path / "history.backup", [twin(seq) for seq in range(100)]
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-    client.connect("127.0.0.1", mosquitto.port)
+    client.connect("127.0.0.1", lone_mosquitto.port)
     client.loop_start()
 
     def publish(msgs: list[Msg]) -> None:
@@ -85,7 +85,7 @@ def test_bridge_goes_on_from_a_restored_history_without_doubling(
         return int(query(dsn, "SELECT count(*) AS n FROM telemetry")[0]["n"])
 
     store(database, all_msgs[:1])
-    with Bridge(mosquitto, database, tmp_path / "one", "--name", "before", "--repair-after-s", "0"):
+    with Bridge(lone_mosquitto, database, tmp_path / "one", "--name", "before", "--repair-after-s", "0"):
         publish([*all_msgs[:60], samples.loss(200, 201), samples.alert(3)])
         wait_until(lambda: rows(database) == 60, "the rows", WAIT_S)
         monkeypatch.setenv("VOLTFLOW_BRIDGE_DATABASE", database)
@@ -99,7 +99,7 @@ def test_bridge_goes_on_from_a_restored_history_without_doubling(
     assert rows(empty) == 60
     for table in ("loss", "alert"):
         assert query(empty, f"SELECT * FROM {table}") == query(database, f"SELECT * FROM {table}")
-    with Bridge(mosquitto, empty, tmp_path / "two", "--name", "after", "--repair-after-s", "0"):
+    with Bridge(lone_mosquitto, empty, tmp_path / "two", "--name", "after", "--repair-after-s", "0"):
         publish(all_msgs)
         wait_until(lambda: rows(empty) == 100, "all rows", WAIT_S)
     client.loop_stop()

@@ -377,11 +377,11 @@ def test_one_at_a_time_and_stopped_between_steps(database: str) -> None:
     )
 
 
-def test_bridge_does_it_and_says_so(database: str, mosquitto: servers.Mosquitto, tmp_path: Path) -> None:
+def test_bridge_does_it_and_says_so(database: str, lone_mosquitto: servers.Mosquitto, tmp_path: Path) -> None:
     old_and_new(database)
     store(database, [samples.alert(1)])
     options = ["--keep-telemetry-days", "30", "--retention-period-s", "1", "--ledger-period-s", "1", "--repair-after-s", "0"]  # fmt: skip
-    with Bridge(mosquitto, database, tmp_path, *options) as bridge:
+    with Bridge(lone_mosquitto, database, tmp_path, *options) as bridge:
 
         def metric(name: str) -> float:
             found = re.search(rf"^{re.escape(name)} (\S+)$", bridge.metrics(), re.MULTILINE)

@@ -82,7 +82,7 @@ def test_gateway_starts_beside_what_a_newer_version_left(
 
 @pytest.mark.parametrize("version", range(2, len(migrations())))
 def test_bridge_takes_over_an_older_schema_with_its_rows(
-    version: int, database: str, mosquitto: servers.Mosquitto, tmp_path: Path
+    version: int, database: str, lone_mosquitto: servers.Mosquitto, tmp_path: Path
 ) -> None:
     """A message that is a row there already stays one."""
     for path in sorted(SCHEMA_DIR.glob("*.sql"))[:version]:
@@ -98,10 +98,10 @@ def test_bridge_takes_over_an_older_schema_with_its_rows(
                 (FLEET, BOOT),
             )
     with Bridge(
-        mosquitto, database, tmp_path / "state", "--name", f"upgrade-{version}", "--repair-after-s", "0"
+        lone_mosquitto, database, tmp_path / "state", "--name", f"upgrade-{version}", "--repair-after-s", "0"
     ):
         client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-        client.connect("127.0.0.1", mosquitto.port)
+        client.connect("127.0.0.1", lone_mosquitto.port)
         client.loop_start()
         for msg in [twin(seq) for seq in range(40, 60)]:
             client.publish(msg.topic, msg.payload, qos=1).wait_for_publish(WAIT_S)
