@@ -131,6 +131,7 @@ def visits(browser: Any, url: str, count: int) -> tuple[list[Visit], list[Visit]
 def _visit(page: Any, url: str) -> Visit:
     page.goto(url)
     page.wait_for_function("() => window.usableMs", timeout=120_000)
+    page.wait_for_function("() => window.monaco", timeout=120_000)  # its text editor comes later
     page.wait_for_load_state("networkidle")
     requests, size = page.evaluate(ASKED)
     return Visit(page.evaluate("() => window.usableMs") / 1000, requests, size)
