@@ -20,15 +20,18 @@ log = logging.getLogger("voltflow.test_logs")
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
-    """What is logged as JSON, at debug, in this process."""
-    handler, root = logging.StreamHandler(io.StringIO()), logging.getLogger()
+    """What is logged as JSON, at debug, in this process; not at the root, whose handlers a program replaces as it starts."""
+    handler = logging.StreamHandler(io.StringIO())
     handler.setFormatter(logs.JsonLines())
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
+    loggers = [logging.getLogger(name) for name in ("voltflow", "edge")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
     yield handler.stream
-    root.removeHandler(handler)
-    root.setLevel(before)
+    for logger, level in zip(loggers, before, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def parsed(stream: io.StringIO) -> list[dict[str, object]]:

@@ -58,7 +58,7 @@ class World(RuleBasedStateMachine):
         self.order: dict[tuple[str, str], int] = {}
         self.hit_files: set[int] = set()
         self.hit: set[Key] = set()
-        self.not_counted = self.again = False
+        self.not_counted = self.again = self.header_hit = False
         self.damaged = self.repaired = 0
         self.chunk: Any = None
         self.start()
@@ -129,6 +129,10 @@ class World(RuleBasedStateMachine):
     def restart(self) -> None:
         self.store.close()
         self.ended()
+        if (
+            self.header_hit
+        ):  # its level is guessed, so where reading stood in it may be unknown: once more, then
+            self.again, self.order = True, {}
         self.start()
 
     @rule(pack=st.sampled_from(PACKS), count=st.integers(0, 5), cut=st.floats(0, 1))
@@ -175,6 +179,11 @@ class World(RuleBasedStateMachine):
             start = int(place * len(data))
             end = min(len(data), start + len(junk))
             self.hit |= affected(data, start, end)
+            self.header_hit |= start < HEADER_BYTES
+            # Both copies of the losses count as one message, however many they named.
+            self.not_counted |= (
+                sum(f.is_losses and f.start < end and start < f.end for f in frames(data)) == 2
+            )
             self.overwrite(path, data[:start] + junk[: end - start] + data[end:])
 
     def overwrite(self, path: Path, data: bytes) -> None:
