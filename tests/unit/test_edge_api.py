@@ -6,7 +6,6 @@ import gzip
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,30 +23,10 @@ from tests.gateway import (
     Gateway,
     ask,
     request,
-    running,
-    three_packs,
 )
 from voltflow.clock import State
 from voltflow.engine.engine import NodeStats
 from voltflow.telemetry import Session
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    return Gateway(tmp_path)
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Gateway:
-    return three_packs(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    """One server for the tests that change nothing."""
-    with running(three_packs(tmp_path_factory.mktemp("gateway")).state) as server:
-        yield server
-
 
 # -- one pack ---------------------------------------------------------------------------------------------------
 

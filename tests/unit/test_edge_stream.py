@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,18 +17,7 @@ from tests.gateway import (
     error_of,
     request,
     running,
-    three_packs,
 )
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    return Gateway(tmp_path)
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Gateway:
-    return three_packs(tmp_path)
 
 
 def test_stream_starts_with_all_packs_and_goes_on_with_those_that_changed(fleet: Gateway) -> None:

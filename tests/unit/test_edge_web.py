@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,23 +22,6 @@ from tests.gateway import (
     three_packs,
 )
 from voltflow.settings import SettingsError
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    return Gateway(tmp_path)
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Gateway:
-    return three_packs(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    """One server for the tests that change nothing."""
-    with running(three_packs(tmp_path_factory.mktemp("gateway")).state) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
